@@ -1,0 +1,1 @@
+"""Which answers of a LoRA-tuned text classifier should not be trusted."""
