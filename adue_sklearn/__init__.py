@@ -1,1 +1,10 @@
 """Which answers of a LoRA-tuned text classifier should not be trusted."""
+
+from importlib.metadata import version
+
+from adue_sklearn.adue import AdUEEstimator
+from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
+
+__version__ = version("adue-sklearn")
+
+__all__ = ["AdUEEstimator", "MahalanobisScorer", "SoftmaxResponseScorer", "__version__"]

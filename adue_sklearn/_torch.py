@@ -1,0 +1,154 @@
+"""Arrays in, the same kind of arrays out: device and dtype are decided here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+Array: TypeAlias = npt.NDArray[Any] | Tensor
+
+#: Elements of one chunk of rows: 128 MiB in float64, enough to keep any BLAS busy.
+_CHUNK_ELEMENTS = 2**24
+
+
+def resolve_device(device: str, X: Array) -> torch.device:
+    """Return the device to compute on.
+
+    ``"auto"`` is where a tensor lies; for numpy arrays CUDA if there is one, else the CPU.
+    """
+    if device == "auto":
+        if isinstance(X, Tensor):
+            return X.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is no torch device: {error}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' "
+            "or device='cpu'."
+        )
+    if chosen.type == "mps":
+        raise ValueError(
+            f"device={device!r} has no float64, which the scores need; use device='cpu'."
+        )
+    return chosen
+
+
+def validate_features(estimator: Any, X: Any, *, reset: bool) -> Array:
+    """Check ``X`` (n_samples, n_features) and set or compare ``n_features_in_``.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Where ``n_features_in_`` (and ``feature_names_in_``) live.
+    X : array-like, data frame or torch.Tensor
+        Real and finite. Tensors keep their device.
+    reset : bool
+        True in ``fit``.
+
+    Returns
+    -------
+    array of float32 or float64, or a floating tensor
+        float16 arrays become float32; integers become float64.
+    """
+    if isinstance(X, Tensor):
+        return _validate_tensor(estimator, X, reset=reset)
+    half = getattr(X, "dtype", None) == np.float16
+    dtype = np.float32 if half else [np.float64, np.float32]
+    return validate_data(estimator, X, dtype=dtype, reset=reset)
+
+
+def _validate_tensor(estimator: Any, X: Tensor, *, reset: bool) -> Tensor:
+    name = type(estimator).__name__
+    if X.layout != torch.strided:
+        raise TypeError(
+            f"X is a sparse tensor ({X.layout}), but {name} needs dense data; use X.to_dense()."
+        )
+    if X.is_complex():
+        raise ValueError(f"X is complex ({X.dtype}), but {name} needs real features.")
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D tensor X (n_samples, n_features), got shape {tuple(X.shape)}. "
+            "Reshape a single row with X.reshape(1, -1)."
+        )
+    if X.shape[0] == 0:
+        raise ValueError(
+            f"Found tensor with 0 sample(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
+            f"required by {name}."
+        )
+    X = X.detach()
+    if not X.is_floating_point():
+        X = X.to(torch.float64)
+    finite = torch.isfinite(X).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).ravel()
+        raise ValueError(
+            f"Input X contains NaN or infinity in {len(bad)} of {X.shape[0]} rows (first: row "
+            f"{int(bad[0])}), but {name} needs finite features; drop these rows or extract "
+            "them again in float32."
+        )
+    if reset:
+        estimator.n_features_in_ = X.shape[1]
+        if hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+    elif X.shape[1] != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {name} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return X
+
+
+def gemm_dtype(X: Array) -> torch.dtype:
+    """Return the dtype for matrix products over ``X``: float64 for float64, else float32."""
+    return torch.float64 if X.dtype in (np.float64, torch.float64) else torch.float32
+
+
+def row_chunks(X: Array, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield ``X`` in blocks of rows on ``device`` as ``dtype``; blocks may share its memory."""
+    rows = max(1, _CHUNK_ELEMENTS // max(1, X.shape[1]))
+    for start in range(0, X.shape[0], rows):
+        yield to_tensor(X[start : start + rows], device, dtype)
+
+
+def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return ``X`` as a tensor on ``device``; never written to by this package."""
+    if isinstance(X, Tensor):
+        return X.to(device=device, dtype=dtype)
+    # torch warns about read-only memory and refuses negative strides; both need a copy.
+    shareable = X.flags.writeable and X.flags.aligned and min(X.strides, default=0) >= 0
+    return torch.from_numpy(X if shareable else np.array(X, order="C")).to(device, dtype)
+
+
+def map_rows(
+    function: Callable[[Tensor], Tensor],
+    X: Array,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Apply a row-wise ``function`` to ``X`` chunk by chunk and concatenate the results."""
+    with torch.no_grad():
+        return torch.cat([function(chunk) for chunk in row_chunks(X, device, dtype)])
+
+
+def like_input(values: Tensor, X: Array) -> Array:
+    """Return ``values`` as the kind of array that ``X`` is, on its device."""
+    if isinstance(X, Tensor):
+        return values.to(X.device)
+    return values.cpu().numpy()
+
+
+def as_numpy(values: Any) -> npt.NDArray[Any]:
+    """Return array-likes and tensors of any device and float dtype as a numpy array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)

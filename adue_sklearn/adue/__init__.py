@@ -1,0 +1,5 @@
+"""AdUE: the method of the paper."""
+
+from adue_sklearn.adue.estimator import AdUEEstimator
+
+__all__ = ["AdUEEstimator"]

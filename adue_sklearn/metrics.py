@@ -1,0 +1,293 @@
+"""How well an uncertainty finds the errors.
+
+Every metric is a pure function of ``errors`` (n,), True where the classifier is wrong, and
+``uncertainty`` (n,), higher where it is more likely to be. Ties never depend on the order of rows.
+Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for an
+estimator of this package and its true labels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+__all__ = [
+    "ErrorScorer",
+    "aurc_score",
+    "aurc_scorer",
+    "eaurc_score",
+    "eaurc_scorer",
+    "error_average_precision_score",
+    "error_average_precision_scorer",
+    "error_roc_auc_score",
+    "error_roc_auc_scorer",
+    "fpr_at_tpr_score",
+    "fpr_at_tpr_scorer",
+]
+
+
+def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
+    """Return the chance that an error is ranked above a correct answer; ties count half.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+
+    Returns
+    -------
+    score : float
+        In [0, 1], 0.5 for a constant. NaN, with an ``UndefinedMetricWarning``, if there are no
+        errors or only errors.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import error_roc_auc_score
+    >>> error_roc_auc_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    errors, uncertainty = _check(errors, uncertainty)
+    if _undefined(errors, "ROC-AUC"):
+        return float("nan")
+    return float(roc_auc_score(errors, uncertainty))
+
+
+def error_average_precision_score(errors: Any, uncertainty: Any) -> float:
+    """Return the average precision of the uncertainty as a detector of errors.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+
+    Returns
+    -------
+    score : float
+        In [0, 1]; the error rate for a constant. NaN, with an ``UndefinedMetricWarning``, if
+        there are no errors or only errors.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import error_average_precision_score
+    >>> round(error_average_precision_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
+    0.8333
+    """
+    errors, uncertainty = _check(errors, uncertainty)
+    if _undefined(errors, "average precision"):
+        return float("nan")
+    return float(average_precision_score(errors, uncertainty))
+
+
+def fpr_at_tpr_score(errors: Any, uncertainty: Any, *, tpr: float = 0.95) -> float:
+    """Return the share of correct answers flagged when at least ``tpr`` of the errors are.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong. Tied rows are flagged together.
+    tpr : float in (0, 1], default=0.95
+        Share of errors to catch.
+
+    Returns
+    -------
+    score : float
+        In [0, 1], lower is better. NaN, with an ``UndefinedMetricWarning``, if there are no
+        errors or only errors.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import fpr_at_tpr_score
+    >>> fpr_at_tpr_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.5
+    """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr is {tpr!r}; expected a share of errors in (0, 1].")
+    errors, uncertainty = _check(errors, uncertainty)
+    if _undefined(errors, f"FPR at {tpr:.0%} TPR"):
+        return float("nan")
+    false_rates, true_rates, _ = roc_curve(errors, uncertainty, drop_intermediate=False)
+    return float(false_rates[true_rates >= tpr].min())
+
+
+def aurc_score(errors: Any, uncertainty: Any) -> float:
+    r"""Return the area under the risk-coverage curve, exact under ties.
+
+    With rows sorted by confidence, ``risk(k)`` is the error rate among the ``k`` most confident
+    and the area is its mean over ``k = 1 .. n``. Tied rows count as their expectation over all
+    orders: within a group that follows ``n0`` rows with ``E0`` errors and has error rate ``r``,
+    ``risk(k) = (E0 + (k - n0) r) / k``.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+
+    Returns
+    -------
+    score : float
+        In [0, 1], lower is better; the error rate for a constant.
+
+    References
+    ----------
+    .. [1] Geifman et al., "Bias-reduced uncertainty estimation for deep neural classifiers",
+       ICLR 2019.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import aurc_score
+    >>> aurc_score([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9])
+    0.0625
+    >>> aurc_score([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5])
+    0.25
+    """
+    errors, uncertainty = _check(errors, uncertainty)
+    return float(_expected_risks(errors, uncertainty).mean())
+
+
+def eaurc_score(errors: Any, uncertainty: Any) -> float:
+    """Return the AURC in excess of a perfect ranking, in which every error comes last.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+
+    Returns
+    -------
+    score : float
+        In [0, 1), lower is better, 0 for a perfect ranking.
+
+    References
+    ----------
+    .. [1] Geifman et al., "Bias-reduced uncertainty estimation for deep neural classifiers",
+       ICLR 2019.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import eaurc_score
+    >>> eaurc_score([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9])
+    0.0
+    """
+    errors, uncertainty = _check(errors, uncertainty)
+    perfect = _expected_risks(errors, errors.astype(np.float64))
+    return float((_expected_risks(errors, uncertainty) - perfect).mean())
+
+
+def _expected_risks(
+    errors: npt.NDArray[np.bool_], uncertainty: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return ``risk(k)`` for ``k = 1 .. n``, tied rows in expectation."""
+    order = np.argsort(uncertainty)
+    ranked = uncertainty[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+    sizes = np.diff(np.append(starts, len(ranked)))
+    group_errors = np.add.reduceat(errors[order].astype(np.float64), starts)
+    # A group adds its own error rate at each of its rows.
+    accumulated = np.cumsum(np.repeat(group_errors / sizes, sizes))
+    return accumulated / np.arange(1, len(ranked) + 1)
+
+
+class ErrorScorer:
+    """A metric of error detection as a scikit-learn scorer.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(errors, uncertainty) -> float``.
+    greater_is_better : bool, default=True
+        Whether the metric is to be maximised; otherwise the scorer returns its negative.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from adue_sklearn import AdUEEstimator
+    >>> from adue_sklearn.metrics import aurc_scorer
+    >>> search = GridSearchCV(AdUEEstimator(), {"alpha": [0, 0.3]}, scoring=aurc_scorer)
+    """
+
+    def __init__(
+        self, metric: Callable[[Any, Any], float], *, greater_is_better: bool = True
+    ) -> None:
+        self.metric = metric
+        self.greater_is_better = greater_is_better
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        """Return the metric of ``estimator``'s uncertainty for its errors on ``X, y``."""
+        value = self.metric(estimator.errors(X, y), -estimator.score_samples(X))
+        return value if self.greater_is_better else -value
+
+    def __repr__(self) -> str:
+        sign = "" if self.greater_is_better else ", greater_is_better=False"
+        return f"ErrorScorer({self.metric.__name__}{sign})"
+
+
+error_roc_auc_scorer = ErrorScorer(error_roc_auc_score)
+error_average_precision_scorer = ErrorScorer(error_average_precision_score)
+fpr_at_tpr_scorer = ErrorScorer(fpr_at_tpr_score, greater_is_better=False)
+aurc_scorer = ErrorScorer(aurc_score, greater_is_better=False)
+eaurc_scorer = ErrorScorer(eaurc_score, greater_is_better=False)
+
+
+def _check(
+    errors: Any, uncertainty: Any
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    flags = column_or_1d(_host(errors))
+    scores = column_or_1d(_host(uncertainty)).astype(np.float64)
+    check_consistent_length(flags, scores)
+    if len(flags) == 0:
+        raise ValueError("errors is empty; metrics need at least one row.")
+    if flags.dtype != bool:
+        if not np.isin(flags, (0, 1)).all():
+            raise ValueError(
+                "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere; "
+                f"got values such as {flags[~np.isin(flags, (0, 1))][:3].tolist()}. "
+                "Pass predictions != labels."
+            )
+        flags = flags.astype(bool)
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"uncertainty contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
+            "a row without a score cannot be ranked. Drop it, or give it the highest score."
+        )
+    if not np.isfinite(scores).all():
+        # Only ranks matter here, and scikit-learn's curves refuse infinity.
+        scores = rankdata(scores, method="dense").astype(np.float64)
+    return flags, scores
+
+
+def _host(values: Any) -> Any:
+    """Bring tensors, of any device and dtype, to numpy without importing torch."""
+    if hasattr(values, "detach"):
+        return values.detach().cpu().double().numpy()
+    return values
+
+
+def _undefined(errors: npt.NDArray[np.bool_], metric: str) -> bool:
+    if 0 < errors.sum() < len(errors):
+        return False
+    which = "only errors" if errors.all() else "no errors"
+    warnings.warn(
+        f"{metric} is undefined: the {len(errors)} rows hold {which}. Use more rows, or folds "
+        "stratified on the errors.",
+        UndefinedMetricWarning,
+        stacklevel=3,
+    )
+    return True
