@@ -1,0 +1,248 @@
+"""What lies in a model folder: adapter or whole model, its tensors, its hash, its base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from adue_sklearn.features._files import sha256_of
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# What decides, beside the tensors, which weights a LoRA adapter gives when it is merged.
+_LORA_KEYS = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "alpha_pattern",
+    "rank_pattern",
+    "use_rslora",
+    "use_dora",
+    "fan_in_fan_out",
+)
+_NOT_WEIGHTS = {"base_model_name_or_path", "revision", "inference_mode", "peft_version"}
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterFiles:
+    """The files of a saved adapter.
+
+    Attributes
+    ----------
+    name : str
+        Folder or hub name, as the user wrote it.
+    config : dict
+        The content of ``adapter_config.json``.
+    weights : Path
+        ``adapter_model.safetensors``.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: Path
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the adapter's tensors by the names that the base model uses."""
+        with safe_open(self.weights, framework="pt") as file:
+            keys = list(file.keys())
+            return {base_name(key): tuple(file.get_slice(key).get_shape()) for key in keys}
+
+    def sha256(self) -> str:
+        """Hash of the adapter's tensors and of the settings that decide how they are merged."""
+        with safe_open(self.weights, framework="pt") as file:
+            keys = list(file.keys())
+            tensors = {key: file.get_tensor(key) for key in keys}
+        return tensors_sha256(tensors, self.config)
+
+
+def base_name(key: str) -> str:
+    """Return the name in the base model of a tensor saved by peft.
+
+    Examples
+    --------
+    >>> base_name("base_model.model.classifier.modules_to_save.default.weight")
+    'classifier.weight'
+    """
+    key = key.removeprefix("base_model.model.")
+    return re.sub(r"\.(modules_to_save|original_module)(\.default)?(?=\.)", "", key)
+
+
+def find_file(model: str, filename: str) -> Path | None:
+    """Return a file of a model folder or hub repository, or None if the model lacks it."""
+    if Path(model).is_dir():
+        file = Path(model) / filename
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(model, filename))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise ValueError(
+            f"model: '{model}' is neither an existing folder nor a model that the Hugging Face "
+            f"hub gives ({type(error).__name__}). Check the path or the name."
+        ) from error
+
+
+def read_adapter(model: str) -> AdapterFiles | None:
+    """Return the adapter saved there, or None if it is a whole model."""
+    config_file = find_file(model, ADAPTER_CONFIG)
+    if config_file is None:
+        return None
+    weights = find_file(model, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise ValueError(
+            f"Adapter '{model}' has no '{ADAPTER_WEIGHTS}'. If it holds 'adapter_model.bin', save "
+            "it again with safe_serialization=True: pickled weights are not read."
+        )
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if "r" not in config and "prompt" in str(config.get("peft_type", "")).lower():
+        raise ValueError(f"Adapter '{model}' is {config['peft_type']}, which cannot be merged.")
+    return AdapterFiles(model, config, weights)
+
+
+def head_names(config: Any) -> list[str]:
+    """Return the parameters whose shape depends on the number of classes, for this architecture.
+
+    Found by building the architecture twice, without memory, with two numbers of classes.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        The base model's configuration; not modified.
+    """
+    few, many = (_shapes_with(config, n_labels) for n_labels in (3, 5))
+    return [name for name, shape in few.items() if shape != many[name]]
+
+
+def _shapes_with(config: Any, n_labels: int) -> dict[str, tuple[int, ...]]:
+    changed = type(config).from_dict({**config.to_dict(), **_labels(n_labels)})
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(changed)
+    return {name: tuple(value.shape) for name, value in model.named_parameters()}
+
+
+def _labels(n_labels: int) -> dict[str, Any]:
+    names = [f"LABEL_{row}" for row in range(n_labels)]
+    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def adapter_n_classes(adapter: AdapterFiles, config: Any) -> int | None:
+    """Return the rows of the head saved in the adapter; None if it holds no head."""
+    sizes = {adapter.shapes[name][0] for name in head_names(config) if name in adapter.shapes}
+    if len(sizes) > 1:
+        raise ValueError(f"Adapter '{adapter.name}' holds heads of different sizes: {sizes}.")
+    return sizes.pop() if sizes else None
+
+
+def load_config(model: str, **options: Any) -> Any:
+    """Return the configuration of a whole model; OSError if it is not there."""
+    with quiet_transformers():
+        return AutoConfig.from_pretrained(model, **options)
+
+
+def load_whole(
+    model: str, config: Any, dtype: torch.dtype, supplied: Mapping[str, Any], **options: Any
+) -> Any:
+    """Load a sequence classifier; refuse parameters that are neither in it nor `supplied`.
+
+    Parameters
+    ----------
+    model : str
+        Folder or hub name.
+    config : PretrainedConfig
+        Its configuration, with the right number of classes.
+    dtype : torch.dtype
+        Precision of the weights.
+    supplied : mapping
+        Its keys name the parameters that an adapter will bring.
+    **options
+        Passed to ``from_pretrained`` (``revision``).
+
+    Returns
+    -------
+    PreTrainedModel
+
+    Raises
+    ------
+    ValueError
+        Naming the freshly initialised parameters.
+    """
+    with quiet_transformers():
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            model,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, unless the adapter brings the layer
+            **options,
+        )
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    fresh = sorted((set(info["missing_keys"]) | mismatched) - set(supplied))
+    if fresh:
+        raise ValueError(
+            f"The trained weights of {fresh} are not in '{model}'"
+            f"{' nor in the adapter' if supplied else ''}: transformers would fill them with "
+            "random numbers and every answer would be noise. Point to the trained classifier, or "
+            "save the adapter again with these modules in modules_to_save."
+        )
+    return loaded
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence loading reports and bars: what is missing is checked and reported by us."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+    """Hash tensors by name, dtype, shape and bytes, and the adapter settings that matter."""
+    if config.get("peft_type") == "LORA":
+        settings = {key: config.get(key) for key in _LORA_KEYS}
+    else:
+        settings = {key: value for key, value in config.items() if key not in _NOT_WEIGHTS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{base_name(name)} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+def folder_sha256(model: str) -> str | None:
+    """Hash the safetensors weights of a model folder; None for a hub name (its revision tells)."""
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    if not files:
+        return None
+    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()

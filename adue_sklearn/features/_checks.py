@@ -1,0 +1,64 @@
+"""Checks of arguments: what it was, what is expected, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adue_sklearn.features._files import StoreError
+
+
+def array(
+    name: str, values: npt.ArrayLike, kind: str, shape: tuple[int | None, ...]
+) -> npt.NDArray[Any]:
+    """Check and convert: kind "f" to float32, "i" to int64; a size of None is any from 1."""
+    array = np.asarray(values)
+    allowed = "fiu" if kind == "f" else "iu"
+    if array.dtype.kind not in allowed:
+        wanted = "numbers" if kind == "f" else "integers"
+        raise StoreError(f"{name}: expected {wanted}, got dtype {array.dtype}.")
+    fits = array.ndim == len(shape) and all(
+        size == want if want is not None else size >= 1
+        for size, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("at least 1" if want is None else str(want) for want in shape)
+        raise StoreError(f"{name}: expected shape ({wanted}), got {array.shape}.")
+    if kind == "i":
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is reported as inf below
+        converted = array.astype(np.float32)
+    if not np.isfinite(converted).all():
+        row = int(np.argwhere(~np.isfinite(converted))[0, 0])
+        raise StoreError(f"{name}: NaN or inf (as float32) in row {row}; expected finite values.")
+    return converted
+
+
+def check_labels(labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
+    outside = labels[(labels < 0) | (labels >= n_classes)]
+    if outside.size:
+        raise StoreError(
+            f"labels: {int(outside[0])} is no row number of the head, which has {n_classes} rows "
+            f"(0 to {n_classes - 1})."
+        )
+    return labels
+
+
+def check_classes(classes: Sequence[str] | None, n_classes: int) -> list[str] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise StoreError(f"classes: expected a list of str, got {classes!r}.")
+    if len(classes) != n_classes or len(set(classes)) != n_classes:
+        raise StoreError(
+            f"classes: expected {n_classes} different names, one a head row, got {classes!r}."
+        )
+    return [str(name) for name in classes]
+
+
+def check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise StoreError(f"{name}: expected an integer of at least 1, got {value!r}.")

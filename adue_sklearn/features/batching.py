@@ -1,0 +1,162 @@
+"""Texts to padded batches: tokenise, sort by length, pack under a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+PaddingSide = Literal["right", "left"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Token ids of some texts.
+
+    Attributes
+    ----------
+    columns : dict of str to list of list of int
+        ``input_ids`` and, where the tokenizer gives them, ``token_type_ids``; one list a text.
+    truncated : ndarray of shape (n,), bool
+        Texts that were longer than the maximal length.
+    """
+
+    columns: dict[str, list[list[int]]]
+    truncated: npt.NDArray[np.bool_]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each text, shape (n,)."""
+        return np.array([len(ids) for ids in self.columns["input_ids"]], dtype=np.int64)
+
+
+def check_texts(texts: Any) -> list[str]:
+    """Return the texts as a list; raise if they are not a non-empty sequence of str."""
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"texts: expected a list of str, got one {type(texts).__name__}.")
+    try:
+        listed = list(texts)
+    except TypeError:
+        raise ValueError(f"texts: expected a list of str, got {type(texts).__name__}.") from None
+    if not listed:
+        raise ValueError("texts: expected at least one text, got an empty list.")
+    for row, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"texts: expected a list of str, but row {row} is {type(text).__name__} ({text!r})."
+            )
+    return listed
+
+
+def encode(
+    tokenizer: Any, texts: Sequence[str], max_length: int, vocabulary: int, first_row: int = 0
+) -> Encoded:
+    """Tokenise texts, cutting those longer than `max_length`.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The tokenizer.
+    texts : sequence of str
+        The texts.
+    max_length : int
+        Most tokens a text may have, special tokens included.
+    vocabulary : int
+        Rows of the model's embedding; larger token ids are an error here, not in the model.
+    first_row : int, default=0
+        Row number of the first text, for messages.
+
+    Returns
+    -------
+    Encoded
+
+    Raises
+    ------
+    ValueError
+        A text without tokens, or a tokenizer that does not belong to the model.
+    """
+    columns = _tokenise(tokenizer, texts)
+    lengths = np.array([len(ids) for ids in columns["input_ids"]])
+    truncated = lengths > max_length
+    cut = np.flatnonzero(truncated).tolist()
+    if cut:
+        shorter = _tokenise(tokenizer, [texts[row] for row in cut], max_length)
+        for name, values in shorter.items():
+            for row, value in zip(cut, values, strict=True):
+                columns[name][row] = value
+    for row in np.flatnonzero(lengths == 0)[:1]:
+        raise ValueError(
+            f"texts: row {row + first_row} ({texts[row]!r}) gives no token with this tokenizer; "
+            "drop or fill the empty texts."
+        )
+    largest = max(max(ids) for ids in columns["input_ids"])
+    if largest >= vocabulary:
+        raise ValueError(
+            f"tokenizer: it gives token id {largest}, but the model has {vocabulary} embeddings; "
+            "the tokenizer does not belong to this model."
+        )
+    return Encoded(columns, truncated)
+
+
+def _tokenise(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None = None
+) -> dict[str, list[list[int]]]:
+    # verbose=False: what is too long is cut and counted, there is nothing to warn about.
+    result = tokenizer(
+        list(texts),
+        truncation=max_length is not None,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return {name: result[name] for name in ("input_ids", "token_type_ids") if name in result}
+
+
+def buckets(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Pack rows of like length into batches of at most `batch_tokens` padded tokens.
+
+    Longest first, so that a batch that does not fit the memory fails at the start. A row longer
+    than the budget is a batch of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [rows.tolist() for rows in buckets(np.array([2, 9, 3, 2]), batch_tokens=8)]
+    [[1], [2, 0], [3]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def pad(
+    encoded: Encoded,
+    rows: npt.NDArray[np.int64],
+    *,
+    names: Sequence[str],
+    pad_id: int,
+    side: PaddingSide,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """Return the model inputs `names` of these rows, padded to the longest: (B, T) each."""
+    lengths = encoded.lengths[rows]
+    width = int(lengths.max())
+    column = np.arange(width)
+    mask = column < lengths[:, None] if side == "right" else column >= width - lengths[:, None]
+    inputs = {}
+    for name in names:
+        if name == "attention_mask":
+            inputs[name] = torch.from_numpy(mask.astype(np.int64))
+        elif name in encoded.columns:
+            padded = np.full(mask.shape, pad_id if name == "input_ids" else 0, dtype=np.int64)
+            padded[mask] = np.concatenate([encoded.columns[name][row] for row in rows])
+            inputs[name] = torch.from_numpy(padded)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -1,0 +1,302 @@
+"""From texts to features: batches sorted by length, rows in input order, every batch checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adue_sklearn.features._checks import check_count, check_labels
+from adue_sklearn.features.batching import buckets, check_texts, encode, pad
+from adue_sklearn.features.heads import check_batch, run_head
+from adue_sklearn.features.loading import LoadedClassifier, load_classifier
+from adue_sklearn.features.store import FeatureStore, FeatureStoreWriter
+
+__all__ = [
+    "FeatureBatch",
+    "LoadedClassifier",
+    "compute_features",
+    "extract_features",
+    "iter_features",
+    "load_classifier",
+]
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBatch:
+    """Features of some rows.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (B,), int64
+        Positions in the list of texts.
+    features : ndarray of shape (B, d), float32
+        What enters the head's last linear layer.
+    logits : ndarray of shape (B, C), float32
+        What the model returned.
+    truncated : ndarray of shape (B,), bool
+        Rows whose text was cut at ``max_length``.
+    """
+
+    rows: npt.NDArray[np.int64]
+    features: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    truncated: npt.NDArray[np.bool_]
+
+
+def iter_features(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = 8192,
+    verify: bool = True,
+) -> Iterator[FeatureBatch]:
+    """Yield the features of texts batch by batch, longest texts first.
+
+    Parameters
+    ----------
+    classifier : LoadedClassifier
+        From `load_classifier`.
+    texts : sequence of str
+        The texts.
+    batch_tokens : int, default=8192
+        Most tokens of a batch, padding included; a longer text is a batch of its own.
+    verify : bool, default=True
+        Check on every batch that ``features @ W.T + b`` is the model's logits.
+
+    Yields
+    ------
+    FeatureBatch
+
+    Raises
+    ------
+    ValueError
+        Texts that are no list of str.
+    FeatureMismatchError
+        Features that do not give the model's logits.
+    """
+    checked = check_texts(texts)
+    check_count("batch_tokens", batch_tokens)
+    return _iterate(classifier, checked, batch_tokens, verify)
+
+
+def compute_features(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Compute the features of texts, in the order of the texts.
+
+    Parameters
+    ----------
+    classifier : LoadedClassifier
+        From `load_classifier`.
+    texts : sequence of str
+        The n texts.
+    batch_tokens : int, default=8192
+        Most tokens of a batch, padding included.
+    progress : callable, optional
+        Called after each batch with the number of rows just done.
+
+    Returns
+    -------
+    features : ndarray of shape (n, d), float32
+        What enters the head's last linear layer.
+    logits : ndarray of shape (n, C), float32
+        What the model returned; ``features @ W.T + b`` within the precision.
+
+    Raises
+    ------
+    ValueError
+        Texts that are no list of str.
+    FeatureMismatchError
+        Features that do not give the model's logits.
+    """
+    batch = _collect(classifier, texts, batch_tokens, progress)
+    return batch.features, batch.logits
+
+
+def extract_features(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: Any = None,
+    batch_tokens: int = 8192,
+    shard_rows: int = 4096,
+    progress: Progress | None = None,
+) -> FeatureStore:
+    """Write the features of texts to a new feature store, shard by shard.
+
+    Memory holds one shard at a time. Labels are checked before the model runs.
+
+    Parameters
+    ----------
+    classifier : LoadedClassifier
+        From `load_classifier`.
+    texts : sequence of str
+        The n texts.
+    out : path-like
+        Directory of the store; must be new or empty.
+    labels : array-like of shape (n,), optional
+        True labels: integers are row numbers of the head, strings need ``classifier.classes``.
+    batch_tokens : int, default=8192
+        Most tokens of a batch, padding included.
+    shard_rows : int, default=4096
+        Rows a file.
+    progress : callable, optional
+        Called after each batch with the number of rows just done.
+
+    Returns
+    -------
+    FeatureStore
+        Its provenance counts the texts that were cut at ``max_length`` as ``truncated_rows``.
+
+    Raises
+    ------
+    ValueError
+        Texts or labels that cannot be used, or a directory that is not empty (`StoreError`).
+    FeatureMismatchError
+        Features that do not give the model's logits.
+    """
+    checked = check_texts(texts)
+    y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
+    check_count("batch_tokens", batch_tokens)
+    check_count("shard_rows", shard_rows)
+    writer = FeatureStoreWriter(
+        out,
+        init_W=classifier.head.W,
+        init_b=classifier.head.b,
+        classes=classifier.classes,
+        labelled=y is not None,
+        provenance=classifier.provenance,
+    )
+    truncated = 0
+    with writer:
+        for start in range(0, len(checked), shard_rows):
+            rows = np.arange(start, min(start + shard_rows, len(checked)))
+            texts_here = checked[start : start + shard_rows]
+            shard = _collect(classifier, texts_here, batch_tokens, progress, first_row=start)
+            writer.write_shard(shard.features, shard.logits, None if y is None else y[rows], rows)
+            truncated += int(shard.truncated.sum())
+        writer.provenance["truncated_rows"] = truncated
+    return FeatureStore.open(out)
+
+
+def label_rows(
+    labels: Any, n_rows: int, classes: Sequence[str] | None, n_classes: int
+) -> npt.NDArray[np.int64] | None:
+    """Translate labels to row numbers of the head.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_rows,) of int or str, or None
+        Integers are row numbers already; strings are class names.
+    n_rows : int
+        Number of texts.
+    classes : sequence of str or None
+        Class names in the order of the head's rows.
+    n_classes : int
+        Rows of the head.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64, or None
+
+    Raises
+    ------
+    ValueError
+        Wrong length, wrong type, an unknown name or a number outside the head's rows.
+
+    Examples
+    --------
+    >>> label_rows(["bad", "good"], 2, ["bad", "good"], 2)
+    array([0, 1])
+    """
+    if labels is None:
+        return None
+    listed = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(listed) != n_rows:
+        raise ValueError(f"labels: expected one a text ({n_rows}), got {len(listed)}.")
+    if all(isinstance(label, str) for label in listed):
+        return _rows_of_names(listed, classes)
+    for row, label in enumerate(listed):
+        if isinstance(label, bool) or not isinstance(label, int | np.integer):
+            raise ValueError(
+                "labels: expected integers (row numbers of the head) or strings (class names), "
+                f"but row {row} is {label!r} ({type(label).__name__})."
+            )
+    return check_labels(np.array(listed, dtype=np.int64), n_classes)
+
+
+def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
+    if classes is None:
+        raise ValueError(
+            "labels: strings need the class names in the order of the head's rows, which this "
+            "model does not say; load it with classes=[...]."
+        )
+    row_of: Mapping[str, int] = {name: row for row, name in enumerate(classes)}
+    unknown = sorted(set(labels) - set(row_of))
+    if unknown:
+        raise ValueError(f"labels: {unknown[:5]} are not among the classes {list(classes)}.")
+    return np.array([row_of[label] for label in labels], dtype=np.int64)
+
+
+def _iterate(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    batch_tokens: int,
+    verify: bool,
+    first_row: int = 0,
+) -> Iterator[FeatureBatch]:
+    encoded = encode(
+        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
+    )
+    names, eps = classifier.input_names, classifier.eps
+    for rows in buckets(encoded.lengths, batch_tokens):
+        inputs = pad(
+            encoded,
+            rows,
+            names=names,
+            pad_id=classifier.pad_id,
+            side=classifier.padding_side,
+            device=classifier.device,
+        )
+        features, logits = run_head(classifier.model, classifier.head, inputs)
+        if verify:
+            check_batch(classifier.head, features, logits, rows + first_row, eps)
+        yield FeatureBatch(rows, features, logits, encoded.truncated[rows])
+
+
+def _collect(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    batch_tokens: int,
+    progress: Progress | None,
+    first_row: int = 0,
+) -> FeatureBatch:
+    """Run all texts and put their rows in input order."""
+    checked = check_texts(texts)
+    check_count("batch_tokens", batch_tokens)
+    n_classes, n_features = classifier.head.W.shape
+    result = FeatureBatch(
+        rows=np.arange(len(checked)),
+        features=np.empty((len(checked), n_features), dtype=np.float32),
+        logits=np.empty((len(checked), n_classes), dtype=np.float32),
+        truncated=np.zeros(len(checked), dtype=np.bool_),
+    )
+    for batch in _iterate(classifier, checked, batch_tokens, True, first_row):
+        result.features[batch.rows] = batch.features
+        result.logits[batch.rows] = batch.logits
+        result.truncated[batch.rows] = batch.truncated
+        if progress is not None:
+            progress(len(batch.rows))
+    return result
