@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ def array(
     name: str, values: npt.ArrayLike, kind: str, shape: tuple[int | None, ...]
 ) -> npt.NDArray[Any]:
     """Check and convert: kind "f" to float32, "i" to int64; a size of None is any from 1."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise StoreError(f"{name}: rows of different lengths ({error}).") from error
     allowed = "fiu" if kind == "f" else "iu"
     if array.dtype.kind not in allowed:
         wanted = "numbers" if kind == "f" else "integers"
@@ -50,7 +53,8 @@ def check_labels(labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
 def check_classes(classes: Sequence[str] | None, n_classes: int) -> list[str] | None:
     if classes is None:
         return None
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    is_list = isinstance(classes, Iterable) and not isinstance(classes, str)
+    if not is_list or not all(isinstance(name, str) for name in classes):
         raise StoreError(f"classes: expected a list of str, got {classes!r}.")
     if len(classes) != n_classes or len(set(classes)) != n_classes:
         raise StoreError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,7 +223,7 @@ def label_rows(
     """
     if labels is None:
         return None
-    listed = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    listed = _as_list(labels)
     if len(listed) != n_rows:
         raise ValueError(f"labels: expected one a text ({n_rows}), got {len(listed)}.")
     if all(isinstance(label, str) for label in listed):
@@ -235,6 +235,13 @@ def label_rows(
                 f"but row {row} is {label!r} ({type(label).__name__})."
             )
     return check_labels(np.array(listed, dtype=np.int64), n_classes)
+
+
+def _as_list(labels: Any) -> list[Any]:
+    listed = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise ValueError(f"labels: expected a list of int or str, got {type(labels).__name__}.")
+    return list(listed)
 
 
 def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDArray[np.int64]:

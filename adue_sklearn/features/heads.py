@@ -243,14 +243,20 @@ def _call(model: nn.Module, inputs: Inputs) -> torch.Tensor:
 
 def _matches(output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Where a per-token output (B, T, C) equals the logits (B, C) bit for bit: (B, T)."""
+    return _same(output, logits.unsqueeze(1))
+
+
+def _same(output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Where all classes agree bit for bit. NaN agrees with NaN: it is reported as what it is."""
     # float() is exact for half precision: models that up-cast their logits match as well.
-    return (output.float() == logits.float().unsqueeze(1)).all(dim=-1)
+    a, b = output.float(), logits.float()
+    return ((a == b) | (a.isnan() & b.isnan())).all(dim=-1)
 
 
 def _rows_matched(output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Rows whose logits are this layer's output: (B,)."""
     if output.shape == logits.shape:
-        return (output.float() == logits.float()).all(dim=-1)
+        return _same(output, logits)
     if output.ndim == 3 and output.shape[::2] == logits.shape:
         return _matches(output, logits).any(dim=-1)
     return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

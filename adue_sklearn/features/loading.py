@@ -13,10 +13,11 @@ import numpy as np
 import peft
 import torch
 from peft.utils import get_peft_model_state_dict
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from adue_sklearn.features import _checkpoint as checkpoint
 from adue_sklearn.features._checks import check_classes
+from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
 from adue_sklearn.features.batching import PaddingSide, encode, pad
 from adue_sklearn.features.heads import (
     Head,
@@ -26,8 +27,6 @@ from adue_sklearn.features.heads import (
     run_head,
 )
 
-DEFAULT_MAX_LENGTH = 512
-_SANE_LENGTH = 1_000_000  # tokenizers without a limit say about 1e30
 _PROBES = ("A short text.", "A text that is a good deal longer than the first one, word by word.")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -141,13 +140,13 @@ def load_classifier(
     """
     if isinstance(model, str | os.PathLike):
         loaded, provenance, sources = _from_files(os.fspath(model), base_model, device, dtype)
-        tokenizer = _load_tokenizer(tokenizer, sources)
+        tokenizer = load_tokenizer(tokenizer, sources)
     else:
         loaded, provenance = _from_live(model, tokenizer, device, dtype)
     loaded.eval()
     _check_task(loaded)
-    _set_pad_token(loaded, tokenizer)
-    length = _resolve_max_length(max_length, loaded, tokenizer)
+    set_pad_token(loaded, tokenizer)
+    length = resolve_max_length(max_length, loaded, tokenizer)
     head, side = _probe(loaded, tokenizer, length)
     return LoadedClassifier(
         model=loaded,
@@ -271,23 +270,6 @@ def _live_sha256(model: Any) -> str:
     return hashes[0] if len(hashes) == 1 else "+".join(hashes)
 
 
-def _load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
-    if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
-        return tokenizer
-    if tokenizer is not None:
-        source = os.fspath(tokenizer)
-    else:
-        with_files = (s for s in sources if checkpoint.find_file(s, "tokenizer_config.json"))
-        source = next(with_files, sources[-1])
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(
-            f"tokenizer: none could be loaded from '{source}' ({type(error).__name__}: {error}). "
-            "Give one with tokenizer=."
-        ) from error
-
-
 def _check_task(model: Any) -> None:
     task = model.config.problem_type
     if model.config.num_labels < 2 or task in ("regression", "multi_label_classification"):
@@ -295,45 +277,6 @@ def _check_task(model: Any) -> None:
             f"model: expected a classifier that gives one of two or more classes, got "
             f"num_labels={model.config.num_labels}, problem_type={task!r}."
         )
-
-
-def _set_pad_token(model: Any, tokenizer: Any) -> None:
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"tokenizer: '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) has no pad token, "
-            "which batches need. Set tokenizer.pad_token = tokenizer.eos_token and "
-            "model.config.pad_token_id = tokenizer.pad_token_id, as in training, and save both."
-        )
-    config = model.config.get_text_config()
-    pad_id, vocabulary = config.pad_token_id, model.get_input_embeddings().weight.shape[0]
-    if pad_id is None or not 0 <= pad_id < vocabulary:
-        config.pad_token_id = tokenizer.pad_token_id
-
-
-def _resolve_max_length(max_length: int | None, model: Any, tokenizer: Any) -> int:
-    config = model.config.get_text_config()
-    offset, has_table = _position_table(model)
-    declared = getattr(config, "max_position_embeddings", None)
-    room = declared - offset if isinstance(declared, int) and declared > offset else None
-    if max_length is None:
-        limits = [tokenizer.model_max_length, room]
-        sane = [limit for limit in limits if limit is not None and 0 < limit < _SANE_LENGTH]
-        return min(sane, default=DEFAULT_MAX_LENGTH)
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"max_length: expected a positive integer, got {max_length!r}.")
-    if has_table and room is not None and max_length > room:
-        raise ValueError(f"max_length: {max_length} is more than this model's {room} positions.")
-    return max_length
-
-
-def _position_table(model: Any) -> tuple[int, bool]:
-    """Positions that a learned table keeps for padding (RoBERTa: 2), and whether there is one."""
-    for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if isinstance(module, torch.nn.Embedding) and last in ("position_embeddings", "wpe"):
-            padding = module.padding_idx
-            return (0 if padding is None else padding + 1), True
-    return 0, False
 
 
 def _resolve_classes(
@@ -349,7 +292,13 @@ def _resolve_classes(
 def _probe(model: Any, tokenizer: Any, max_length: int) -> tuple[Head, PaddingSide]:
     """Find the head, and the padding side that leaves each text's logits as without padding."""
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    encoded = encode(tokenizer, _PROBES, max_length, vocabulary)
+    try:
+        encoded = encode(tokenizer, _PROBES, max_length, vocabulary)
+    except ValueError as error:
+        raise ValueError(
+            f"tokenizer: '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) does not fit this "
+            f"model: it fails on a plain sentence ({error})."
+        ) from error
     names = accepted_inputs(model, _INPUTS)
     pad_id = int(model.config.get_text_config().pad_token_id)
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import array, check_count
+from adue_sklearn.features._checks import array, check_count, check_labels
 from adue_sklearn.features._files import StoreError, check_hash, map_tensors
 from adue_sklearn.features._writer import (
     FORMAT,
@@ -28,17 +28,6 @@ from adue_sklearn.features._writer import (
     FeatureStoreWriter,
     FloatArray,
 )
-
-_MANIFEST_KEYS = {
-    "n_rows",
-    "n_features",
-    "n_classes",
-    "classes",
-    "labelled",
-    "head",
-    "shards",
-    "provenance",
-}
 
 __all__ = ["FeatureStore", "FeatureStoreWriter", "StoreError"]
 
@@ -182,6 +171,8 @@ class FeatureStore:
         )
         Z = _logits(X, writer.init_W, writer.init_b) if logits is None else logits
         Z = array("logits", Z, "f", (n_rows, len(writer.init_W)))
+        if y is not None:
+            check_labels(y, len(writer.init_W))
         with writer:
             for start in range(0, n_rows, shard_rows):
                 part = slice(start, start + shard_rows)
@@ -287,15 +278,49 @@ def _check_manifest(file: Path, manifest: Any) -> None:
             f"'{file}' has format version {version!r}; this adue_sklearn reads versions 1 to "
             f"{FORMAT_VERSION}. Upgrade adue-sklearn to read it."
         )
-    missing = sorted(_MANIFEST_KEYS - set(manifest))
-    if missing:
-        raise StoreError(f"'{file}' lacks {missing}. Restore it or extract the store again.")
+    wrong = [key for key, fits in _FIELDS.items() if not fits(manifest.get(key))]
+    if wrong:
+        raise StoreError(
+            f"'{file}' lacks {wrong} or holds something else there. "
+            "Restore it or extract the store again."
+        )
     in_shards = sum(entry["rows"] for entry in manifest["shards"])
-    if in_shards != manifest["n_rows"] or not manifest["shards"]:
+    if in_shards != manifest["n_rows"]:
         raise StoreError(
             f"'{file}' promises {manifest['n_rows']} rows but lists shards with {in_shards}. "
             "Restore it or extract the store again."
         )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_file_entry(value: Any) -> bool:
+    # A plain name: a manifest must not reach outside its directory.
+    if not isinstance(value, dict):
+        return False
+    name = value.get("file")
+    return (
+        isinstance(name, str) and Path(name).name == name and isinstance(value.get("sha256"), str)
+    )
+
+
+# What each field of a manifest must be; unknown fields are for later versions.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "n_rows": _is_count,
+    "n_features": _is_count,
+    "n_classes": _is_count,
+    "classes": lambda value: value is None or isinstance(value, list),
+    "labelled": lambda value: isinstance(value, bool),
+    "provenance": lambda value: isinstance(value, dict),
+    "head": lambda value: _is_file_entry(value) and isinstance(value.get("bias"), bool),
+    "shards": lambda value: (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(_is_file_entry(entry) and _is_count(entry.get("rows")) for entry in value)
+    ),
+}
 
 
 def _logits(X: FloatArray, W: FloatArray, b: FloatArray | None) -> npt.NDArray[Any]:
