@@ -39,6 +39,10 @@ _LORA_KEYS = (
 _NOT_WEIGHTS = {"base_model_name_or_path", "revision", "inference_mode", "peft_version"}
 
 
+class NoModelError(ValueError):
+    """There is no model configuration at this place."""
+
+
 @dataclass(frozen=True, eq=False)
 class AdapterFiles:
     """The files of a saved adapter.
@@ -152,9 +156,12 @@ def adapter_n_classes(adapter: AdapterFiles, config: Any) -> int | None:
 
 
 def load_config(model: str, **options: Any) -> Any:
-    """Return the configuration of a whole model; OSError if it is not there."""
-    with quiet_transformers():
-        return AutoConfig.from_pretrained(model, **options)
+    """Return the configuration of a whole model; OSError or NoModelError if it is not there."""
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(model, **options)
+    except ValueError as error:  # no model_type, or a name that cannot be one
+        raise NoModelError(f"'{model}' holds no model ({error})") from error
 
 
 def load_whole(

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from adue_sklearn.features._checkpoint import find_file
+from adue_sklearn.features._checks import check_count
 
 DEFAULT_MAX_LENGTH = 512
 _SANE_LENGTH = 1_000_000  # tokenizers without a limit say about 1e30
@@ -108,11 +109,10 @@ def resolve_max_length(max_length: int | None, model: Any, tokenizer: Any) -> in
         limits = [tokenizer.model_max_length, room]
         sane = [limit for limit in limits if limit is not None and 0 < limit < _SANE_LENGTH]
         return min(sane, default=DEFAULT_MAX_LENGTH)
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"max_length: expected a positive integer, got {max_length!r}.")
+    check_count("max_length", max_length)
     if has_table and room is not None and max_length > room:
         raise ValueError(f"max_length: {max_length} is more than this model's {room} positions.")
-    return max_length
+    return int(max_length)
 
 
 def _position_table(model: Any) -> tuple[int, bool]:

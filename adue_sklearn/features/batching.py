@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,18 +36,22 @@ class Encoded:
 
 def check_texts(texts: Any) -> list[str]:
     """Return the texts as a list; raise if they are not a non-empty sequence of str."""
-    if isinstance(texts, str | bytes):
+    # Sets have no order and mappings give their keys: rows would not be what was meant.
+    no_list = isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable)
+    if no_list:
         raise ValueError(f"texts: expected a list of str, got one {type(texts).__name__}.")
-    try:
-        listed = list(texts)
-    except TypeError:
-        raise ValueError(f"texts: expected a list of str, got {type(texts).__name__}.") from None
+    listed = list(texts)
     if not listed:
         raise ValueError("texts: expected at least one text, got an empty list.")
     for row, text in enumerate(listed):
         if not isinstance(text, str):
             raise ValueError(
                 f"texts: expected a list of str, but row {row} is {type(text).__name__} ({text!r})."
+            )
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(
+                f"texts: row {row} holds half a surrogate pair ({text!r}), which is not text; it "
+                "was cut or decoded wrongly."
             )
     return listed
 

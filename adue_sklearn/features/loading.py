@@ -173,8 +173,13 @@ def _from_files(
         return _from_adapter(adapter, base_model, target, precision)
     if base_model is not None:
         raise ValueError(f"base_model: '{model}' is a whole model, not an adapter; leave it out.")
-    config = checkpoint.load_config(model)
-    loaded = checkpoint.load_whole(model, config, precision, supplied={})
+    try:
+        config = checkpoint.load_config(model)
+        loaded = checkpoint.load_whole(model, config, precision, supplied={})
+    except (OSError, checkpoint.NoModelError) as error:
+        raise ValueError(
+            f"model: '{model}' holds neither an adapter nor a whole model ({error})."
+        ) from error
     provenance = {
         "model": model,
         "base_model": model,
@@ -195,21 +200,18 @@ def _from_adapter(
     options = {"revision": adapter.config["revision"]} if own_base else {}
     try:
         config = checkpoint.load_config(base, **options)
-    except (OSError, ValueError) as error:
+        n_classes = checkpoint.adapter_n_classes(adapter, config)
+        if n_classes is not None and n_classes != config.num_labels:
+            config.num_labels = n_classes  # this also forgets class names of another task
+        loaded = checkpoint.load_whole(base, config, dtype, adapter.shapes, **options)
+    except (OSError, checkpoint.NoModelError) as error:
         raise ValueError(
             f"Adapter '{adapter.name}' needs the base model '{base}', which is not there "
             f"({type(error).__name__}). Give its folder with base_model= (--base-model), or go "
             "online."
         ) from error
-    n_classes = checkpoint.adapter_n_classes(adapter, config)
-    if n_classes is not None and n_classes != config.num_labels:
-        config.num_labels = n_classes
-    loaded = checkpoint.load_whole(base, config, dtype, adapter.shapes, **options)
     precisions = {name: value.dtype for name, value in loaded.named_parameters()}
-    # The base first, then the adapter: AutoPeftModel would ask the hub for the recorded base.
-    with checkpoint.quiet_transformers():
-        tuned = peft.PeftModel.from_pretrained(loaded, os.fspath(adapter.weights.parent))
-    merged = _merge(tuned)
+    merged = _merge(_attach(adapter, base, loaded))
     for name, value in merged.named_parameters():  # peft keeps what it brings in float32
         value.data = value.data.to(precisions[name])
     provenance = {
@@ -219,6 +221,35 @@ def _from_adapter(
         "revision": getattr(config, "_commit_hash", None),
     }
     return merged.to(device), provenance, [adapter.name, base]
+
+
+def _attach(adapter: checkpoint.AdapterFiles, base: str, model: Any) -> Any:
+    """Put a saved adapter on its base; every tensor of the one must fit one of the other."""
+    try:
+        # The base first, then the adapter: AutoPeftModel would ask the hub for the recorded base.
+        with checkpoint.quiet_transformers():
+            tuned = peft.PeftModel.from_pretrained(model, os.fspath(adapter.weights.parent))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"Adapter '{adapter.name}' does not fit the base model '{base}' ({error})."
+        ) from error
+    wanted = {
+        checkpoint.base_name(key)
+        for key in get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    }
+    unfilled = sorted(wanted - set(adapter.shapes))
+    unused = sorted(set(adapter.shapes) - {checkpoint.base_name(key) for key in _all_names(tuned)})
+    if unfilled or unused:
+        raise ValueError(
+            f"Adapter '{adapter.name}' does not fit the base model '{base}': of its tensors "
+            f"{unused[:3]} have no place there, and {unfilled[:3]} there get none."
+        )
+    return tuned
+
+
+def _all_names(tuned: Any) -> list[str]:
+    """Names of all tensors, without the name of the adapter, which peft does not save."""
+    return [name.replace(f".{tuned.active_adapter}", "") for name in tuned.state_dict()]
 
 
 def _from_live(

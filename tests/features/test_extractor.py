@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -244,6 +245,32 @@ def test_a_missing_base_is_named_with_its_adapter_and_the_mend(roberta, tmp_path
     assert load_classifier(tmp_path / "adapter", base_model=roberta.base).n_classes == 2
 
 
+def test_a_base_of_another_architecture_or_size_is_refused(make_saved_case, roberta, tmp_path):
+    for family in ("electra", "llama"):
+        other = make_saved_case(family, 2)
+        with pytest.raises(ValueError, match=r"does not fit the base|random numbers"):
+            load_classifier(roberta.adapter, base_model=other.base, tokenizer=other.tokenizer)
+    wide = AutoModelForSequenceClassification.from_config(make_config("roberta", 2, hidden_size=32))
+    wide.base_model.save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match=r"Adapter '.*' does not fit the base model '.*wide'"):
+        load_classifier(roberta.adapter, base_model=tmp_path / "wide")
+
+
+def test_adapter_tensors_that_find_no_place_are_named(roberta, tmp_path):
+    # peft itself only warns: the model would answer as if it had not been tuned.
+    shutil.copytree(roberta.adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name.replace("layer.1.", "layer.7."): x for name, x in tensors.items()}, file)
+    with pytest.raises(ValueError, match=r"does not fit.*layer\.7\..*layer\.1\."):
+        load_classifier(tmp_path / "adapter")
+
+
+def test_a_folder_without_any_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match="holds neither an adapter nor a whole model"):
+        load_classifier(tmp_path)
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="neither an existing folder nor"):
         load_classifier(tmp_path / "nowhere")
@@ -407,8 +434,11 @@ def test_string_labels_without_class_names_are_refused(roberta, tmp_path):
         ([], "texts: expected at least one text"),
         (["w1", None], r"row 1 is NoneType \(None\)"),
         (["w1", 3], r"row 1 is int \(3\)"),
-        (7, "texts: expected a list of str, got int"),
-        (None, "texts: expected a list of str, got NoneType"),
+        (7, "texts: expected a list of str, got one int"),
+        (None, "texts: expected a list of str, got one NoneType"),
+        ({"w1", "w2"}, "texts: expected a list of str, got one set"),
+        ({"w1": 1}, "texts: expected a list of str, got one dict"),
+        (["w1", "\ud83d"], r"texts: row 1 holds half a surrogate pair"),
     ],
 )
 def test_texts_that_cannot_be_are_refused(roberta, tmp_path, texts, message):
