@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 __all__ = [
     "ErrorScorer",
+    "Estimate",
     "aurc_score",
     "aurc_scorer",
     "eaurc_score",
     "eaurc_scorer",
     "error_average_precision_score",
     "error_average_precision_scorer",
+    "error_roc_auc_difference",
+    "error_roc_auc_interval",
     "error_roc_auc_score",
     "error_roc_auc_scorer",
     "fpr_at_tpr_score",
@@ -60,6 +63,117 @@ def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
     if _undefined(errors, "ROC-AUC"):
         return float("nan")
     return float(roc_auc_score(errors, uncertainty))
+
+
+class Estimate(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def error_roc_auc_interval(errors: Any, uncertainty: Any, *, confidence: float = 0.95) -> Estimate:
+    """Return the error-detection ROC-AUC with DeLong's interval.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+    confidence : float in (0, 1), default=0.95
+        Coverage of the interval.
+
+    Returns
+    -------
+    Estimate
+        ``value``, ``low``, ``high`` in [0, 1]; NaN, with an ``UndefinedMetricWarning``, if there
+        are no errors or only errors, and NaN limits if there is one row of either kind.
+
+    References
+    ----------
+    .. [1] DeLong et al., "Comparing the areas under two or more correlated receiver operating
+       characteristic curves", Biometrics 44, 1988.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import error_roc_auc_interval
+    >>> value, low, high = error_roc_auc_interval([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    >>> value, round(low, 2), high
+    (0.75, 0.06, 1.0)
+    """
+    errors, uncertainty = _check(errors, uncertainty)
+    if _undefined(errors, "ROC-AUC"):
+        return Estimate(np.nan, np.nan, np.nan)
+    value, low, high = _normal_interval(*_placements(errors, uncertainty), confidence)
+    return Estimate(value, max(low, 0.0), min(high, 1.0))
+
+
+def error_roc_auc_difference(
+    errors: Any, uncertainty: Any, reference: Any, *, confidence: float = 0.95
+) -> Estimate:
+    """Return how much higher the ROC-AUC is than a reference's on the same rows, paired (DeLong).
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty, reference : array-like of shape (n_samples,)
+        Two scores of the same rows; higher is more likely wrong.
+    confidence : float in (0, 1), default=0.95
+        Coverage of the interval.
+
+    Returns
+    -------
+    Estimate
+        ``value``, ``low``, ``high`` in [-1, 1]; NaN as in :func:`error_roc_auc_interval`.
+
+    References
+    ----------
+    .. [1] DeLong et al., "Comparing the areas under two or more correlated receiver operating
+       characteristic curves", Biometrics 44, 1988.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import error_roc_auc_difference
+    >>> error_roc_auc_difference([0, 1, 0, 1], [1, 2, 3, 4], [1, 2, 3, 4])
+    Estimate(value=0.0, low=0.0, high=0.0)
+    """
+    flags, scores = _check(errors, uncertainty)
+    _, others = _check(errors, reference)
+    if _undefined(flags, "ROC-AUC"):
+        return Estimate(np.nan, np.nan, np.nan)
+    of_errors, of_correct = _placements(flags, scores)
+    reference_of_errors, reference_of_correct = _placements(flags, others)
+    return _normal_interval(
+        of_errors - reference_of_errors, of_correct - reference_of_correct, confidence
+    )
+
+
+def _placements(
+    errors: npt.NDArray[np.bool_], uncertainty: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return, for each error, the share of correct rows below it; for each correct row, above."""
+    ranks = rankdata(uncertainty)
+    n_errors, n_correct = int(errors.sum()), int((~errors).sum())
+    of_errors = (ranks[errors] - rankdata(uncertainty[errors])) / n_correct
+    of_correct = 1.0 - (ranks[~errors] - rankdata(uncertainty[~errors])) / n_errors
+    return of_errors, of_correct
+
+
+def _normal_interval(
+    of_errors: npt.NDArray[np.float64], of_correct: npt.NDArray[np.float64], confidence: float
+) -> Estimate:
+    """Return the mean of ``of_errors`` with the normal interval of a two-sample U-statistic."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}; expected a coverage between 0 and 1.")
+    value = float(of_errors.mean())
+    if min(len(of_errors), len(of_correct)) < 2:
+        return Estimate(value, np.nan, np.nan)
+    variance = of_errors.var(ddof=1) / len(of_errors) + of_correct.var(ddof=1) / len(of_correct)
+    half = float(norm.ppf((1.0 + confidence) / 2.0) * np.sqrt(variance))
+    return Estimate(value, value - half, value + half)
 
 
 def error_average_precision_score(errors: Any, uncertainty: Any) -> float:
@@ -246,9 +360,7 @@ aurc_scorer = ErrorScorer(aurc_score, greater_is_better=False)
 eaurc_scorer = ErrorScorer(eaurc_score, greater_is_better=False)
 
 
-def _check(
-    errors: Any, uncertainty: Any
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+def _check(errors: Any, uncertainty: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     flags = column_or_1d(_host(errors))
     scores = column_or_1d(_host(uncertainty)).astype(np.float64)
     check_consistent_length(flags, scores)

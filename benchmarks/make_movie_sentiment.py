@@ -90,8 +90,12 @@ def train_adapter(texts: list[str], labels: np.ndarray, *, epochs: int, seed: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of {train,validation,test}.jsonl")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of {train,validation,test}.jsonl"
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -105,7 +109,11 @@ def main() -> None:
     adapter = TARGET / "movie_sentiment_adapter"
     with tempfile.TemporaryDirectory() as folder:
         train_adapter(
-            [texts[i] for i in seen], labels[seen], epochs=args.epochs, seed=args.seed, out=Path(folder)
+            [texts[i] for i in seen],
+            labels[seen],
+            epochs=args.epochs,
+            seed=args.seed,
+            out=Path(folder),
         )
         adapter.mkdir(exist_ok=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -128,7 +136,8 @@ def main() -> None:
         features, logits = compute_features(classifier, part_texts)
         arrays[f"{name}.features"] = features.astype(np.float16)
         arrays[f"{name}.labels"] = part_labels.astype(np.int8)
-        print(f"{name}: {len(part_texts)} rows, error rate {np.mean(logits.argmax(1) != part_labels):.3f}")
+        error_rate = np.mean(logits.argmax(1) != part_labels)
+        print(f"{name}: {len(part_texts)} rows, error rate {error_rate:.3f}")
     save_file(arrays, TARGET / "movie_sentiment.safetensors")
 
 

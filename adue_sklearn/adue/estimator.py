@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adue_sklearn._torch import Array, gemm_dtype, resolve_device, to_tensor
 from adue_sklearn.adue.objective import LossTerms, Scale, adue_score, reference_score, row_losses
-from adue_sklearn.adue.solvers import Vector, minimize_continued
+from adue_sklearn.adue.solvers import Stage, Vector, minimize_head, moderated
 from adue_sklearn.base import Head, IntArray, UncertaintyEstimator
 
 
@@ -167,10 +167,13 @@ class AdUEEstimator(UncertaintyEstimator):
         self.intercept_ = head.b + db.cpu().numpy()
 
     def _minimize(self, problem: _HeadProblem) -> Vector:
-        solution = minimize_continued(
+        gap = problem.typical_gap()
+        solution = minimize_head(
             problem.value_and_gradient,
             problem.start(),
+            problem.scaled(moderated(gap)),
             lam=self.lam,
+            typical_gap=gap,
             tol=self.tol,
             max_iter=self.max_iter,
         )
@@ -205,6 +208,7 @@ class _HeadProblem:
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
         self._reference = reference_score(self._original, estimator.scale)
         self._alpha, self._beta, self._scale = estimator.alpha, estimator.beta, estimator.scale
+        self._W, self._b = head.W, head.b
         self._shape = head.W.shape
         self._has_bias = head.has_bias
 
@@ -221,11 +225,21 @@ class _HeadProblem:
         db = flat[n_classes * n_features :] if self._has_bias else flat.new_zeros(n_classes)
         return dW, db
 
-    def value_and_gradient(self, shift: Vector, lam: float) -> tuple[float, Vector]:
-        """Return the objective and its gradient."""
+    def scaled(self, factor: float) -> Vector:
+        """Return the shift of the original head multiplied by ``factor``."""
+        parts = [self._W.ravel(), self._b] if self._has_bias else [self._W.ravel()]
+        return (factor - 1.0) * np.concatenate(parts)
+
+    def typical_gap(self) -> float:
+        """Return the median difference of the two largest original logits."""
+        top = self._original.topk(2, dim=1).values
+        return float((top[:, 0] - top[:, 1]).median())
+
+    def value_and_gradient(self, shift: Vector, stage: Stage) -> tuple[float, Vector]:
+        """Return the objective (softened as ``stage`` says) and its gradient."""
         dW, db = self.split(shift)
-        cross_entropy, regularization, dz = self._row_losses(dW, db, lam)
-        dz = dz / len(dz)
+        cross_entropy, regularization, dz = self._row_losses(dW, db, stage)
+        dz = dz / (len(dz) * stage.temperature)
         gradient_W = (dz.T.to(self._X.dtype) @ self._X).to(torch.float64) + 2 * self._beta * dW
         parts = [gradient_W.ravel()]
         if self._has_bias:
@@ -236,15 +250,20 @@ class _HeadProblem:
     def terms(self, shift: Vector, lam: float) -> LossTerms:
         """Return the objective's three summands."""
         dW, db = self.split(shift)
-        cross_entropy, regularization, _ = self._row_losses(dW, db, lam)
+        cross_entropy, regularization, _ = self._row_losses(dW, db, Stage(lam, 1.0))
         return LossTerms(
             float(cross_entropy.mean()), float(regularization.mean()), float(self._penalty(dW, db))
         )
 
-    def _row_losses(self, dW: Tensor, db: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _row_losses(self, dW: Tensor, db: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
         z = self._original + (self._X @ dW.T.to(self._X.dtype)).to(torch.float64) + db
         return row_losses(
-            z, self._errors, self._reference, lam=lam, scale=self._scale, alpha=self._alpha
+            z / stage.temperature,
+            self._errors,
+            self._reference,
+            lam=stage.lam,
+            scale=self._scale,
+            alpha=self._alpha,
         )
 
     def _penalty(self, dW: Tensor, db: Tensor) -> Tensor:

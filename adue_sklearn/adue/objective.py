@@ -35,11 +35,11 @@ _TINY = 1e-200
 class TopClass(NamedTuple):
     """Probabilities seen from the largest class.
 
-    ``eps`` (..., n) is ``1 - max p``, ``log_eps`` its logarithm; ``index`` (..., n, 1) the largest
-    class; ``share`` (..., n, C) the other classes' part in ``eps``, zero at ``index``.
+    ``largest`` (..., n, 1) is that class; ``eps`` (..., n) is ``1 - max p`` and ``log_eps`` its
+    logarithm; ``share`` (..., n, C) the other classes' part in ``eps``, zero at ``largest``.
     """
 
-    index: Tensor
+    largest: Tensor
     log_eps: Tensor
     eps: Tensor
     share: Tensor
@@ -47,11 +47,11 @@ class TopClass(NamedTuple):
 
 def top_class(z: Tensor) -> TopClass:
     """Split probabilities into the largest class and the distribution over the others."""
-    largest, index = z.max(dim=-1, keepdim=True)
-    others = (z - largest).scatter(-1, index, -math.inf)
+    maximum, largest = z.max(dim=-1, keepdim=True)
+    others = (z - maximum).scatter(-1, largest, -math.inf)
     gap = others.logsumexp(dim=-1)
     return TopClass(
-        index,
+        largest,
         torch.nn.functional.logsigmoid(gap),
         torch.sigmoid(gap),
         torch.softmax(others, dim=-1),
@@ -85,7 +85,7 @@ def smooth_max(top: TopClass, lam: float) -> SmoothMax:
 
     # exp(-lam (max p - p_c)); the entry of the largest class itself is left out.
     relative = torch.exp(lam * (p_others - (1.0 - eps)[..., None]))
-    relative = relative.scatter(-1, top.index, 0.0)
+    relative = relative.scatter(-1, top.largest, 0.0)
     total = relative.sum(dim=-1)
 
     far = eps + (math.log(at_one_hot) - torch.log1p(total)) / lam
@@ -190,4 +190,4 @@ def _slope(top: TopClass, smooth: SmoothMax) -> Tensor:
     others = top.share * (
         smooth.weight - smooth.weight_top[..., None] + (top.eps * inner)[..., None]
     )
-    return others.scatter(-1, top.index, ((1.0 - top.eps) * inner)[..., None])
+    return others.scatter(-1, top.largest, ((1.0 - top.eps) * inner)[..., None])

@@ -1,11 +1,12 @@
-"""Minimising the AdUE objective: L-BFGS from the original head and along a softened score."""
+"""Minimising the AdUE objective: L-BFGS from the original head and along softer objectives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,19 @@ ValueAndGradient: TypeAlias = Callable[[Vector], tuple[float, Vector]]
 #: Sharpness of SmoothMax at each stage that lies below the target. With a sharp SmoothMax every
 #: switch of the largest class is a ridge that a descent does not cross; with a soft one it is not.
 CONTINUATION = (5.0, 10.0, 20.0, 50.0)
+#: Difference of the two largest logits from which a head counts as saturated.
+_MODERATE_GAP = 3.0
 #: How well, and for how long at most, the stages before the last are solved.
 _STAGE_TOL, _STAGE_ITER = 1e-3, 200
 #: A failed line search restarts with a fresh curvature estimate this often.
 _RESTARTS = 3
+
+
+class Stage(NamedTuple):
+    """An objective on the way: sharpness of SmoothMax, and what the logits are divided by."""
+
+    lam: float
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -63,39 +73,78 @@ def minimize_lbfgs(
     return Solution(x, float(result.fun), n_iter, gradient_norm, gradient_norm <= tol)
 
 
-def minimize_continued(
-    function: Callable[[Vector, float], tuple[float, Vector]],
+def plans(lam: float, typical_gap: float) -> list[list[Stage]]:
+    """Return the sequences of stages that are tried, each ending at the objective itself.
+
+    ``typical_gap`` is the median difference of the two largest original logits: how saturated
+    the original head is.
+    """
+    target = Stage(lam, 1.0)
+    lams = [softer for softer in CONTINUATION if softer < lam]
+    halvings = max(0, math.ceil(math.log2(typical_gap / _MODERATE_GAP))) if typical_gap > 0 else 0
+    temperatures = [typical_gap / _MODERATE_GAP / 2**k for k in range(halvings)]
+    tried = [[target], [*(Stage(softer, 1.0) for softer in lams), target]]
+    if temperatures:
+        length = max(len(lams), len(temperatures))
+        lams += [lam] * (length - len(lams))
+        temperatures += [1.0] * (length - len(temperatures))
+        tried.append([*map(Stage, lams, temperatures), target])
+    return tried if len(tried[1]) > 1 else [tried[0], *tried[2:]]
+
+
+def minimize_along(
+    function: Callable[[Vector, Stage], tuple[float, Vector]],
+    plan: list[Stage],
     start: Vector,
     *,
-    lam: float,
     tol: float,
     max_iter: int,
 ) -> Solution:
-    """Minimise ``function(x, lam)``, which is not convex, from two starts; return the lower one.
-
-    One descent starts at ``start``. The other continues in ``lam``: each sharper SmoothMax from
-    the softer one's minimum. A saturated head needs the second, for the first stays where it is;
-    for a head whose errors sit on its own decision boundary the first can end lower.
-    """
+    """Minimise stage after stage, each from the minimum of the one before."""
     x, n_iter = start, 0
-    for softer in CONTINUATION:
-        if softer < lam:
-            stage = minimize_lbfgs(
-                partial(_swap, function, softer),
-                x,
-                tol=max(tol, _STAGE_TOL),
-                max_iter=min(max_iter, _STAGE_ITER),
-            )
-            x, n_iter = stage.x, n_iter + stage.n_iter
-    at_lam = partial(_swap, function, lam)
-    solutions = [minimize_lbfgs(at_lam, start, tol=tol, max_iter=max_iter)]
-    if x is not start:
-        solutions.append(minimize_lbfgs(at_lam, x, tol=tol, max_iter=max_iter))
+    for stage in plan[:-1]:
+        rough = minimize_lbfgs(
+            partial(_at, function, stage),
+            x,
+            tol=max(tol, _STAGE_TOL),
+            max_iter=min(max_iter, _STAGE_ITER),
+        )
+        x, n_iter = rough.x, n_iter + rough.n_iter
+    last = minimize_lbfgs(partial(_at, function, plan[-1]), x, tol=tol, max_iter=max_iter)
+    return replace(last, n_iter=n_iter + last.n_iter)
+
+
+def minimize_head(
+    function: Callable[[Vector, Stage], tuple[float, Vector]],
+    start: Vector,
+    softened: Vector,
+    *,
+    lam: float,
+    typical_gap: float,
+    tol: float,
+    max_iter: int,
+) -> Solution:
+    """Minimise ``function(x, stage)``, which is not convex, in several ways; keep the lowest.
+
+    From ``start`` (the original head) directly and along softer objectives; for a saturated
+    head also directly from ``softened``. A plain descent from a saturated head stays near it.
+    """
+    attempts = [(plan, start) for plan in plans(lam, typical_gap)]
+    if typical_gap > _MODERATE_GAP:
+        attempts.append(([Stage(lam, 1.0)], softened))
+    solutions = [
+        minimize_along(function, plan, x, tol=tol, max_iter=max_iter) for plan, x in attempts
+    ]
     best = min(solutions, key=lambda solution: solution.value)
-    return replace(best, n_iter=n_iter + sum(solution.n_iter for solution in solutions))
+    return replace(best, n_iter=sum(solution.n_iter for solution in solutions))
 
 
-def _swap(
-    function: Callable[[Vector, float], tuple[float, Vector]], lam: float, x: Vector
+def moderated(typical_gap: float) -> float:
+    """Return the factor that brings a head of this typical gap down to a moderate one."""
+    return min(1.0, _MODERATE_GAP / typical_gap) if typical_gap > 0 else 1.0
+
+
+def _at(
+    function: Callable[[Vector, Stage], tuple[float, Vector]], stage: Stage, x: Vector
 ) -> tuple[float, Vector]:
-    return function(x, lam)
+    return function(x, stage)

@@ -1,0 +1,5 @@
+"""``python -m adue_sklearn`` is ``adue``."""
+
+from adue_sklearn.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""``adue demo``: the whole way on a case that ships with the package."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from adue_sklearn._reports import cross_validated_table, fresh_rows_table, score_rows
+from adue_sklearn.datasets import (
+    load_movie_sentiment,
+    minilm_path,
+    movie_sentiment_adapter_path,
+)
+from adue_sklearn.model_selection import tune_adue
+from adue_sklearn.scorers import MahalanobisScorer
+
+SENTENCES = (
+    "A warm, generous film that earns every one of its tears.",
+    "Two hours of my life that nobody will ever give back.",
+    "It never quite decides whether it wants to scare us or to make us laugh.",
+    "You will not find a less boring film about tax law this year.",
+    "The trailer promised a masterpiece, and well, the trailer was very good.",
+    "Hardly the disaster everyone expected.",
+)
+
+
+def run_demo(console: Console) -> None:
+    """Tune, compare and score; prints to ``console``."""
+    data = load_movie_sentiment()
+    train, calibration, test = (
+        (split.features.astype("float32"), split.labels)
+        for split in (data.train, data.calibration, data.test)
+    )
+    head = (data.init_W, data.init_b)
+    console.print(
+        "A LoRA-tuned MiniLM says whether a sentence about a film is positive or negative. When "
+        "is it wrong?\n",
+        highlight=False,
+    )
+    search = tune_adue(*calibration, *head, progress=console.is_terminal)
+    console.print(cross_validated_table(search, *calibration, *head, train=train))
+    adue = search.best_estimator_
+    distance = MahalanobisScorer().fit(*train, *head)
+    console.print()
+    console.print(fresh_rows_table({"Mahalanobis": distance, "AdUE": adue}, *test))
+
+    from adue_sklearn.features import compute_features, load_classifier
+
+    classifier = load_classifier(
+        movie_sentiment_adapter_path(),
+        base_model=minilm_path(),
+        device="cpu",
+        max_length=64,
+        classes=data.classes,
+    )
+    features, _ = compute_features(classifier, SENTENCES)
+    table = Table(title="\nA few sentences of our own", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("sentence")
+    for column in ("label", "probability", "uncertainty"):
+        table.add_column(column, justify="right")
+    for sentence, row in zip(SENTENCES, score_rows(adue, features, data.classes), strict=True):
+        table.add_row(
+            sentence, row["label"], f"{row['probability']:.3f}", f"{row['uncertainty']:.3f}"
+        )
+    console.print(table)

@@ -1,0 +1,166 @@
+"""What the command line prints: tables of scores side by side, and the verdict under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from adue_sklearn._torch import as_numpy
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.metrics import (
+    aurc_score,
+    eaurc_score,
+    error_average_precision_score,
+    error_roc_auc_difference,
+    error_roc_auc_score,
+    fpr_at_tpr_score,
+)
+from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
+
+REFERENCE = "softmax response"
+#: Under so many errors no difference between scores can be told from chance.
+FEW_ERRORS = 20
+
+Scores = Mapping[str, npt.NDArray[np.float64]]
+
+
+def comparison(title: str, errors: npt.NDArray[np.bool_], scores: Scores, *, note: str) -> Group:
+    """Return a table of error-detection metrics, one row a score, and what can be concluded.
+
+    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with.
+    """
+    n_errors = int(errors.sum())
+    table = Table(
+        title=f"{title}: {len(errors)} rows, {n_errors} errors ({n_errors / len(errors):.1%})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("score")
+    for header in ("ROC-AUC", "gain [95 %]", "AP", "FPR95", "AURC", "E-AURC"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, uncertainty in scores.items():
+        table.add_row(name, *_cells(name, errors, uncertainty, scores[REFERENCE]))
+    return Group(table, *(Text(line) for line in [*_verdicts(errors, scores), note] if line))
+
+
+def cross_validated_table(
+    search: GridSearchCV,
+    X: Any,
+    y: Any,
+    init_W: Any,
+    init_b: Any,
+    *,
+    train: tuple[Any, Any] | None,
+) -> Group:
+    """Compare the chosen AdUE with the baselines out-of-fold, on the folds of the search.
+
+    Mahalanobis describes ``train`` (features and labels) where given; otherwise it is fitted on
+    the other folds.
+    """
+    head = {"init_W": init_W, "init_b": init_b}
+
+    def out_of_fold(estimator: UncertaintyEstimator) -> npt.NDArray[np.float64]:
+        uncertainty = np.empty(len(X))
+        for rest, fold in search.cv:
+            fitted = clone(estimator).fit(X[rest], y[rest], **head)
+            uncertainty[fold] = fitted.predict_uncertainty(X[fold])
+        return uncertainty
+
+    response = SoftmaxResponseScorer().fit(X, y, **head)
+    distance = MahalanobisScorer()
+    if train is None:
+        distances, fitted_on = out_of_fold(distance), "held-out folds"
+    else:
+        distances, fitted_on = distance.fit(*train, **head).predict_uncertainty(X), "training rows"
+    chosen = ", ".join(f"{name}={value:g}" for name, value in search.best_params_.items())
+    return comparison(
+        "Cross-validation",
+        response.errors(X, y),
+        {
+            REFERENCE: response.predict_uncertainty(X),
+            f"Mahalanobis ({fitted_on})": distances,
+            "AdUE": out_of_fold(search.best_estimator_),
+        },
+        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE a little.",
+    )
+
+
+def fresh_rows_table(
+    estimators: Mapping[str, UncertaintyEstimator], X: Any, y: Any, *, note: str = ""
+) -> Group:
+    """Compare fitted estimators of one original head with its softmax response on fresh rows."""
+    first = next(iter(estimators.values()))
+    response = SoftmaxResponseScorer().fit(X, np.zeros(len(X), dtype=int), *_head_of(first))
+    everyone = {REFERENCE: response, **estimators}
+    scores = {name: as_numpy(e.predict_uncertainty(X)) for name, e in everyone.items()}
+    return comparison("Fresh rows", first.errors(X, y), scores, note=note)
+
+
+def score_rows(
+    estimator: UncertaintyEstimator, X: Any, class_names: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield label, its probability and the uncertainty of every row."""
+    labels = as_numpy(estimator.predict(X))
+    probabilities = as_numpy(estimator.predict_proba(X)).max(axis=1)
+    uncertainties = as_numpy(estimator.predict_uncertainty(X))
+    for label, probability, uncertainty in zip(labels, probabilities, uncertainties, strict=True):
+        yield {
+            "label": label.item() if class_names is None else class_names[label],
+            "probability": float(probability),
+            "uncertainty": float(uncertainty),
+        }
+
+
+def _head_of(estimator: Any) -> tuple[Any, Any]:
+    return estimator.init_coef_, estimator.init_intercept_
+
+
+def _cells(
+    name: str,
+    errors: npt.NDArray[np.bool_],
+    uncertainty: npt.NDArray[np.float64],
+    reference: npt.NDArray[np.float64],
+) -> list[str]:
+    gain = "" if name == REFERENCE else _points(errors, uncertainty, reference)
+    return [
+        f"{100 * error_roc_auc_score(errors, uncertainty):.1f}",
+        gain,
+        f"{100 * error_average_precision_score(errors, uncertainty):.1f}",
+        f"{100 * fpr_at_tpr_score(errors, uncertainty):.1f}",
+        f"{100 * aurc_score(errors, uncertainty):.2f}",
+        f"{100 * eaurc_score(errors, uncertainty):.2f}",
+    ]
+
+
+def _points(
+    errors: npt.NDArray[np.bool_],
+    uncertainty: npt.NDArray[np.float64],
+    reference: npt.NDArray[np.float64],
+) -> str:
+    gain, low, high = (100 * v for v in error_roc_auc_difference(errors, uncertainty, reference))
+    return f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _verdicts(errors: npt.NDArray[np.bool_], scores: Scores) -> Iterator[str]:
+    if min(errors.sum(), (~errors).sum()) < FEW_ERRORS:
+        yield f"Too few rows of one kind (under {FEW_ERRORS}) to tell the scores apart."
+        return
+    for name, uncertainty in scores.items():
+        if name == REFERENCE:
+            continue
+        gain = error_roc_auc_difference(errors, uncertainty, scores[REFERENCE])
+        if gain.low > 0:
+            yield f"{name} finds errors better than softmax response does."
+        elif gain.high < 0:
+            yield f"{name} finds errors worse than softmax response does."
+        else:
+            yield f"{name} cannot be told from softmax response here."

@@ -1,0 +1,309 @@
+"""The command line: ``adue extract | fit | predict | evaluate | demo``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from adue_sklearn import __version__
+
+if TYPE_CHECKING:
+    from adue_sklearn.features import FeatureStore
+
+app = typer.Typer(
+    help="Which answers of a LoRA-tuned text classifier should not be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+stderr = Console(stderr=True)
+
+# What a command raises on bad input; anything else is a bug and shows its traceback.
+_EXPECTED = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
+
+BaseModel = Annotated[
+    str | None, typer.Option(help="Folder or hub name of the base, if not the adapter's own.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Class names in head order: 'negative,positive' or a JSON file with a list."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
+TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
+Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="The data has no labels.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of a text; the model's own limit if unset.")
+]
+OtherModel = Annotated[
+    bool, typer.Option("--allow-other-model", help="Only warn if the model is another one.")
+]
+
+
+@app.command()
+def extract(
+    model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
+    data: Annotated[str, typer.Argument(help=".jsonl, .csv, .parquet or hub NAME:SPLIT.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new feature store.")],
+    base_model: BaseModel = None,
+    text_column: TextColumnName = "text",
+    label_column: LabelColumn = "label",
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="The data has no labels.")
+    ] = False,
+    classes: Classes = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cut texts to this many tokens [default: the model's]."),
+    ] = None,
+    device: Device = "auto",
+    batch_tokens: BatchTokens = 8192,
+) -> None:
+    """Run texts through a model once and store what enters its last linear layer."""
+    from adue_sklearn._texts import read_texts
+    from adue_sklearn.features import extract_features, load_classifier
+
+    names = _parse_classes(classes)
+    texts, labels = read_texts(
+        data, text_column=text_column, label_column=None if unlabelled else label_column
+    )
+    classifier = load_classifier(
+        model, base_model=base_model, device=device, max_length=max_length, classes=names
+    )
+    with _progress("Extracting", len(texts)) as advance:
+        store = extract_features(
+            classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance
+        )
+    console.print(
+        f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
+        f"{len(store.init_W)} classes."
+    )
+    cut = store.provenance.get("truncated_rows", 0)
+    if cut:
+        _say(
+            "warning",
+            "yellow",
+            f"{cut} of {len(store)} texts were cut at {classifier.max_length} tokens "
+            "(--max-length).",
+        )
+    if store.labels is not None:
+        wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
+        console.print(f"The model errs on {int(wrong.sum())} of them ({wrong.mean():.1%}).")
+
+
+@app.command()
+def fit(
+    store: Annotated[Path, typer.Argument(help="Feature store of rows the model has not seen.")],
+    out: Annotated[Path, typer.Option(help="Folder of the fitted uncertainty head.")],
+    train_store: Annotated[
+        Path | None, typer.Option(help="Feature store of the training rows, for Mahalanobis.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 is one a core.")] = 1,
+) -> None:
+    """Tune and fit AdUE on held-out rows; print it beside softmax response and Mahalanobis."""
+    from adue_sklearn._reports import cross_validated_table
+    from adue_sklearn.model_selection import tune_adue
+    from adue_sklearn.persistence import save_head
+
+    calibration = _open_labelled(store)
+    train = None if train_store is None else _open_labelled(train_store)
+    if train is not None:
+        _require_same_head(train, calibration)
+    head = (calibration.init_W, calibration.init_b)
+    search = tune_adue(
+        calibration.features,
+        calibration.labels,
+        *head,
+        n_splits=folds,
+        n_jobs=jobs,
+        progress=console.is_terminal,
+    )
+    table = cross_validated_table(
+        search,
+        calibration.features,
+        calibration.labels,
+        *head,
+        train=None if train is None else (train.features, train.labels),
+    )
+    save_head(
+        search.best_estimator_,
+        out,
+        provenance=calibration.provenance,
+        class_names=calibration.classes,
+    )
+    console.print(table)
+    console.print(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
+
+
+@app.command()
+def predict(
+    head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
+    model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
+    data: Annotated[str, typer.Argument(help=".jsonl, .csv, .parquet or hub NAME:SPLIT.")],
+    out: Annotated[Path, typer.Option(help="JSON lines: label, probability, uncertainty.")],
+    base_model: BaseModel = None,
+    text_column: TextColumnName = "text",
+    device: Device = "auto",
+    batch_tokens: BatchTokens = 8192,
+    allow_other_model: OtherModel = False,
+) -> None:
+    """Score texts: one line a text with label, probability and uncertainty."""
+    from adue_sklearn._reports import score_rows
+    from adue_sklearn._texts import read_texts
+    from adue_sklearn.features import compute_features, load_classifier
+    from adue_sklearn.persistence import check_same_model, load_head
+
+    fitted = load_head(head)
+    texts, _ = read_texts(data, text_column=text_column, label_column=None)
+    classifier = load_classifier(
+        model,
+        base_model=base_model,
+        device=device,
+        max_length=fitted.provenance.get("max_length"),
+        classes=fitted.class_names,
+    )
+    check_same_model(
+        fitted,
+        provenance=classifier.provenance,
+        init_W=classifier.head.W,
+        init_b=classifier.head.b,
+        allow_other_model=allow_other_model,
+    )
+    with _progress("Scoring", len(texts)) as advance:
+        features, _ = compute_features(
+            classifier, texts, batch_tokens=batch_tokens, progress=advance
+        )
+    _write_lines(out, score_rows(fitted.estimator, features, fitted.class_names))
+    console.print(f"{out}: {len(texts)} rows.")
+
+
+@app.command()
+def evaluate(
+    head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
+    store: Annotated[Path, typer.Argument(help="Labelled feature store of rows not used before.")],
+    allow_other_model: OtherModel = False,
+) -> None:
+    """Measure a fitted head on fresh rows, beside softmax response."""
+    from adue_sklearn._reports import fresh_rows_table
+    from adue_sklearn.persistence import check_same_model, load_head
+
+    fitted = load_head(head)
+    test = _open_labelled(store)
+    check_same_model(
+        fitted,
+        provenance=test.provenance,
+        init_W=test.init_W,
+        init_b=test.init_b,
+        allow_other_model=allow_other_model,
+    )
+    name = "AdUE" if type(fitted.estimator).__name__ == "AdUEEstimator" else "fitted score"
+    console.print(fresh_rows_table({name: fitted.estimator}, test.features, test.labels))
+
+
+@app.command()
+def demo() -> None:
+    """Fit and compare on a shipped case, then score a few sentences with the real model."""
+    from adue_sklearn._demo import run_demo
+
+    run_demo(console)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line on stderr and exit status 1."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        app()
+    except _EXPECTED as error:
+        _say("error", "red", str(error))
+        sys.exit(1)
+
+
+def _open_labelled(path: Path) -> FeatureStore:
+    from adue_sklearn.features import FeatureStore
+
+    store = FeatureStore.open(path)
+    if store.labels is None:
+        raise ValueError(f"{path} has no labels; extract it again with --label-column.")
+    return store
+
+
+def _require_same_head(train: FeatureStore, calibration: FeatureStore) -> None:
+    if not np.array_equal(train.init_W, calibration.init_W):
+        raise ValueError(
+            f"{train.path} and {calibration.path} come from models with different heads; extract "
+            "both with the same model and precision."
+        )
+
+
+def _parse_classes(classes: str | None) -> list[str] | None:
+    """Read 'a,b,c' or a JSON file that holds a list of names."""
+    if classes is None:
+        return None
+    if not classes.endswith(".json"):
+        return [name.strip() for name in classes.split(",")]
+    try:
+        names = json.loads(Path(classes).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--classes: {classes} is no JSON: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'--classes: {classes} must hold a list of names, such as ["no", "yes"].')
+    return names
+
+
+def _write_lines(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines, all or nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.part")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda rows: progress.advance(task, rows)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Show our users' warnings in one line, without the place in the code."""
+    if issubclass(category, UserWarning):
+        _say("warning", "yellow", str(message))
+
+
+def _say(kind: str, colour: str, message: str) -> None:
+    stderr.print(Text.assemble((f"{kind}: ", f"bold {colour}"), message))
+
+
+if __name__ == "__main__":
+    main()

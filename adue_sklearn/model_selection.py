@@ -1,0 +1,135 @@
+"""Choosing AdUE's parameters: the usual grid, and folds that hold errors and correct answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.callback import ProgressBar
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+from adue_sklearn._torch import as_numpy
+from adue_sklearn.adue import AdUEEstimator
+from adue_sklearn.scorers import SoftmaxResponseScorer
+
+__all__ = ["DEFAULT_GRID", "error_stratified_folds", "tune_adue"]
+
+#: What ``adue fit`` tries. Small on purpose: a finer grid picks up more of the folds' noise.
+DEFAULT_GRID: dict[str, list[float]] = {
+    "alpha": [0.0, 0.3, 1.0],
+    "beta": [0.001, 0.01, 0.1],
+    "lam": [20.0, 100.0],
+}
+
+Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def error_stratified_folds(
+    X: Any,
+    y: Any,
+    init_W: Any,
+    init_b: Any = None,
+    *,
+    classes: Any = None,
+    n_splits: int = 5,
+    random_state: int | None = 0,
+) -> list[Fold]:
+    """Split rows into folds with equal shares of the original head's errors.
+
+    Parameters
+    ----------
+    X : array-like or torch.Tensor of shape (n_samples, n_features)
+        Features that enter the head's last linear layer.
+    y : array-like of shape (n_samples,)
+        True labels, as in an estimator's ``fit``.
+    init_W, init_b : array-like
+        The original head, as in an estimator's ``fit``.
+    classes : array-like of shape (n_classes,), default=None
+        The labels in the order of the head's rows.
+    n_splits : int, default=5
+        Number of folds.
+    random_state : int or None, default=0
+        Seed of the shuffling.
+
+    Returns
+    -------
+    list of (train, test)
+        Row numbers, as the ``cv`` of scikit-learn's searches takes them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer errors, or fewer correct answers, than folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.model_selection import error_stratified_folds
+    >>> X = np.array([[1.0, 0.0]] * 8)
+    >>> folds = error_stratified_folds(X, [0, 0, 0, 0, 0, 0, 1, 1], np.eye(2), n_splits=2)
+    >>> [len(test) for _, test in folds]
+    [4, 4]
+    """
+    errors = SoftmaxResponseScorer().fit(X, y, init_W, init_b, classes=classes).errors(X, y)
+    n_errors, n_correct = int(errors.sum()), int((~errors).sum())
+    if min(n_errors, n_correct) < n_splits:
+        few, kind = (n_errors, "errors") if n_errors < n_splits else (n_correct, "correct answers")
+        raise ValueError(
+            f"The original head makes {few} {kind} on {len(errors)} rows, too few for "
+            f"n_splits={n_splits} folds with at least one each. Use fewer folds, or more rows that "
+            "the classifier was not trained on."
+        )
+    folds = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
+    return list(folds.split(np.zeros(len(errors)), as_numpy(errors)))
+
+
+def tune_adue(
+    X: Any,
+    y: Any,
+    init_W: Any,
+    init_b: Any = None,
+    *,
+    classes: Any = None,
+    n_splits: int = 5,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> GridSearchCV:
+    """Choose alpha, beta and lam by cross-validated ROC-AUC and fit AdUE on all rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Features of rows that the classifier was not trained on.
+    y : array-like of shape (n_samples,)
+        True labels, as in an estimator's ``fit``.
+    init_W, init_b : array-like
+        The original head, as in an estimator's ``fit``.
+    classes : array-like of shape (n_classes,), default=None
+        The labels in the order of the head's rows.
+    n_splits : int, default=5
+        Folds, stratified on the original head's errors.
+    n_jobs : int or None, default=None
+        Processes.
+    progress : bool, default=False
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    GridSearchCV
+        Fitted over :data:`DEFAULT_GRID`; ``best_estimator_`` is the :class:`AdUEEstimator`.
+
+    Examples
+    --------
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> from adue_sklearn.model_selection import tune_adue
+    >>> data = load_movie_sentiment()
+    >>> search = tune_adue(*data.calibration, data.init_W, data.init_b, n_splits=2)
+    >>> sorted(search.best_params_)
+    ['alpha', 'beta', 'lam']
+    """
+    folds = error_stratified_folds(X, y, init_W, init_b, classes=classes, n_splits=n_splits)
+    search = GridSearchCV(AdUEEstimator(), DEFAULT_GRID, cv=folds, n_jobs=n_jobs)
+    if progress:
+        search.set_callbacks(ProgressBar())
+    return search.fit(X, y, init_W=init_W, init_b=init_b, classes=classes)
