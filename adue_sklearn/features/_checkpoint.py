@@ -36,7 +36,13 @@ _LORA_KEYS = (
     "use_dora",
     "fan_in_fan_out",
 )
-_NOT_WEIGHTS = {"base_model_name_or_path", "revision", "inference_mode", "peft_version"}
+_NOT_WEIGHTS = {
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "peft_version",
+    "auto_mapping",
+}
 
 
 class NoModelError(ValueError):
@@ -233,9 +239,10 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
     """Hash tensors by name, dtype, shape and bytes, and the adapter settings that matter."""
     if config.get("peft_type") == "LORA":
         settings = {key: config.get(key) for key in _LORA_KEYS}
-    else:
-        settings = {key: value for key, value in config.items() if key not in _NOT_WEIGHTS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode())
+    else:  # what is unset differs between versions and between a live and a saved configuration
+        kept = {key: value for key, value in config.items() if key not in _NOT_WEIGHTS}
+        settings = {key: _plain(value) for key, value in kept.items() if value}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{base_name(name)} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -244,7 +251,8 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
 
 
 def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+    """Make a setting independent of the order in which peft keeps and saves its sets."""
+    return sorted(map(str, value)) if isinstance(value, list | set | tuple) else value
 
 
 def folder_sha256(model: str) -> str | None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-from peft.utils import get_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from adue_sklearn.features import _checkpoint as checkpoint
+from adue_sklearn.features._adapters import attach, live_sha256, merge
 from adue_sklearn.features._checks import check_classes
 from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
 from adue_sklearn.features.batching import PaddingSide, encode, pad
@@ -211,7 +211,7 @@ def _from_adapter(
             "online."
         ) from error
     precisions = {name: value.dtype for name, value in loaded.named_parameters()}
-    merged = _merge(_attach(adapter, base, loaded))
+    merged = merge(attach(adapter, base, loaded))
     for name, value in merged.named_parameters():  # peft keeps what it brings in float32
         value.data = value.data.to(precisions[name])
     provenance = {
@@ -221,35 +221,6 @@ def _from_adapter(
         "revision": getattr(config, "_commit_hash", None),
     }
     return merged.to(device), provenance, [adapter.name, base]
-
-
-def _attach(adapter: checkpoint.AdapterFiles, base: str, model: Any) -> Any:
-    """Put a saved adapter on its base; every tensor of the one must fit one of the other."""
-    try:
-        # The base first, then the adapter: AutoPeftModel would ask the hub for the recorded base.
-        with checkpoint.quiet_transformers():
-            tuned = peft.PeftModel.from_pretrained(model, os.fspath(adapter.weights.parent))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"Adapter '{adapter.name}' does not fit the base model '{base}' ({error})."
-        ) from error
-    wanted = {
-        checkpoint.base_name(key)
-        for key in get_peft_model_state_dict(tuned, save_embedding_layers=False)
-    }
-    unfilled = sorted(wanted - set(adapter.shapes))
-    unused = sorted(set(adapter.shapes) - {checkpoint.base_name(key) for key in _all_names(tuned)})
-    if unfilled or unused:
-        raise ValueError(
-            f"Adapter '{adapter.name}' does not fit the base model '{base}': of its tensors "
-            f"{unused[:3]} have no place there, and {unfilled[:3]} there get none."
-        )
-    return tuned
-
-
-def _all_names(tuned: Any) -> list[str]:
-    """Names of all tensors, without the name of the adapter, which peft does not save."""
-    return [name.replace(f".{tuned.active_adapter}", "") for name in tuned.state_dict()]
 
 
 def _from_live(
@@ -265,40 +236,18 @@ def _from_live(
     provenance = {
         "model": None,
         "base_model": getattr(model.config, "_name_or_path", None) or None,
-        "adapter_sha256": _live_sha256(model),
+        "adapter_sha256": live_sha256(model),
         "revision": getattr(model.config, "_commit_hash", None),
     }
     precision = dtype or model.dtype
     merged: Any = copy.deepcopy(model)
     if isinstance(merged, peft.PeftModel):
-        merged = _merge(merged)
+        merged = merge(merged)
     for value in merged.parameters():  # buffers keep theirs: rotary tables need float32
         if value.is_floating_point():
             value.data = value.data.to(precision)
     merged.to(model.device if device == "auto" else _resolve_device(device))
     return merged, provenance
-
-
-def _merge(tuned: Any) -> Any:
-    if any(config.is_prompt_learning for config in tuned.peft_config.values()):
-        raise ValueError(
-            f"model: an adapter of type {tuned.peft_type} cannot be merged into the model."
-        )
-    return tuned.merge_and_unload(safe_merge=True)
-
-
-def _live_sha256(model: Any) -> str:
-    """Hash a live model: of its adapter as it would be saved, else of all its parameters."""
-    if not isinstance(model, peft.PeftModel):
-        return checkpoint.tensors_sha256(dict(model.named_parameters()), {})
-    active = model.active_adapters
-    hashes = [
-        checkpoint.tensors_sha256(
-            get_peft_model_state_dict(model, adapter_name=name), model.peft_config[name].to_dict()
-        )
-        for name in active
-    ]
-    return hashes[0] if len(hashes) == 1 else "+".join(hashes)
 
 
 def _check_task(model: Any) -> None:

@@ -92,7 +92,9 @@ class Case:
         return np.array(rows)
 
 
-def make_case(folder, family, n_classes, *, modules_to_save=None, tokenizer_changes=None, **config):
+def make_case(
+    folder, family, n_classes, *, modules_to_save=None, tokenizer_changes=None, lora=None, **config
+):
     torch.manual_seed(7 * n_classes)
     _, _, targets, head = FAMILIES[family]
     tokenizer = make_tokenizer(encoder=head == "classifier", **(tokenizer_changes or {}))
@@ -109,10 +111,11 @@ def make_case(folder, family, n_classes, *, modules_to_save=None, tokenizer_chan
         lora_alpha=8,
         target_modules=targets,
         modules_to_save=saved or None,
+        **(lora or {}),
     )
     live = peft.get_peft_model(model, lora).eval()
     for name, value in live.named_parameters():
-        if "lora_B" in name:
+        if value.requires_grad and ("lora_B" in name or "bias" in name):
             torch.nn.init.normal_(value, std=0.3)
     live.peft_config["default"].base_model_name_or_path = str(folder / "base")
     live.save_pretrained(folder / "adapter")

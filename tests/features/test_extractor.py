@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -123,6 +124,33 @@ def test_the_adapter_hash_sees_weights_and_scaling_but_not_the_base_path(roberta
 
     assert sha256() == sha256(base_model_name_or_path="elsewhere")
     assert sha256() != sha256(lora_alpha=16)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"bias": "all"},
+        {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 32}},
+    ],
+    ids=str,
+)
+def test_the_kind_of_lora_does_not_matter(lora, make_saved_case):
+    case = make_saved_case("roberta", 2, lora=lora)
+    _, logits = compute_features(load_classifier(case.adapter), case.texts)
+    np.testing.assert_allclose(logits, case.logits_one_by_one(), **TOLERANCE)
+
+
+def test_adapters_that_cannot_be_merged_are_refused(tmp_path):
+    model = AutoModelForSequenceClassification.from_config(make_config("roberta", 2))
+    for config in (
+        peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2),
+        peft.IA3Config(task_type="SEQ_CLS", target_modules=["query"], feedforward_modules=[]),
+    ):
+        live = peft.get_peft_model(copy.deepcopy(model), config)
+        with pytest.raises(ValueError, match=r"cannot (be )?merge"):
+            load_classifier(live, tokenizer=make_tokenizer())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
