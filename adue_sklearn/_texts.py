@@ -128,7 +128,9 @@ def _read_with_datasets(path: Path, suffix: str) -> list[dict[str, Any]]:
         return []
     try:
         if suffix == ".parquet":
-            return datasets.Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
+            from pyarrow import parquet  # comes with datasets, which refuses a file of no rows
+
+            return parquet.read_table(path).to_pylist()
         separator = "\t" if suffix == ".tsv" else ","
         return datasets.Dataset.from_csv(str(path), keep_in_memory=True, sep=separator).to_list()
     except Exception as error:

@@ -222,15 +222,20 @@ def demo() -> None:
     run_demo(console)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    if version:
-        console.print(__version__, highlight=False)
-        raise typer.Exit
+    """Which answers of a LoRA-tuned text classifier should not be trusted."""
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_GRID", "error_stratified_folds", "tune_adue"]
 DEFAULT_GRID: dict[str, list[float]] = {
     "alpha": [0.0, 0.3, 1.0],
     "beta": [0.001, 0.01, 0.1],
-    "lam": [20.0, 100.0],
+    "lam": [50.0, 100.0],
 }
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]

@@ -35,7 +35,7 @@ class AdUEEstimator(UncertaintyEstimator):
 
     Parameters
     ----------
-    alpha : float, default=0.3
+    alpha : float, default=1.0
         Weight of the pull towards the softmax response, at least 0.
     beta : float, default=0.01
         Weight of the pull towards the original head, at least 0. Below about 0.001 the head
@@ -122,7 +122,7 @@ class AdUEEstimator(UncertaintyEstimator):
 
     def __init__(
         self,
-        alpha: float = 0.3,
+        alpha: float = 1.0,
         beta: float = 0.01,
         lam: float = 100.0,
         *,

@@ -71,8 +71,11 @@ def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None
     """Warn where transformers rebuilt a tokenizer by the model's type, not as it was saved."""
     if saved is None:
         return
-    as_saved = Tokenizer.from_file(str(saved)).encode(_SENTENCE, add_special_tokens=False).ids
-    if tokenizer(_SENTENCE, add_special_tokens=False)["input_ids"] != as_saved:
+    as_saved = Tokenizer.from_file(str(saved))
+    as_saved.no_padding()  # a saved padding or cut says nothing about how text is read
+    as_saved.no_truncation()
+    expected = as_saved.encode(_SENTENCE, add_special_tokens=False).ids
+    if tokenizer(_SENTENCE, add_special_tokens=False)["input_ids"] != expected:
         warnings.warn(
             f"tokenizer: {type(tokenizer).__name__}, which transformers chose for '{source}', "
             f"reads a sentence otherwise than the saved '{_SAVED}'. If the model was trained with "

@@ -248,7 +248,7 @@ def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDAr
     if classes is None:
         raise ValueError(
             "labels: strings need the class names in the order of the head's rows, which this "
-            "model does not say; load it with classes=[...]."
+            "model does not say; load it with classes=[...] (--classes)."
         )
     row_of: Mapping[str, int] = {name: row for row, name in enumerate(classes)}
     unknown = sorted(set(labels) - set(row_of))

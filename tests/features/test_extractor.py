@@ -23,8 +23,8 @@ from adue_sklearn.features import (
     iter_features,
     load_classifier,
 )
-
-from .conftest import DEVICES, FAMILIES, PAD_ID, make_config, make_tokenizer
+from tests.lora_cases import FAMILIES, PAD_ID, make_config, make_tokenizer
+from tests.problems import DEVICES
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -1,0 +1,130 @@
+"""Mahalanobis: ours, pytorch-ood and scikit-learn on the same arrays, against the bare products.
+
+    pip install --no-deps pytorch-ood==0.4.0
+    python benchmarks/mahalanobis.py [--quick] [--json FILE]
+
+Every contender fits class means and one covariance on n rows and scores fresh rows by the squared
+distance to the nearest mean. Before anything is timed, all must rank the fresh rows alike. The
+floor is what no implementation in that dtype can do without: for the fit the means and one
+product ``X' X`` in float64 and its Cholesky factor; for scoring one product of the rows with a
+d x d matrix and one with the C means, in float32. Features are random with a decaying spectrum;
+seconds are medians of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_ood.detector import Mahalanobis
+from scipy.stats import spearmanr
+from sklearn.covariance import EmpiricalCovariance
+from timing import medians
+
+from adue_sklearn import MahalanobisScorer
+
+CASES = {"11k x 768, C=20": (11_000, 768, 20, 7_500), "67k x 768, C=2": (67_000, 768, 2, 7_500)}
+LARGE = {"20k x 4096, C=77": (20_000, 4_096, 77, 7_500)}
+QUICK = {"2k x 256, C=20": (2_000, 256, 20, 1_500)}
+
+
+class ScikitLearn:
+    """A tied covariance and a call a class, from scikit-learn's parts."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> ScikitLearn:
+        self.means = np.stack([X[y == c].mean(axis=0) for c in range(y.max() + 1)])
+        self.covariance = EmpiricalCovariance(assume_centered=True).fit(X - self.means[y])
+        return self
+
+    def score(self, X: np.ndarray) -> np.ndarray:
+        return np.min([self.covariance.mahalanobis(X - mean) for mean in self.means], axis=0)
+
+
+def features(n: int, d: int, n_classes: int, n_fresh: int) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(0)
+    spectrum = np.geomspace(1.0, 0.03, d)
+    means = rng.normal(size=(n_classes, d)) * spectrum
+
+    def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, count - n_classes)])
+        return (means[y] + rng.normal(size=(count, d)) * spectrum).astype(np.float32), y
+
+    X, y = rows(n)
+    return X, y, rows(n_fresh)[0]
+
+
+def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, Any]:
+    X, y, fresh = features(*shape)
+    X_t, y_t, fresh_t = torch.tensor(X), torch.tensor(y), torch.tensor(fresh)
+    # Ours is given a head, as users do: fitting one is no part of this benchmark.
+    W = np.zeros((shape[2], shape[1]))
+    ours = MahalanobisScorer(shrinkage=0.0, device="cpu").fit(X, y, W)
+    peer = Mahalanobis(None).fit_features(X_t, y_t)
+    sklearn = ScikitLearn().fit(X, y)
+
+    expected = ours.predict_uncertainty(fresh)
+    for other in (peer.predict_features(fresh_t).numpy(), sklearn.score(fresh)):
+        assert spearmanr(expected, other).statistic > 0.999, "scores disagree"
+
+    whitening = torch.tensor(ours._whitening, dtype=torch.float32)
+    anchors = torch.tensor(ours.location_, dtype=torch.float32) @ whitening
+
+    def fit_floor() -> None:
+        rows = X_t.double()
+        torch.linalg.cholesky(rows.T @ rows)
+
+    fit = medians(
+        {
+            "adue_sklearn": lambda: MahalanobisScorer(shrinkage=0.0, device="cpu").fit(X, y, W),
+            "pytorch-ood": lambda: Mahalanobis(None).fit_features(X_t, y_t),
+            "scikit-learn": lambda: ScikitLearn().fit(X, y),
+            "floor": fit_floor,
+        },
+        rounds=rounds,
+    )
+    score = medians(
+        {
+            "adue_sklearn": lambda: ours.predict_uncertainty(fresh),
+            "pytorch-ood": lambda: peer.predict_features(fresh_t),
+            "scikit-learn": lambda: sklearn.score(fresh),
+            "floor": lambda: (fresh_t @ whitening) @ anchors.T,
+        },
+        rounds=rounds,
+    )
+    return {"case": name, "fit": fit, "score": score}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    lines = ["| case | step | " + " | ".join(results[0]["fit"]) + " |", "|---" * 6 + "|"]
+    for result in results:
+        for step in ("fit", "score"):
+            ours = result[step]["adue_sklearn"]
+            cells = [f"{s:.3f} s ({s / ours:.1f}x)" for s in result[step].values()]
+            lines.append(f"| {result['case']} | {step} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one small case")
+    parser.add_argument("--large", action="store_true", help="20k x 4096 with 77 classes as well")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    cases = QUICK if args.quick else CASES | (LARGE if args.large else {})
+    results = []
+    for name, shape in cases.items():
+        results.append(run(name, shape, args.rounds))
+        print(table(results[-1:]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

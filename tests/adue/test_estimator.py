@@ -1,0 +1,246 @@
+"""AdUEEstimator as its users see it."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+
+from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer
+from adue_sklearn.adue.objective import reference_score
+from adue_sklearn.model_selection import error_stratified_folds
+from tests.adue.test_objective import plain_loss
+from tests.problems import Problem
+
+
+def objective(problem, W, b, *, alpha, beta, lam, scale):
+    """Return the objective at a head as a differentiable float64 tensor."""
+    X, W0, b0 = (torch.tensor(a, dtype=torch.float64) for a in (problem.X, problem.W, problem.b))
+    errors = torch.tensor(problem.errors, dtype=torch.float64)
+    parts = plain_loss(
+        X @ W.T + b, errors, reference_score(X @ W0.T + b0, scale), lam, scale, alpha
+    )
+    anchor = ((W - W0) ** 2).sum() + ((b - b0) ** 2).sum()
+    return sum(part.mean() for part in parts) + beta * anchor
+
+
+def long_adam_run(problem, *, steps=3000, **options):
+    """Return the lowest loss that Adam reaches from the original head over two step sizes."""
+    lowest = np.inf
+    for lr in (1e-2, 1e-1):
+        W, b = (torch.tensor(a, requires_grad=True) for a in (problem.W, problem.b))
+        adam = torch.optim.Adam([W, b], lr=lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+        for _ in range(steps):
+            adam.zero_grad()
+            loss = objective(problem, W, b, **options)
+            loss.backward()
+            lowest = min(lowest, loss.item())
+            adam.step()
+            schedule.step()
+    return lowest
+
+
+@pytest.mark.parametrize("scale", ["unit", "paper"])
+@pytest.mark.parametrize("n_classes", [2, 5, 150])
+def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_classes, scale):
+    problem = Problem(n=600, d=20, n_classes=n_classes)
+    options = {"alpha": 0.3, "beta": 0.01, "lam": 50.0, "scale": scale}
+    adue = AdUEEstimator(**options).fit(*problem.fit_args)
+    W, b = (torch.tensor(a, requires_grad=True) for a in (adue.coef_, adue.intercept_))
+    loss = objective(problem, W, b, **options)
+    loss.backward()
+    assert adue.loss_ == pytest.approx(loss.item(), rel=1e-9)
+    assert sum(adue.loss_terms_.values()) == pytest.approx(adue.loss_, rel=1e-12)
+    assert max(W.grad.abs().max(), b.grad.abs().max()) <= 1.01e-4
+    assert adue.loss_ < objective(problem, *map(torch.tensor, problem.fit_args[2:]), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["unit", "paper"])
+@pytest.mark.parametrize("gap", [1.0, 10.0], ids=["ordinary", "saturated"])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_loss_is_at_most_5_percent_above_a_long_adam_run(n_classes, gap, scale):
+    problem = Problem(n=300, d=10, n_classes=n_classes, gap=gap, seed=3)
+    options = {"alpha": 0.3, "beta": 0.001, "lam": 100.0, "scale": scale}
+    adue = AdUEEstimator(**options).fit(*problem.fit_args)
+    assert adue.loss_ <= 1.05 * long_adam_run(problem, **options)
+
+
+@pytest.mark.parametrize("scale", ["unit", "paper"])
+def test_a_saturated_head_does_not_stay_where_it_starts(scale):
+    # Logit gaps of about 60; a feature that the head ignores says when its second class is wrong.
+    rng = np.random.default_rng(0)
+    X = 0.1 * rng.normal(size=(1000, 6))
+    positive, flag = rng.random((2, 1000)) < [[0.5], [0.2]]
+    X[:, 0] += np.where(positive, 1.0, -1.0)
+    X[:, 1] += flag
+    W = np.zeros((2, 6))
+    W[:, 0] = [-30.0, 30.0]
+    y = np.where(positive & flag, 0, positive).astype(int)
+    response = SoftmaxResponseScorer().fit(X, y, W)
+    assert response.score(X, y) < 0.65
+    adue = AdUEEstimator(beta=1e-5, scale=scale).fit(X, y, W)
+    assert adue.score(X, y) > 0.99
+
+
+def test_learns_what_softmax_response_cannot_know(problem):
+    fresh = Problem(n=4000, seed=0)
+    train, test = slice(0, 2000), slice(2000, None)
+    args = fresh.X[train], fresh.y[train], fresh.W, fresh.b
+    adue = AdUEEstimator(beta=0.001).fit(*args)
+    response = SoftmaxResponseScorer().fit(*args)
+    held_out = fresh.X[test], fresh.y[test]
+    assert adue.score(*held_out) > response.score(*held_out) + 0.02
+
+
+def test_predictions_stay_those_of_the_original_head(problem):
+    adue = AdUEEstimator(beta=0.0).fit(*problem.fit_args)
+    z = problem.X @ problem.W.T + problem.b
+    np.testing.assert_array_equal(adue.predict(problem.X), z.argmax(axis=1))
+    expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(adue.predict_proba(problem.X), expected, atol=1e-12)
+    assert np.abs(adue.coef_ - problem.W).max() > 0.1
+
+
+def test_score_is_the_roc_auc_of_finding_errors(problem):
+    adue = AdUEEstimator().fit(*problem.fit_args)
+    uncertainty = adue.predict_uncertainty(problem.X)
+    assert uncertainty.dtype == np.float64
+    expected = roc_auc_score(problem.errors, uncertainty)
+    assert adue.score(problem.X, problem.y) == pytest.approx(expected)
+    np.testing.assert_array_equal(adue.score_samples(problem.X), -uncertainty)
+
+
+def test_a_large_beta_leaves_softmax_response(problem):
+    adue = AdUEEstimator(beta=1e6, lam=1e4).fit(*problem.fit_args)
+    np.testing.assert_allclose(adue.coef_, problem.W, atol=1e-6)
+    response = SoftmaxResponseScorer().fit(*problem.fit_args)
+    np.testing.assert_allclose(
+        adue.predict_uncertainty(problem.X),
+        response.predict_uncertainty(problem.X) / (1 - 1 / 3),
+        atol=1e-3,
+    )
+
+
+def test_without_a_bias_none_is_trained(problem):
+    adue = AdUEEstimator(beta=0.0).fit(problem.X, problem.y, problem.W)
+    np.testing.assert_array_equal(adue.intercept_, 0)
+
+
+def test_rows_in_another_order_give_the_same_head(problem):
+    order = np.random.default_rng(1).permutation(len(problem.X))
+    adue = AdUEEstimator(tol=1e-7).fit(*problem.fit_args)
+    other = AdUEEstimator(tol=1e-7).fit(problem.X[order], problem.y[order], problem.W, problem.b)
+    np.testing.assert_allclose(other.coef_, adue.coef_, atol=1e-4)
+
+
+def test_the_same_input_gives_the_same_result_to_the_bit(problem):
+    first, second = (AdUEEstimator().fit(*problem.fit_args) for _ in range(2))
+    np.testing.assert_array_equal(first.coef_, second.coef_)
+
+
+def test_float32_and_float64_features_agree(problem):
+    X32 = problem.X.astype(np.float32)
+    single = AdUEEstimator().fit(X32, problem.y, problem.W, problem.b)
+    double = AdUEEstimator().fit(X32.astype(np.float64), problem.y, problem.W, problem.b)
+    assert single.loss_ == pytest.approx(double.loss_, rel=1e-3)
+    np.testing.assert_allclose(
+        single.predict_uncertainty(X32), double.predict_uncertainty(X32), atol=0.01
+    )
+
+
+def test_all_errors_warn_and_give_finite_scores(problem):
+    always_wrong = (SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X) + 1) % 3
+    with pytest.warns(UserWarning, match="errs on all 400 fit rows"):
+        adue = AdUEEstimator().fit(problem.X, always_wrong, problem.W, problem.b)
+    assert np.isfinite(adue.predict_uncertainty(problem.X)).all()
+
+
+def test_no_errors_with_a_given_head_is_an_error_that_says_what_to_do(problem):
+    right = SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X)
+    with pytest.raises(ValueError, match=r"no error on the 400 fit rows.*held-out rows"):
+        AdUEEstimator().fit(problem.X, right, problem.W, problem.b)
+
+
+def test_no_errors_without_a_head_warn_and_keep_the_start():
+    X = np.repeat([[-5.0, 0.0], [5.0, 0.0]], 20, axis=0) + 0.1 * np.arange(80).reshape(40, 2) / 80
+    with pytest.warns(UserWarning, match="no errors to learn from"):
+        adue = AdUEEstimator().fit(X, np.repeat([0, 1], 20))
+    np.testing.assert_array_equal(adue.coef_, adue.init_coef_)
+    assert adue.n_errors_ == 0
+
+
+def test_without_a_head_errors_are_counted_out_of_fold():
+    rng = np.random.default_rng(0)
+    # As many features as rows: a head fits its own rows without error.
+    X, y = rng.normal(size=(60, 60)), rng.integers(0, 2, 60)
+    adue = AdUEEstimator().fit(X, y)
+    assert (adue.predict(X) == y).all()
+    assert adue.n_errors_ > 10
+
+
+def test_too_few_iterations_warn_of_missing_convergence(problem):
+    with pytest.warns(ConvergenceWarning, match="Raise max_iter"):
+        AdUEEstimator(max_iter=1, beta=0.0).fit(*problem.fit_args)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"alpha": -1}, "alpha"),
+        ({"beta": -0.1}, "beta"),
+        ({"lam": 0}, "lam"),
+        ({"scale": "log"}, "scale"),
+        ({"tol": 0}, "tol"),
+        ({"max_iter": 0}, "max_iter"),
+    ],
+)
+def test_parameters_out_of_range_are_named(problem, parameters, message):
+    with pytest.raises(ValueError, match=f"'{message}' parameter of AdUEEstimator"):
+        AdUEEstimator(**parameters).fit(*problem.fit_args)
+
+
+def test_grid_search_over_alpha_beta_lam_optimises_error_detection(problem):
+    grid = {"alpha": [0.0, 0.3], "beta": [0.001, 100.0], "lam": [20.0, 100.0]}
+    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search = GridSearchCV(AdUEEstimator(), grid, cv=folds).fit(
+            problem.X, problem.y, init_W=problem.W, init_b=problem.b
+        )
+    assert search.best_params_["beta"] == 0.001
+    assert search.best_score_ == pytest.approx(search.cv_results_["mean_test_score"].max())
+    assert search.score(problem.X, problem.y) > 0.5
+
+
+@pytest.mark.parametrize("scale", ["unit", "paper"])
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.ones((40, 3)),
+        np.repeat(np.random.default_rng(0).normal(size=(40, 2)), 3, axis=1),
+        1e4 * np.random.default_rng(0).normal(size=(40, 3)),
+        np.random.default_rng(0).normal(size=(10, 30)),
+    ],
+    ids=["constant", "duplicated", "huge logits", "n < d"],
+)
+def test_awkward_features_give_finite_scores(X, scale):
+    rng = np.random.default_rng(1)
+    W, y = rng.normal(size=(3, X.shape[1])), rng.integers(0, 3, len(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        adue = AdUEEstimator(scale=scale).fit(X, y, W)
+    assert np.isfinite(adue.predict_uncertainty(X)).all()
+    assert np.isfinite(adue.loss_)
+
+
+def test_a_real_case_gains_nothing_less_than_softmax_response(movie):
+    adue = AdUEEstimator().fit(*movie.calibration, movie.init_W, movie.init_b)
+    response = SoftmaxResponseScorer().fit(*movie.calibration, movie.init_W, movie.init_b)
+    assert adue.score(*movie.test) >= response.score(*movie.test) - 0.005

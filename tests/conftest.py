@@ -1,0 +1,51 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from tests.problems import DEVICES, Problem
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def problem():
+    return Problem()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def movie():
+    from adue_sklearn.datasets import load_movie_sentiment
+
+    return load_movie_sentiment()
+
+
+@pytest.fixture(scope="session")
+def make_saved_case(tmp_path_factory):
+    """Return a factory of LoRA classifiers, each made once a session unless it has options."""
+    from tests.lora_cases import make_case
+
+    made = {}
+
+    def make(family, n_classes=2, **options):
+        key = (family, n_classes) if not options else None
+        if key is None or key not in made:
+            case = make_case(
+                tmp_path_factory.mktemp(f"{family}{n_classes}"), family, n_classes, **options
+            )
+            if key is None:
+                return case
+            made[key] = case
+        return made[key]
+
+    return make

@@ -1,0 +1,262 @@
+"""The command line from adapter and texts to scored lines, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import adue_sklearn
+from adue_sklearn import cli
+from adue_sklearn.features import FeatureStore
+from adue_sklearn.persistence import load_head
+from tests.lora_cases import make_texts
+
+CLASSES = "bad,good"
+
+
+@pytest.fixture
+def adue(monkeypatch, capsys):
+    """Run ``adue ARGUMENTS``; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, " ".join(out.split()), " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, make_saved_case):
+    """Hold an adapter, and labelled texts on which it errs one time in four."""
+    case = make_saved_case("roberta", 2)
+    folder = tmp_path_factory.mktemp("cli")
+    texts = make_texts(240, longest=12, seed=1)
+    predicted = case.logits_one_by_one(texts).argmax(axis=1)
+    wrong = np.random.default_rng(0).random(240) < 0.25
+    labels = np.array(CLASSES.split(","))[np.where(wrong, 1 - predicted, predicted)]
+    for name, rows in (("calibration", slice(0, 160)), ("test", slice(160, 240))):
+        lines = [
+            json.dumps({"text": text, "label": label})
+            for text, label in zip(texts[rows], labels[rows].tolist(), strict=True)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return case, folder
+
+
+@pytest.fixture(scope="module")
+def stores(workplace):
+    """Extract both files from the command line, once."""
+    case, folder = workplace
+    for name in ("calibration", "test"):
+        command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
+        command += [folder / f"{name}.jsonl", "--out", folder / name, "--classes", CLASSES]
+        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(stores):
+    """Fit a head on the calibration store, once."""
+    command = [sys.executable, "-m", "adue_sklearn", "fit", stores / "calibration"]
+    command += ["--out", stores / "head", "--folds", "2"]
+    run = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    return stores / "head", run.stdout
+
+
+def test_extract_stores_labels_classes_and_the_models_logits(workplace, stores):
+    case, _ = workplace
+    store = FeatureStore.open(stores / "test")
+    assert store.classes == ["bad", "good"]
+    assert len(store) == len(store.labels) == 80
+    texts = [json.loads(line)["text"] for line in (stores / "test.jsonl").open()]
+    np.testing.assert_allclose(store.logits, case.logits_one_by_one(texts), atol=1e-4)
+
+
+def test_fit_prints_adue_beside_softmax_response_and_mahalanobis(head):
+    path, printed = head
+    for name in ("softmax", "Mahalanobis", "AdUE", "ROC-AUC", "160 rows", "Chosen: alpha="):
+        assert name in printed
+    assert load_head(path).class_names == ["bad", "good"]
+
+
+def test_evaluate_prints_metrics_on_fresh_rows(adue, head, stores):
+    status, out, _ = adue("evaluate", head[0], stores / "test")
+    assert status == 0
+    assert "Fresh rows: 80 rows" in out
+    assert "AdUE" in out
+
+
+def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, workplace, stores):
+    case, folder = workplace
+    scored = folder / "out" / "scored.jsonl"
+    status, _, err = adue("predict", head[0], case.adapter, folder / "test.jsonl", "--out", scored)
+    assert status == 0, err
+    rows = [json.loads(line) for line in scored.open()]
+    store, fitted = FeatureStore.open(stores / "test"), load_head(head[0])
+    assert [row["label"] for row in rows] == [store.classes[i] for i in store.logits.argmax(axis=1)]
+    probabilities = fitted.estimator.predict_proba(store.features).max(axis=1)
+    np.testing.assert_allclose([row["probability"] for row in rows], probabilities, atol=1e-5)
+    np.testing.assert_allclose(
+        [row["uncertainty"] for row in rows],
+        fitted.estimator.predict_uncertainty(store.features),
+        atol=1e-4,
+    )
+    assert rows[0].keys() == {"label", "probability", "uncertainty"}
+
+
+def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path):
+    status, out, _ = adue(
+        "fit",
+        stores / "calibration",
+        "--out",
+        tmp_path / "head",
+        "--train-store",
+        stores / "test",
+        "--folds",
+        2,
+    )
+    assert status == 0
+    assert "Mahalanobis (training rows)" in out
+
+
+def test_classes_can_be_a_json_file(adue, workplace, tmp_path):
+    case, folder = workplace
+    (tmp_path / "classes.json").write_text('["bad", "good"]')
+    status, _, err = adue(
+        "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
+        "--classes", tmp_path / "classes.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert FeatureStore.open(tmp_path / "store").classes == ["bad", "good"]
+
+
+def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, workplace, tmp_path):
+    case, folder = workplace
+    status, _, err = adue(
+        "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store", "--unlabelled"
+    )
+    assert status == 0, err
+    status, _, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
+    assert status == 1
+    assert "has no labels" in err
+
+
+def test_cut_texts_are_counted(adue, workplace, tmp_path):
+    case, folder = workplace
+    _, _, err = adue(
+        "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
+        "--classes", CLASSES, "--max-length", 5,
+    )  # fmt: skip
+    assert "of 80 texts were cut at 5 tokens" in err
+
+
+@pytest.fixture(scope="module")
+def other_store(make_saved_case, stores):
+    """Extract the same texts with another model of the same shape."""
+    case = make_saved_case("electra", 2)
+    command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
+    command += [stores / "test.jsonl", "--out", stores / "other", "--classes", CLASSES]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return case, stores / "other"
+
+
+def test_features_of_another_model_are_refused_unless_told_otherwise(
+    adue, head, other_store, tmp_path
+):
+    case, store = other_store
+    status, _, err = adue("evaluate", head[0], store)
+    assert status == 1
+    assert "another model" in err
+    assert "adapter_sha256" in err
+    status, _, err = adue("evaluate", head[0], store, "--allow-other-model")
+    assert status == 0
+    assert "warning" in err
+
+    scored = tmp_path / "scored.jsonl"
+    (tmp_path / "data.jsonl").write_text('{"text": "w1 w2"}')
+    status, _, err = adue(
+        "predict", head[0], case.adapter, tmp_path / "data.jsonl", "--out", scored
+    )
+    assert status == 1
+    assert not scored.exists()
+
+
+def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_path):
+    source = FeatureStore.open(stores / "test")
+    FeatureStore.create(
+        tmp_path / "store",
+        features=source.features,
+        labels=np.asarray(source.logits).argmax(axis=1),
+        init_W=source.init_W,
+        init_b=source.init_b,
+    )
+    status, out, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
+    assert status == 1
+    assert err.startswith("error: The original head makes 0 errors on 80 rows")
+    assert out == ""
+    assert not (tmp_path / "head").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("", (), "is empty"),
+        ('{"words": "w1", "label": "bad"}', (), "no column 'text'; it has 'words', 'label'"),
+        ('{"text": "w1"}', (), "no column 'label'"),
+        ('{"text": "w1", "label": "ugly"}', (), "['ugly'] are not among the classes"),
+        ('{"text": "w1", "label": 7}', (), "7"),
+        ('{"text": "w1", "label": "bad"}', ("--max-length", 10_000), "max_length"),
+        ('{"text": "w1", "label": "bad"}', ("--base-model", "nowhere"), "--base-model"),
+        ('{"text": "w1", "label": "bad"}', ("--classes", "a,b,c"), "classes"),
+    ],
+)
+def test_bad_data_and_options_end_in_one_line_and_leave_nothing(
+    adue, workplace, tmp_path, content, options, message
+):
+    case, _ = workplace
+    (tmp_path / "data.jsonl").write_text(content)
+    classes = () if "--classes" in options else ("--classes", CLASSES)
+    status, _, err = adue(
+        "extract", case.adapter, tmp_path / "data.jsonl", "--out", tmp_path / "store",
+        *classes, *options,
+    )  # fmt: skip
+    assert status == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "store").exists()
+
+
+def test_string_labels_without_class_names_ask_for_classes(adue, workplace, tmp_path):
+    case, folder = workplace
+    status, _, err = adue(
+        "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store"
+    )
+    assert status == 1
+    assert "--classes" in err
+
+
+def test_help_and_version_are_there(adue):
+    status, out, _ = adue("--version")
+    assert (status, out) == (0, adue_sklearn.__version__)
+    _, out, _ = adue("--help")
+    for command in ("extract", "fit", "predict", "evaluate", "demo"):
+        assert command in out
+
+
+def test_the_demo_compares_and_scores_its_sentences(adue):
+    status, out, err = adue("demo")
+    assert status == 0, err
+    for piece in ("Cross-validation: 2256 rows", "Fresh rows: 1821 rows", "AdUE", "uncertainty"):
+        assert piece in out
+    assert err == ""

@@ -1,0 +1,280 @@
+"""What every estimator of the package promises, and scikit-learn's own checks."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
+from tests.problems import DEVICES, Problem
+
+ESTIMATORS = [
+    AdUEEstimator(),
+    AdUEEstimator(scale="paper", lam=10),
+    SoftmaxResponseScorer(),
+    MahalanobisScorer(),
+    MahalanobisScorer("marginal"),
+    MahalanobisScorer("relative"),
+]
+# On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
+ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS_AND_NORMALIZED, ids=str)
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@every_estimator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_in_give_tensors_out_that_agree_with_numpy(estimator, dtype, device, problem):
+    X = torch.tensor(problem.X, dtype=dtype, device=device)
+    X_numpy = X.double().cpu().numpy().astype(np.float64 if dtype == torch.float64 else np.float32)
+    W, b = (torch.tensor(a, device=device) for a in (problem.W, problem.b))
+    y = torch.tensor(problem.y, device=device)
+    fitted = clone(estimator).fit(X, y, W, b)
+    expected = clone(estimator).fit(X_numpy, problem.y, problem.W, problem.b)
+    for method in ("predict", "predict_proba", "predict_uncertainty"):
+        got = getattr(fitted, method)(X)
+        assert isinstance(got, torch.Tensor)
+        assert got.device == X.device
+        np.testing.assert_allclose(
+            got.cpu().numpy(), getattr(expected, method)(X_numpy), rtol=1e-4, atol=1e-6
+        )
+    assert fitted.score(X, y) == pytest.approx(expected.score(X_numpy, problem.y), abs=1e-6)
+
+
+@every_estimator
+def test_non_contiguous_read_only_and_list_features_give_the_same_scores(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    expected = fitted.predict_uncertainty(problem.X)
+    frozen = problem.X.copy()
+    frozen.flags.writeable = False
+    strided = np.repeat(problem.X, 2, axis=1)[:, ::2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for X in (frozen, np.asfortranarray(problem.X), strided, problem.X[::-1][::-1]):
+            refitted = clone(estimator).fit(X, problem.y, problem.W, problem.b)
+            np.testing.assert_allclose(refitted.predict_uncertainty(X), expected, rtol=1e-6)
+    np.testing.assert_allclose(fitted.predict_uncertainty(problem.X.tolist()), expected)
+
+
+@every_estimator
+def test_one_row_at_a_time_scores_as_all_at_once(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    alone = [fitted.predict_uncertainty(row[None])[0] for row in problem.X[:20]]
+    np.testing.assert_allclose(alone, fitted.predict_uncertainty(problem.X)[:20], rtol=1e-9)
+
+
+@every_estimator
+def test_string_labels_come_back_as_strings_in_row_order(estimator, problem):
+    names = np.array(["zebra", "ant", "mole"])
+    fitted = clone(estimator).fit(problem.X, names[problem.y], problem.W, problem.b, classes=names)
+    by_number = clone(estimator).fit(*problem.fit_args)
+    np.testing.assert_array_equal(fitted.classes_, names)
+    np.testing.assert_array_equal(fitted.predict(problem.X), names[by_number.predict(problem.X)])
+    np.testing.assert_array_equal(
+        fitted.predict_uncertainty(problem.X), by_number.predict_uncertainty(problem.X)
+    )
+    assert fitted.score(problem.X, names[problem.y]) == by_number.score(problem.X, problem.y)
+
+
+@every_estimator
+def test_fit_rows_may_lack_a_class_of_the_head(estimator, problem):
+    some = problem.y != 1
+    fitted = clone(estimator).fit(problem.X[some], problem.y[some], problem.W, problem.b)
+    assert np.isfinite(fitted.predict_uncertainty(problem.X)).all()
+    assert 1 in fitted.predict(problem.X)
+
+
+@every_estimator
+def test_pickled_and_cloned_estimators_behave_alike(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    copy = pickle.loads(pickle.dumps(fitted))
+    again = clone(fitted).fit(*problem.fit_args)
+    for other in (copy, again):
+        np.testing.assert_array_equal(
+            other.predict_uncertainty(problem.X), fitted.predict_uncertainty(problem.X)
+        )
+
+
+@every_estimator
+def test_fitted_state_is_plain_arrays_and_numbers(estimator, problem):
+    fitted = clone(estimator).fit(*map(torch.tensor, problem.fit_args))
+    for name, value in vars(fitted).items():
+        assert isinstance(value, (np.ndarray, str, bool, int, float, dict)), name
+
+
+@every_estimator
+def test_data_frames_set_feature_names(estimator, problem):
+    frame = pd.DataFrame(problem.X, columns=[f"h{i}" for i in range(12)])
+    fitted = clone(estimator).fit(frame, pd.Series(problem.y), problem.W, problem.b)
+    assert list(fitted.feature_names_in_) == list(frame.columns)
+    with pytest.raises(ValueError, match="feature names should match"):
+        fitted.predict_uncertainty(frame.rename(columns={"h0": "other"}))
+
+
+@every_estimator
+def test_score_is_nan_with_a_warning_when_rows_hold_no_errors(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    with pytest.warns(UndefinedMetricWarning, match="no errors"):
+        assert np.isnan(fitted.score(problem.X, fitted.predict(problem.X)))
+
+
+@every_estimator
+def test_cross_validation_passes_the_head_on(estimator, problem):
+    result = cross_validate(
+        estimator, problem.X, problem.y, params={"init_W": problem.W, "init_b": problem.b}
+    )
+    assert np.isfinite(result["test_score"]).all()
+
+
+def with_nan(X):
+    X = np.array(X)
+    X[3, 2] = np.nan
+    return X
+
+
+def with_inf(X):
+    X = np.array(X)
+    X[3, 2] = np.inf
+    return X
+
+
+BAD_FIT_INPUT = {
+    "NaN in X": (lambda p: {"X": with_nan(p.X)}, "Input X contains NaN"),
+    "inf in X": (lambda p: {"X": with_inf(p.X)}, "Input X contains infinity"),
+    "NaN in a tensor": (
+        lambda p: {"X": torch.tensor(with_nan(p.X))},
+        r"NaN or infinity in 1 of 400 rows \(first: row 3\)",
+    ),
+    "a 3D tensor": (lambda p: {"X": torch.zeros(2, 2, 2)}, r"2D tensor.*\(2, 2, 2\)"),
+    "an empty tensor": (lambda p: {"X": torch.zeros(0, 12)}, r"0 sample\(s\)"),
+    "a complex tensor": (lambda p: {"X": torch.zeros(4, 2, dtype=torch.complex64)}, "complex"),
+    "other number of features": (
+        lambda p: {"W": p.W[:, :-1]},
+        r"init_W has shape \(3, 11\), but X has 12 features",
+    ),
+    "transposed head": (lambda p: {"W": p.W.T}, r"looks transposed; pass init_W\.T"),
+    "one row": (lambda p: {"W": p.W[:1], "b": p.b[:1]}, "at least 2"),
+    "1D head": (lambda p: {"W": p.W[0]}, r"init_W has shape \(12,\)"),
+    "NaN in the head": (
+        lambda p: {"W": with_nan(np.pad(p.W, ((0, 1), (0, 0))))},
+        "init_W contains",
+    ),
+    "a head of text": (lambda p: {"W": "head.bin"}, "init_W"),
+    "short bias": (lambda p: {"b": p.b[:2]}, r"init_b has shape \(2,\).*3 rows"),
+    "bias alone": (lambda p: {"W": None}, "init_b was given without init_W"),
+    "label outside the head": (
+        lambda p: {"y": np.where(p.y == 2, 3, p.y)},
+        "y holds 3, but init_W has 3 rows",
+    ),
+    "negative label": (lambda p: {"y": p.y - 1}, "y holds -1"),
+    "strings without classes": (
+        lambda p: {"y": np.array(["a", "b", "c"])[p.y]},
+        "y holds strings .* but classes was not given",
+    ),
+    "unknown class": (
+        lambda p: {"y": np.array(["a", "b", "d"])[p.y], "classes": ["a", "b", "c"]},
+        "y holds 'd', not among classes",
+    ),
+    "too few classes": (
+        lambda p: {"y": np.array(["a", "b", "c"])[p.y], "classes": ["a", "b"]},
+        r"classes has shape \(2,\).*3 rows",
+    ),
+    "repeated classes": (lambda p: {"classes": [0, 1, 1]}, "repeats a label"),
+    "numbers with named classes": (lambda p: {"classes": ["a", "b", "c"]}, "row numbers leave"),
+    "fewer labels": (lambda p: {"y": p.y[:-1]}, "X has 400 rows, y has 399"),
+    "no labels": (lambda p: {"y": None}, "requires y"),
+    "NaN label": (lambda p: {"y": np.where(p.y == 2, np.nan, p.y)}, "Input y contains NaN"),
+    "as many classes as rows": (
+        lambda p: {"X": p.X[:3], "y": p.y[:3]},
+        "init_W has as many rows as X",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIT_INPUT)
+@every_estimator
+def test_bad_fit_input_is_named(estimator, case, problem):
+    change, message = BAD_FIT_INPUT[case]
+    given = {"X": problem.X, "y": problem.y, "W": problem.W, "b": problem.b, "classes": None}
+    given.update(change(problem))
+    with pytest.raises(ValueError, match=message):
+        clone(estimator).fit(
+            given["X"], given["y"], given["W"], given["b"], classes=given["classes"]
+        )
+
+
+@every_estimator
+def test_wrong_number_of_features_at_prediction_is_named(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    for X in (problem.X[:, :5], torch.tensor(problem.X[:, :5])):
+        with pytest.raises(ValueError, match=r"X has 5 features, but .* is expecting 12 features"):
+            fitted.predict_uncertainty(X)
+
+
+@every_estimator
+def test_labels_of_another_kind_at_scoring_are_named(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    with pytest.raises(ValueError, match="pass the same kind of labels"):
+        fitted.score(problem.X, np.array(["a", "b", "c"])[problem.y])
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("quantum", "device='quantum' is no torch device"),
+        ("mps", "no float64"),
+        pytest.param(
+            "cuda",
+            "torch sees no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_unusable_devices_are_named(device, message, problem):
+    with pytest.raises(ValueError, match=message):
+        SoftmaxResponseScorer(device=device).fit(*problem.fit_args).predict(problem.X)
+
+
+def test_a_search_that_would_cut_the_head_is_stopped():
+    problem = Problem(n=30, d=5, n_classes=30)
+    with pytest.raises(ValueError, match="init_W has as many rows as X"):
+        GridSearchCV(AdUEEstimator(), {"alpha": [0.3]}, cv=3, error_score="raise").fit(
+            problem.X, problem.y, init_W=problem.W, init_b=problem.b
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(20, 60),
+    d=st.integers(1, 30),
+    n_classes=st.integers(2, 6),
+)
+def test_scores_of_random_problems_are_finite_and_follow_row_order(seed, n, d, n_classes):
+    problem = Problem(n=n, d=d, n_classes=n_classes, noise=3.0, seed=seed)
+    order = np.random.default_rng(seed).permutation(n)
+    if not 0 < problem.errors.sum() < n:
+        return
+    for estimator in (AdUEEstimator(), SoftmaxResponseScorer(), MahalanobisScorer()):
+        fitted = clone(estimator).fit(*problem.fit_args)
+        scores = fitted.predict_uncertainty(problem.X)
+        assert np.isfinite(scores).all()
+        np.testing.assert_allclose(
+            fitted.predict_uncertainty(problem.X[order]), scores[order], rtol=1e-9, atol=1e-12
+        )

@@ -1,0 +1,133 @@
+"""Reading labelled texts: formats, and what is said about bad files."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pytest
+
+from adue_sklearn._texts import read_texts
+
+ROWS = [
+    {"text": "a b", "label": "yes"},
+    {"text": 'c, "d"', "label": "no"},
+    {"text": "é", "label": "no"},
+]
+
+
+def write(path, rows=ROWS):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        datasets.Dataset.from_list(rows).to_csv(path)
+    elif path.suffix == ".tsv":
+        datasets.Dataset.from_list(rows).to_csv(path, sep="\t")
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_every_format_gives_texts_and_labels_in_order(tmp_path, suffix):
+    texts, labels = read_texts(write(tmp_path / f"data.{suffix}"), label_column="label")
+    assert texts == [row["text"] for row in ROWS]
+    assert labels == [row["label"] for row in ROWS]
+
+
+def test_columns_can_be_named_and_labels_left_out(tmp_path):
+    path = write(tmp_path / "data.jsonl", [{"sentence": "a", "y": 1}, {"sentence": "b", "y": 0}])
+    assert read_texts(path, text_column="sentence", label_column="y") == (["a", "b"], [1, 0])
+    assert read_texts(path, text_column="sentence", label_column=None) == (["a", "b"], None)
+
+
+def test_blank_lines_are_skipped(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    assert read_texts(str(path), label_column=None).texts == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_empty_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "parquet":
+        datasets.Dataset.from_dict({"text": [], "label": []}).to_parquet(path)
+    else:
+        path.touch()
+    with pytest.raises(ValueError, match=rf"data\.{suffix} is empty"):
+        read_texts(str(path), label_column="label")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_column": "review"}, r"no column 'review'; it has 'text', 'label'.*--text-column"),
+        ({"label_column": "y"}, r"no column 'y'; it has 'text', 'label'.*--label-column"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, suffix, options, message):
+    path = write(tmp_path / f"data.{suffix}")
+    with pytest.raises(ValueError, match=message):
+        read_texts(path, **{"label_column": "label", **options})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label"', "line 2 is no JSON"),
+        ('["a", 1]', "line 2 is a list, not an object"),
+        ('{"text": 3, "label": 1}', "row 2: column 'text' holds 3, not a text"),
+        ('{"text": null, "label": 1}', "row 2: column 'text' holds None"),
+        ('{"text": "a", "label": null}', "row 2: column 'label' is null"),
+        ('{"text": "a"}', "row 2 has no column 'label'"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path, line, message):
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{{"text": "a", "label": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        read_texts(str(path), label_column="label")
+
+
+def test_missing_files_and_unknown_formats_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl does not exist"):
+        read_texts(str(tmp_path / "gone.jsonl"), label_column=None)
+    (tmp_path / "data.xlsx").write_text("x")
+    with pytest.raises(ValueError, match="format cannot be told"):
+        read_texts(str(tmp_path / "data.xlsx"), label_column=None)
+
+
+def test_a_name_that_is_neither_file_nor_hub_data_is_named():
+    with pytest.raises(FileNotFoundError, match="neither a file here nor a data set"):
+        read_texts("no_such/dataset:test", label_column=None)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Serve a data set in the hub's place."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    splits = datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features)
+            for name in ("train", "test")
+        }
+    )
+
+    def load_dataset(name, split=None):
+        assert name == "someone/reviews"
+        return splits[split] if split else splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def test_hub_data_gives_the_names_of_class_labels(hub):
+    read = read_texts("someone/reviews:test", label_column="label")
+    assert read == (["a", "b"], ["yes", "no"])
+
+
+def test_hub_data_without_a_split_says_which_there_are(hub):
+    with pytest.raises(ValueError, match=r"splits train, test; name one, such as .*:train"):
+        read_texts("someone/reviews", label_column="label")
