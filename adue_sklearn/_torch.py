@@ -17,27 +17,28 @@ Array: TypeAlias = npt.NDArray[Any] | Tensor
 _CHUNK_ELEMENTS = 2**24
 
 
-def resolve_device(device: str, X: Array) -> torch.device:
-    """Return the device to compute on.
-
-    ``"auto"`` is where a tensor lies; for numpy arrays CUDA if there is one, else the CPU.
-    """
+def parse_device(device: str | torch.device) -> torch.device:
+    """Return a device that torch can use here; ``"auto"`` is CUDA if there is one, else the CPU."""
     if device == "auto":
-        if isinstance(X, Tensor):
-            return X.device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is no torch device: {error}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' "
             "or device='cpu'."
         )
+    return chosen
+
+
+def resolve_device(device: str, X: Array) -> torch.device:
+    """Return the device to compute on: ``"auto"`` stays where a tensor lies."""
+    chosen = X.device if device == "auto" and isinstance(X, Tensor) else parse_device(device)
     if chosen.type == "mps":
         raise ValueError(
-            f"device={device!r} has no float64, which the scores need; use device='cpu'."
+            f"device={device!r} leads to MPS, which has no float64; use device='cpu' and X.cpu()."
         )
     return chosen
 

@@ -28,12 +28,13 @@ from adue_sklearn.metrics import error_roc_auc_score
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 #: Folds in which an original head fitted here predicts rows it has not seen.
 _OUT_OF_FOLD = 5
 
 
-class Head(NamedTuple):
+class OriginalHead(NamedTuple):
     """A linear classification head: ``logits = X @ W.T + b``, row ``i`` scores ``classes[i]``.
 
     ``given`` tells a frozen head that came from outside from one fitted on the same rows.
@@ -192,7 +193,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         return error_roc_auc_score(self.errors(X, y), as_numpy(self.predict_uncertainty(X)))
 
-    def errors(self, X: Any, y: Any) -> npt.NDArray[np.bool_]:
+    def errors(self, X: Any, y: Any) -> BoolArray:
         """Return where the original head is wrong.
 
         Parameters
@@ -221,7 +222,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return np.asarray(predicted != y, dtype=bool)
 
     @abstractmethod
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         """Learn from validated features and labels, the latter as row numbers of the head."""
 
     @abstractmethod
@@ -241,7 +242,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         W_t, b_t = torch.tensor(W.T, device=device), torch.tensor(b, device=device)
         return map_rows(lambda chunk: chunk @ W_t + b_t, X, device, torch.float64)
 
-    def _original_errors(self, X: Array, labels: IntArray, head: Head) -> npt.NDArray[np.bool_]:
+    def _original_errors(self, X: Array, labels: IntArray, head: OriginalHead) -> BoolArray:
         """Return where the original head errs on the fit rows (n,).
 
         A head that was fitted on these very rows is judged on rows it had not seen.
@@ -253,7 +254,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
 def resolve_head(
     X: Array, y: Any, init_W: Any, init_b: Any, classes: Any, *, name: str
-) -> tuple[Head, IntArray]:
+) -> tuple[OriginalHead, IntArray]:
     """Return the original head, given or fitted on ``X, y``, and labels as its row numbers.
 
     ``name`` is the estimator's, for messages.
@@ -270,12 +271,12 @@ def resolve_head(
     return _fit_head(X, y)
 
 
-def check_head(init_W: Any, init_b: Any, classes: Any, X: Array) -> Head:
+def check_head(init_W: Any, init_b: Any, classes: Any, X: Array) -> OriginalHead:
     """Validate a frozen head against features ``X`` (n_samples, n_features).
 
     Returns
     -------
-    Head
+    OriginalHead
         In float64, with ``classes`` in row order.
 
     Raises
@@ -314,7 +315,7 @@ def check_head(init_W: Any, init_b: Any, classes: Any, X: Array) -> Head:
         raise ValueError(
             f"init_b has shape {b.shape}, but init_W has {n_classes} rows; expected ({n_classes},)."
         )
-    return Head(W, b, _check_classes(classes, n_classes), has_bias, given=True)
+    return OriginalHead(W, b, _check_classes(classes, n_classes), has_bias, given=True)
 
 
 def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool) -> IntArray:
@@ -403,7 +404,7 @@ def _finite(values: Any, name: str, *, ndim: int, shape: str) -> FloatArray:
     return array
 
 
-def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[Head, IntArray]:
+def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
     """Fit the original head: scikit-learn's multinomial logistic regression."""
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -415,7 +416,7 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[Head, IntArray]:
     W, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     if len(classes) == 2:  # one row of logits: the same probabilities as these two
         W, b = np.vstack([-W, W]) / 2, np.concatenate([-b, b]) / 2
-    return Head(W, b, classes, has_bias=True, given=False), labels.astype(np.int64)
+    return OriginalHead(W, b, classes, has_bias=True, given=False), labels.astype(np.int64)
 
 
 def _out_of_fold_predictions(X: npt.NDArray[Any], labels: IntArray) -> IntArray:

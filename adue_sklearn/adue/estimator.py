@@ -15,7 +15,7 @@ from torch import Tensor
 from adue_sklearn._torch import Array, gemm_dtype, resolve_device, to_tensor
 from adue_sklearn.adue.objective import LossTerms, Scale, adue_score, reference_score, row_losses
 from adue_sklearn.adue.solvers import Stage, Vector, minimize_head, moderated
-from adue_sklearn.base import Head, IntArray, UncertaintyEstimator
+from adue_sklearn.base import IntArray, OriginalHead, UncertaintyEstimator
 
 
 class AdUEEstimator(UncertaintyEstimator):
@@ -139,7 +139,7 @@ class AdUEEstimator(UncertaintyEstimator):
         self.max_iter = max_iter
         self.tol = tol
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         errors = self._original_errors(X, labels, head)
         self.n_errors_ = int(errors.sum())
         problem = _HeadProblem(self, X, errors, head)
@@ -200,7 +200,7 @@ class _HeadProblem:
     """
 
     def __init__(
-        self, estimator: AdUEEstimator, X: Array, errors: np.ndarray[Any, Any], head: Head
+        self, estimator: AdUEEstimator, X: Array, errors: np.ndarray[Any, Any], head: OriginalHead
     ) -> None:
         device = resolve_device(estimator.device, X)
         self._X = to_tensor(X, device, gemm_dtype(X))
@@ -270,7 +270,7 @@ class _HeadProblem:
         return self._beta * (dW.square().sum() + db.square().sum())
 
 
-def _complain_of_no_errors(n_rows: int, head: Head) -> None:
+def _complain_of_no_errors(n_rows: int, head: OriginalHead) -> None:
     if head.given:
         raise ValueError(
             f"The original head makes no error on the {n_rows} fit rows, so there is nothing to "

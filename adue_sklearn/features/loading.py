@@ -14,6 +14,7 @@ import peft
 import torch
 from transformers import PreTrainedModel
 
+from adue_sklearn._torch import parse_device
 from adue_sklearn.features import _checkpoint as checkpoint
 from adue_sklearn.features._adapters import attach, live_sha256, merge
 from adue_sklearn.features._checks import check_classes
@@ -166,7 +167,7 @@ def _from_files(
     dtype: torch.dtype | None,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Load from folders or hub; also the places to look for a tokenizer, best first."""
-    target = _resolve_device(device)
+    target = parse_device(device)
     precision = dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32)
     adapter = checkpoint.read_adapter(model)
     if adapter is not None:
@@ -246,7 +247,7 @@ def _from_live(
     for value in merged.parameters():  # buffers keep theirs: rotary tables need float32
         if value.is_floating_point():
             value.data = value.data.to(precision)
-    merged.to(model.device if device == "auto" else _resolve_device(device))
+    merged.to(model.device if device == "auto" else parse_device(device))
     return merged, provenance
 
 
@@ -302,18 +303,6 @@ def _probe(model: Any, tokenizer: Any, max_length: int) -> tuple[Head, PaddingSi
         f"by {np.abs(padded - logits).max():.3g}): its answers depend on the batch. Check "
         f"config.pad_token_id ({pad_id}; the tokenizer's is {tokenizer.pad_token_id})."
     )
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device: {device!r} is no torch device ({error}).") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} was asked for, but torch finds no GPU.")
-    return resolved
 
 
 def _facts(model: Any, head: Head, max_length: int) -> dict[str, Any]:

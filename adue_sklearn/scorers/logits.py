@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adue_sklearn._torch import Array
 from adue_sklearn.adue.objective import softmax_response
-from adue_sklearn.base import Head, IntArray, UncertaintyEstimator
+from adue_sklearn.base import IntArray, OriginalHead, UncertaintyEstimator
 
 
 class SoftmaxResponseScorer(UncertaintyEstimator):
@@ -47,7 +47,7 @@ class SoftmaxResponseScorer(UncertaintyEstimator):
     array([5.00000000e-01, 1.92874985e-22])
     """
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         """Nothing to learn beyond the head itself."""
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._torch import Array, gemm_dtype, map_rows, resolve_device, row_chunks
-from adue_sklearn.base import FloatArray, Head, IntArray, UncertaintyEstimator
+from adue_sklearn.base import FloatArray, IntArray, OriginalHead, UncertaintyEstimator
 
 Variant = Literal["class", "marginal", "relative"]
 
@@ -227,7 +227,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         self.normalize = normalize
         self.shrinkage = shrinkage
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         # A calibration set may lack a class: only the classes that are there have a mean.
         _, groups = np.unique(labels, return_inverse=True)
         everything = np.zeros_like(groups)
