@@ -3,8 +3,15 @@
 from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator
+from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
 __version__ = version("adue-sklearn")
 
-__all__ = ["AdUEEstimator", "MahalanobisScorer", "SoftmaxResponseScorer", "__version__"]
+__all__ = [
+    "AdUEEstimator",
+    "MahalanobisScorer",
+    "SoftmaxResponseScorer",
+    "UncertaintyPipeline",
+    "__version__",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +17,8 @@ Array: TypeAlias = npt.NDArray[Any] | Tensor
 
 #: Elements of one chunk of rows: 128 MiB in float64, enough to keep any BLAS busy.
 _CHUNK_ELEMENTS = 2**24
+#: Elements of ``X`` from which a product with a few columns is worth sharing among threads.
+_SHARED_ELEMENTS = 2**22
 
 
 def parse_device(device: str | torch.device) -> torch.device:
@@ -121,12 +125,34 @@ def row_chunks(X: Array, device: torch.device, dtype: torch.dtype) -> Iterator[T
 
 
 def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return ``X`` as a tensor on ``device``; never written to by this package."""
+    """Return ``X`` as a tensor on ``device``; may share its memory, so never write to it."""
     if isinstance(X, Tensor):
         return X.to(device=device, dtype=dtype)
-    # torch warns about read-only memory and refuses negative strides; both need a copy.
-    shareable = X.flags.writeable and X.flags.aligned and min(X.strides, default=0) >= 0
-    return torch.from_numpy(X if shareable else np.array(X, order="C")).to(device, dtype)
+    if not X.flags.aligned or min(X.strides, default=0) < 0:  # torch takes neither
+        X = np.array(X, order="C")
+    with warnings.catch_warnings():
+        # Read-only memory (a memory map, joblib's) is as good: nothing here writes.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(X).to(device, dtype)
+
+
+@contextmanager
+def threads_for(X: Array) -> Iterator[None]:
+    """Use one thread inside if ``X`` is so small that sharing its products gains nothing.
+
+    Many short parallel products on a busy machine cost up to 30 times one thread's time: each
+    waits for a core that another process holds.
+    """
+    before = torch.get_num_threads()
+    small = X.shape[0] * X.shape[1] < _SHARED_ELEMENTS
+    if not small or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def map_rows(

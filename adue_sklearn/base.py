@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from adue_sklearn._torch import (
     resolve_device,
     validate_features,
 )
-from adue_sklearn.metrics import error_roc_auc_score
+from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -61,6 +61,13 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {"device": [str]}
+
+    # Where metadata routing is on, searches and pipelines pass the head without being asked to.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {
+        "init_W": True,
+        "init_b": True,
+        "classes": True,
+    }
 
     def __init__(self, *, device: str = "auto") -> None:
         self.device = device
@@ -208,18 +215,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         errors : ndarray of bool of shape (n_samples,)
             True where ``predict(X) != y``.
         """
-        predicted = as_numpy(self.predict(X))
-        y = column_or_1d(as_numpy(y))
-        if len(y) != len(predicted):
-            raise ValueError(
-                f"y has {len(y)} labels, but X has {len(predicted)} rows; they must be as many."
-            )
-        if (y.dtype.kind in "OUST") != (self.classes_.dtype.kind in "OUST"):
-            raise ValueError(
-                f"y has dtype {y.dtype}, but this estimator was fitted with labels of dtype "
-                f"{self.classes_.dtype} ({_shorten(self.classes_)}); pass the same kind of labels."
-            )
-        return np.asarray(predicted != y, dtype=bool)
+        return prediction_errors(self.predict(X), y)
 
     @abstractmethod
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
@@ -259,7 +255,7 @@ def resolve_head(
 
     ``name`` is the estimator's, for messages.
     """
-    y = _check_labels(y, X.shape[0], name)
+    y = check_labels(y, X.shape[0], name)
     if init_W is not None:
         head = check_head(init_W, init_b, classes, X)
         return head, encode_labels(y, head.classes, named=classes is not None)
@@ -355,7 +351,8 @@ def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool
     return labels.astype(np.int64)
 
 
-def _check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
+def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
+    """Return labels as a 1-D array of ``n_samples`` discrete values; ``name`` is for messages."""
     if y is None:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None; pass the true labels."

@@ -2,8 +2,8 @@
 
 Every metric is a pure function of ``errors`` (n,), True where the classifier is wrong, and
 ``uncertainty`` (n,), higher where it is more likely to be. Ties never depend on the order of rows.
-Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for an
-estimator of this package and its true labels.
+Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for whatever has
+``predict`` and ``score_samples``: an estimator of this package, or one in a pipeline or a search.
 """
 
 from __future__ import annotations
@@ -34,7 +34,46 @@ __all__ = [
     "error_roc_auc_scorer",
     "fpr_at_tpr_score",
     "fpr_at_tpr_scorer",
+    "prediction_errors",
 ]
+
+
+def prediction_errors(predicted: Any, y: Any) -> npt.NDArray[np.bool_]:
+    """Return where predicted labels are not the true ones.
+
+    Parameters
+    ----------
+    predicted, y : array-like of shape (n_samples,)
+        Predicted and true labels: numbers both, or strings both.
+
+    Returns
+    -------
+    errors : ndarray of bool of shape (n_samples,)
+        True where they differ.
+
+    Raises
+    ------
+    ValueError
+        If one holds strings and the other numbers, or the lengths differ.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import prediction_errors
+    >>> prediction_errors(["no", "yes"], ["no", "no"])
+    array([False,  True])
+    """
+    predicted, y = (np.asarray(column_or_1d(_host(labels))) for labels in (predicted, y))
+    if len(predicted) != len(y):
+        raise ValueError(
+            f"y has {len(y)} labels, but there are {len(predicted)} predictions; they must be as "
+            "many."
+        )
+    if (y.dtype.kind in "OUST") != (predicted.dtype.kind in "OUST"):
+        raise ValueError(
+            f"y has dtype {y.dtype}, but the predicted labels have dtype {predicted.dtype} (such "
+            f"as {predicted[:1].tolist()}); pass the kind of labels that fit was given."
+        )
+    return np.asarray(predicted != y, dtype=bool)
 
 
 def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
@@ -345,7 +384,8 @@ class ErrorScorer:
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
         """Return the metric of ``estimator``'s uncertainty for its errors on ``X, y``."""
-        value = self.metric(estimator.errors(X, y), -estimator.score_samples(X))
+        errors = prediction_errors(estimator.predict(X), y)
+        value = self.metric(errors, -estimator.score_samples(X))
         return value if self.greater_is_better else -value
 
     def __repr__(self) -> str:

@@ -230,7 +230,7 @@ def test_wrong_number_of_features_at_prediction_is_named(estimator, problem):
 @every_estimator
 def test_labels_of_another_kind_at_scoring_are_named(estimator, problem):
     fitted = clone(estimator).fit(*problem.fit_args)
-    with pytest.raises(ValueError, match="pass the same kind of labels"):
+    with pytest.raises(ValueError, match="pass the kind of labels that fit was given"):
         fitted.score(problem.X, np.array(["a", "b", "c"])[problem.y])
 
 

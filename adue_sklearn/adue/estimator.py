@@ -8,17 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._torch import Array, gemm_dtype, resolve_device, to_tensor
+from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
 from adue_sklearn.adue.objective import LossTerms, Scale, adue_score, reference_score, row_losses
-from adue_sklearn.adue.solvers import Stage, Vector, minimize_head, moderated
+from adue_sklearn.adue.solvers import (
+    Solution,
+    Stage,
+    Vector,
+    descents,
+    minimize_along,
+    moderated,
+)
 from adue_sklearn.base import IntArray, OriginalHead, UncertaintyEstimator
 
 
-class AdUEEstimator(UncertaintyEstimator):
+class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     r"""Uncertainty of a classifier's predictions from a second, adapted head (AdUE).
 
     The classifier's last linear layer ``init_W, init_b`` stays as it is and makes every
@@ -154,7 +162,7 @@ class AdUEEstimator(UncertaintyEstimator):
                     UserWarning,
                     stacklevel=4,
                 )
-            shift = self._minimize(problem)
+            shift = self._minimize(problem, X)
         terms = problem.terms(shift, self.lam)
         self.loss_ = terms.total
         self.loss_terms_ = {
@@ -166,27 +174,50 @@ class AdUEEstimator(UncertaintyEstimator):
         self.coef_ = head.W + dW.cpu().numpy()
         self.intercept_ = head.b + db.cpu().numpy()
 
-    def _minimize(self, problem: _HeadProblem) -> Vector:
+    def _minimize(self, problem: _HeadProblem, X: Array) -> Vector:
         gap = problem.typical_gap()
-        solution = minimize_head(
-            problem.value_and_gradient,
-            problem.start(),
-            problem.scaled(moderated(gap)),
-            lam=self.lam,
-            typical_gap=gap,
-            tol=self.tol,
-            max_iter=self.max_iter,
+        planned = descents(
+            problem.start(), problem.scaled(moderated(gap)), lam=self.lam, typical_gap=gap
         )
-        self.n_iter_ = solution.n_iter
-        if not solution.converged:
+        progress = self._init_callback_context(max_subtasks=len(planned))
+        progress.call_on_fit_task_begin(estimator=self, X=X)
+        with threads_for(X):
+            solutions = [self._descend(problem, plan, start, progress) for plan, start in planned]
+        progress.call_on_fit_task_end(estimator=self, X=X)
+        self.n_iter_ = sum(solution.n_iter for solution in solutions)
+        best = min(solutions, key=lambda solution: solution.value)
+        if not best.converged:
             warnings.warn(
-                f"AdUE did not converge: after {solution.n_iter} iterations the largest gradient "
-                f"entry is {solution.gradient_norm:.1e}, tol={self.tol:.1e}. Raise max_iter, or "
+                f"AdUE did not converge: after {best.n_iter} iterations the largest gradient "
+                f"entry is {best.gradient_norm:.1e}, tol={self.tol:.1e}. Raise max_iter, or "
                 "scale the features if they are very large.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        return solution.x
+        return best.x
+
+    def _descend(
+        self, problem: _HeadProblem, plan: list[Stage], start: Vector, progress: Any
+    ) -> Solution:
+        """Follow one plan; ``progress`` is scikit-learn's callback context of the fit."""
+        descent = progress.subcontext(task_name="descent", max_subtasks=None)
+        descent.call_on_fit_task_begin(estimator=self)
+
+        def on_iteration(_: Vector) -> None:
+            step = descent.subcontext(task_name="lbfgs-iter")
+            step.call_on_fit_task_begin(estimator=self)
+            step.call_on_fit_task_end(estimator=self)
+
+        solution = minimize_along(
+            problem.value_and_gradient,
+            plan,
+            start,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            on_iteration=on_iteration if hasattr(self, "_skl_callbacks") else None,
+        )
+        descent.call_on_fit_task_end(estimator=self)
+        return solution
 
     def _uncertainty(self, X: Array) -> Tensor:
         return adue_score(self._logits(X, self.coef_, self.intercept_), self.lam, self.scale)

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 ValueAndGradient: TypeAlias = Callable[[Vector], tuple[float, Vector]]
+Observer: TypeAlias = Callable[[Vector], object]
 
 #: Sharpness of SmoothMax at each stage that lies below the target. With a sharp SmoothMax every
 #: switch of the largest class is a ridge that a descent does not cross; with a soft one it is not.
@@ -45,7 +46,12 @@ class Solution:
 
 
 def minimize_lbfgs(
-    function: ValueAndGradient, start: Vector, *, tol: float, max_iter: int
+    function: ValueAndGradient,
+    start: Vector,
+    *,
+    tol: float,
+    max_iter: int,
+    on_iteration: Observer | None = None,
 ) -> Solution:
     """Minimise by L-BFGS until the largest gradient entry is at most ``tol``."""
     x, n_iter = start, 0
@@ -55,6 +61,7 @@ def minimize_lbfgs(
             x,
             jac=True,
             method="L-BFGS-B",
+            callback=on_iteration,
             # Only the gradient ends the run: flat stretches are common on the way.
             options={
                 "gtol": tol,
@@ -99,6 +106,7 @@ def minimize_along(
     *,
     tol: float,
     max_iter: int,
+    on_iteration: Observer | None = None,
 ) -> Solution:
     """Minimise stage after stage, each from the minimum of the one before."""
     x, n_iter = start, 0
@@ -108,35 +116,32 @@ def minimize_along(
             x,
             tol=max(tol, _STAGE_TOL),
             max_iter=min(max_iter, _STAGE_ITER),
+            on_iteration=on_iteration,
         )
         x, n_iter = rough.x, n_iter + rough.n_iter
-    last = minimize_lbfgs(partial(_at, function, plan[-1]), x, tol=tol, max_iter=max_iter)
+    last = minimize_lbfgs(
+        partial(_at, function, plan[-1]),
+        x,
+        tol=tol,
+        max_iter=max_iter,
+        on_iteration=on_iteration,
+    )
     return replace(last, n_iter=n_iter + last.n_iter)
 
 
-def minimize_head(
-    function: Callable[[Vector, Stage], tuple[float, Vector]],
-    start: Vector,
-    softened: Vector,
-    *,
-    lam: float,
-    typical_gap: float,
-    tol: float,
-    max_iter: int,
-) -> Solution:
-    """Minimise ``function(x, stage)``, which is not convex, in several ways; keep the lowest.
+def descents(
+    start: Vector, softened: Vector, *, lam: float, typical_gap: float
+) -> list[tuple[list[Stage], Vector]]:
+    """Return the plans to follow, and from where; the lowest minimum is the solution.
 
-    From ``start`` (the original head) directly and along softer objectives; for a saturated
-    head also directly from ``softened``. A plain descent from a saturated head stays near it.
+    The objective is not convex. ``start`` (the original head) is left directly and along softer
+    objectives; a saturated head, near which a plain descent stays, is also left from
+    ``softened``.
     """
-    attempts = [(plan, start) for plan in plans(lam, typical_gap)]
+    planned = [(plan, start) for plan in plans(lam, typical_gap)]
     if typical_gap > _MODERATE_GAP:
-        attempts.append(([Stage(lam, 1.0)], softened))
-    solutions = [
-        minimize_along(function, plan, x, tol=tol, max_iter=max_iter) for plan, x in attempts
-    ]
-    best = min(solutions, key=lambda solution: solution.value)
-    return replace(best, n_iter=sum(solution.n_iter for solution in solutions))
+        planned.append(([Stage(lam, 1.0)], softened))
+    return planned
 
 
 def moderated(typical_gap: float) -> float:

@@ -28,6 +28,7 @@ _MODULES = {
     "HeadError": "heads",
     "LoadedClassifier": "loading",
     "load_classifier": "loading",
+    "LoraFeatureExtractor": "transformer",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Head",
     "HeadError",
     "LoadedClassifier",
+    "LoraFeatureExtractor",
     "StoreError",
     "compute_features",
     "extract_features",

@@ -1,23 +1,78 @@
 r"""Mahalanobis distances to the training features.
 
 Sources: Lee et al. (2018), arXiv 1807.03888 (nearest class, tied covariance); Ren et al. (2021),
-arXiv 2106.09022 (relative distance); Ledoit and Wolf (2004) for the shrinkage.
+arXiv 2106.09022 (relative distance); Ledoit and Wolf (2004) for the automatic shrinkage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._torch import Array, gemm_dtype, map_rows, resolve_device, row_chunks
-from adue_sklearn.base import FloatArray, IntArray, OriginalHead, UncertaintyEstimator
+from adue_sklearn._torch import (
+    Array,
+    gemm_dtype,
+    map_rows,
+    resolve_device,
+    row_chunks,
+    validate_features,
+)
+from adue_sklearn.base import (
+    FloatArray,
+    IntArray,
+    OriginalHead,
+    UncertaintyEstimator,
+    check_labels,
+    encode_labels,
+    resolve_head,
+)
 
 Variant = Literal["class", "marginal", "relative"]
+Shrinkage = float | Literal["auto"]
+
+
+@dataclass
+class Moments:
+    """Counts (K,), means (K, d) and the scatter (d, d) of rows around the mean of their group.
+
+    float64. ``scatter`` is a sum over rows, not divided by their number.
+    """
+
+    counts: Tensor
+    means: Tensor
+    scatter: Tensor
+
+    @property
+    def n_rows(self) -> float:
+        """Number of rows."""
+        return float(self.counts.sum())
+
+    def pooled(self) -> Moments:
+        """Return the moments of all rows as one group; nothing is subtracted, nothing cancels."""
+        mean = (self.counts[:, None] * self.means).sum(dim=0) / self.counts.sum()
+        offsets = self.means - mean
+        between = (self.counts[:, None] * offsets).T @ offsets
+        return Moments(self.counts.sum()[None], mean[None], self.scatter + between)
+
+    def merged(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows (Chan, Golub and LeVeque, 1983)."""
+        counts = self.counts + other.counts
+        share = other.counts / counts.clamp(min=1.0)
+        offsets = other.means - self.means
+        weights = self.counts * share
+        return Moments(
+            counts,
+            self.means + share[:, None] * offsets,
+            self.scatter + other.scatter + (weights[:, None] * offsets).T @ offsets,
+        )
 
 
 class Gaussians(NamedTuple):
@@ -29,7 +84,6 @@ class Gaussians(NamedTuple):
     means: Tensor
     covariance: Tensor
     whitening: Tensor
-    shrinkage: float
 
 
 def unit_rows(X: Tensor) -> Tensor:
@@ -38,101 +92,83 @@ def unit_rows(X: Tensor) -> Tensor:
     return X / torch.where(norms > 0, norms, 1.0)
 
 
-def fit_gaussians(
-    X: Array,
-    groups: IntArray,
-    *,
-    shrinkage: float | Literal["auto"],
-    normalize: bool,
-    device: torch.device,
-) -> Gaussians:
-    """Fit one mean a group and one covariance for all, in float64, in two passes over ``X``.
+def group_moments(
+    X: Array, groups: IntArray, n_groups: int, *, normalize: bool, device: torch.device
+) -> Moments:
+    """Return the moments of rows of ``X`` (n, d) by group, in two passes and float64."""
+    membership = torch.as_tensor(groups, device=device)
+    counts = torch.bincount(membership, minlength=n_groups).to(torch.float64)
+    means = torch.zeros(n_groups, X.shape[1], dtype=torch.float64, device=device)
+    for chunk, group in _chunks(X, membership, normalize):
+        means.index_add_(0, group, chunk)
+    means /= counts.clamp(min=1.0)[:, None]
+    scatter = torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=device)
+    for chunk, group in _chunks(X, membership, normalize):
+        centred = chunk - means[group]
+        scatter.addmm_(centred.T, centred)
+    return Moments(counts, means, scatter)
 
-    Parameters
-    ----------
-    X : array or tensor of shape (n_samples, n_features)
-        Features.
-    groups : ndarray of int64 of shape (n_samples,)
-        Group of each row, 0 to K - 1; every group has a row.
-    shrinkage : float in [0, 1] or "auto"
-        Weight of ``trace(S) / d * I`` in the covariance; ``"auto"`` is Ledoit and Wolf's.
-    normalize : bool
-        Whether rows are scaled to unit length first.
-    device : torch.device
-        Where to compute.
 
-    Returns
-    -------
-    Gaussians
-        float64.
+def ledoit_wolf_shrinkage(
+    X: Array, groups: IntArray, moments: Moments, *, normalize: bool
+) -> float:
+    """Return Ledoit and Wolf's coefficient for rows centred on the mean of their group."""
+    n_samples, n_features = X.shape
+    membership = torch.as_tensor(groups, device=moments.means.device)
+    fourth_power = torch.zeros((), dtype=torch.float64, device=moments.means.device)
+    for chunk, group in _chunks(X, membership, normalize):
+        # The sum over all pairs of features of sum_k x_ki^2 x_kj^2 is sum_k |x_k|^4.
+        fourth_power += (chunk - moments.means[group]).square().sum(dim=1).square().sum()
+    covariance = moments.scatter / n_samples
+    squared_norm = float(covariance.square().sum())
+    dispersion = squared_norm - n_features * float(covariance.diagonal().mean()) ** 2
+    error = (float(fourth_power) / n_samples - squared_norm) / n_samples
+    return float(np.clip(error / dispersion, 0.0, 1.0)) if dispersion > 0 else 1.0
+
+
+def gaussians_from(moments: Moments, shrinkage: float) -> Gaussians:
+    """Return Gaussians at the means of the groups that have rows, covariance shrunk and factored.
 
     Raises
     ------
     ValueError
         If the covariance is singular.
     """
-    n_samples, n_features = X.shape
-    membership = torch.as_tensor(groups, device=device)
-    counts = torch.bincount(membership).to(torch.float64)
-
-    means = torch.zeros(len(counts), n_features, dtype=torch.float64, device=device)
-    for chunk, group in _chunks(X, membership, normalize):
-        means.index_add_(0, group, chunk)
-    means /= counts[:, None]
-
-    covariance = torch.zeros(n_features, n_features, dtype=torch.float64, device=device)
-    fourth_powers = torch.zeros((), dtype=torch.float64, device=device)
-    for chunk, group in _chunks(X, membership, normalize):
-        centred = chunk - means[group]
-        covariance += centred.T @ centred
-        fourth_powers += centred.square().sum(dim=1).square().sum()
-    covariance /= n_samples
-
-    if shrinkage == "auto":
-        shrinkage = _ledoit_wolf(covariance, float(fourth_powers) / n_samples, n_samples)
+    covariance = moments.scatter / moments.n_rows
     level = covariance.diagonal().mean()
     covariance.mul_(1.0 - shrinkage).diagonal().add_(shrinkage * level)
-    return Gaussians(means, covariance, _whitening(covariance, n_samples), shrinkage)
+    whitening = _whitening(covariance, moments.n_rows)
+    return Gaussians(moments.means[moments.counts > 0], covariance, whitening)
 
 
-def mahalanobis_distances(X: Tensor, gaussians: Gaussians) -> Tensor:
+def mahalanobis_distances(X: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
     """Return squared distances (n, K) of rows to every mean: one whitened product for all."""
-    means, whitening = gaussians.means, gaussians.whitening.to(X.dtype)
     # Centring first keeps the expanded square from cancelling.
     centre = means.mean(dim=0)
-    rows = (X - centre.to(X.dtype)) @ whitening
-    anchors = ((means - centre) @ gaussians.whitening).to(X.dtype)
+    rows = (X - centre.to(X.dtype)) @ whitening.to(X.dtype)
+    anchors = ((means - centre) @ whitening).to(X.dtype)
     squares = rows.square().sum(dim=1, keepdim=True) + anchors.square().sum(dim=1)
-    return (squares - 2.0 * rows @ anchors.T).clamp(min=0.0)
+    return torch.addmm(squares, rows, anchors.T, alpha=-2.0).clamp_(min=0.0)
 
 
-def _chunks(X: Array, membership: Tensor, normalize: bool) -> Any:
+def _chunks(X: Array, membership: Tensor, normalize: bool) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
     for chunk in row_chunks(X, membership.device, torch.float64):
         yield unit_rows(chunk) if normalize else chunk, membership[start : start + len(chunk)]
         start += len(chunk)
 
 
-def _ledoit_wolf(covariance: Tensor, mean_fourth_power: float, n_samples: int) -> float:
-    """Return Ledoit and Wolf's coefficient from ``S`` and the mean of ``|x|^4`` of centred rows."""
-    n_features = len(covariance)
-    squared_norm = float(covariance.square().sum())
-    level = float(covariance.diagonal().mean())
-    dispersion = squared_norm - n_features * level**2
-    error = (mean_fourth_power - squared_norm) / n_samples
-    return float(np.clip(error / dispersion, 0.0, 1.0)) if dispersion > 0 else 1.0
-
-
-def _whitening(covariance: Tensor, n_samples: int) -> Tensor:
+def _whitening(covariance: Tensor, n_rows: float) -> Tensor:
     """Return ``V = L^-T`` for ``S = L L'``."""
     factor, info = torch.linalg.cholesky_ex(covariance)
     # A pivot at rounding level of its own variance is a direction without any, info or not.
     floor = len(covariance) * torch.finfo(torch.float64).eps * covariance.diagonal()
     if int(info) != 0 or bool((factor.diagonal().square() <= floor).any()):
         raise ValueError(
-            f"The covariance of {len(covariance)} features over {n_samples} rows is singular: some "
-            "features are constant, duplicated or linear in others within the classes, or there "
-            "are fewer rows than features. Set shrinkage above 0 (or 'auto'), or fit on more rows."
+            f"The covariance of {len(covariance)} features over {n_rows:.0f} rows is singular: "
+            "some features are constant, duplicated or linear in others within the classes, or "
+            "there are fewer rows than features. Set shrinkage above 0 (or 'auto'), or fit on "
+            "more rows."
         )
     identity = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
     return torch.linalg.solve_triangular(factor, identity, upper=False).T.contiguous()
@@ -151,9 +187,10 @@ class MahalanobisScorer(UncertaintyEstimator):
         the second.
     normalize : bool, default=False
         Whether rows are scaled to unit length first.
-    shrinkage : float in [0, 1] or "auto", default="auto"
+    shrinkage : float in [0, 1] or "auto", default=0.001
         Weight of ``trace(S) / d * I`` in the covariance. ``"auto"`` is the estimate of Ledoit and
-        Wolf. With 0, features that are constant or collinear are an error.
+        Wolf, which needs all rows at once. 0 is the score as published; features that are
+        constant or collinear, as those of tuned models may nearly be, are an error then.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
@@ -169,6 +206,8 @@ class MahalanobisScorer(UncertaintyEstimator):
         The weight that was used for it.
     background_location_, background_covariance_ : ndarray of float64
         The one Gaussian over all rows; only for ``variant="relative"``.
+    n_samples_seen_ : int
+        Number of rows it was fitted on.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -219,7 +258,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         variant: Variant = "class",
         *,
         normalize: bool = False,
-        shrinkage: float | Literal["auto"] = "auto",
+        shrinkage: Shrinkage = 1e-3,
         device: str = "auto",
     ) -> None:
         super().__init__(device=device)
@@ -227,56 +266,154 @@ class MahalanobisScorer(UncertaintyEstimator):
         self.normalize = normalize
         self.shrinkage = shrinkage
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        # A calibration set may lack a class: only the classes that are there have a mean.
-        _, groups = np.unique(labels, return_inverse=True)
-        everything = np.zeros_like(groups)
-        fitted = self._gaussians(X, everything if self.variant == "marginal" else groups)
-        self.location_, self.covariance_, self._whitening = _to_numpy(fitted)
-        self.shrinkage_ = fitted.shrinkage
-        if self.variant == "relative":
-            background = self._gaussians(X, everything)
-            (
-                self.background_location_,
-                self.background_covariance_,
-                self._background_whitening,
-            ) = _to_numpy(background)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        init_W: Any = None,
+        init_b: Any = None,
+        *,
+        classes: Any = None,
+    ) -> Self:
+        """Add rows: the result is that of ``fit`` on all rows so far, without keeping them.
 
-    def _gaussians(self, X: Array, groups: IntArray) -> Gaussians:
-        return fit_gaussians(
-            X,
-            groups,
-            shrinkage=self.shrinkage,
-            normalize=self.normalize,
-            device=resolve_device(self.device, X),
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features of the new rows.
+        y : array-like of shape (n_samples,)
+            Their true labels.
+        init_W, init_b : array-like, default=None
+            The original head, in the first call; later calls may repeat it. Without one,
+            ``predict`` is the class with the nearest mean.
+        classes : array-like of shape (n_classes,), default=None
+            All labels, in the first call; with a head in the order of its rows. By default the
+            head's row numbers, or without a head the labels of the first call.
+
+        Returns
+        -------
+        self : MahalanobisScorer
+            Updated.
+
+        Raises
+        ------
+        ValueError
+            If ``shrinkage="auto"``, if a label is not among the classes, or in the first call
+            also as ``fit`` does.
+        """
+        if self.shrinkage == "auto":
+            raise ValueError(
+                "shrinkage='auto' needs all rows at once, so partial_fit cannot use it; set a "
+                "number, such as 0.001, or call fit."
+            )
+        first = not hasattr(self, "_counts")
+        X = validate_features(self, X, reset=first)
+        if first:
+            labels = self._start(X, y, init_W, init_b, classes)
+        else:
+            labels = encode_labels(
+                check_labels(y, X.shape[0], type(self).__name__), self.classes_, named=True
+            )
+        device = resolve_device(self.device, X)
+        added = group_moments(
+            X, labels, len(self.classes_), normalize=self.normalize, device=device
+        )
+        self._set_moments(added if first else self._moments(device).merged(added))
+        return self
+
+    def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:
+        """Set what the first call of ``partial_fit`` decides; return labels as row numbers."""
+        self._nearest_mean_predicts = init_W is None
+        if init_W is not None:
+            head, labels = resolve_head(X, y, init_W, init_b, classes, name=type(self).__name__)
+            self.init_coef_, self.init_intercept_, self.classes_ = head.W, head.b, head.classes
+            return labels
+        y = check_labels(y, X.shape[0], type(self).__name__)
+        self.classes_ = np.unique(y if classes is None else np.asarray(classes))
+        return encode_labels(y, self.classes_, named=True)
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        device = resolve_device(self.device, X)
+        self._nearest_mean_predicts = False
+        moments = group_moments(
+            X, labels, len(self.classes_), normalize=self.normalize, device=device
+        )
+        self._set_moments(moments, (X, labels))
+
+    def _moments(self, device: torch.device) -> Moments:
+        return Moments(
+            *(torch.tensor(a, device=device) for a in (self._counts, self._means, self._scatter))
         )
 
-    def _uncertainty(self, X: Array) -> Tensor:
-        nearest = self._nearest(X, self.location_, self.covariance_, self._whitening)
+    def _set_moments(self, moments: Moments, rows: tuple[Array, IntArray] | None = None) -> None:
+        """Derive every fitted attribute from the moments (and, for "auto", the rows).
+
+        All or nothing: a singular covariance leaves the estimator as it was.
+        """
+        chosen = moments.pooled() if self.variant == "marginal" else moments
+        shrinkage = self._resolve_shrinkage(chosen, rows)
+        derived: dict[str, Any] = dict(
+            zip(("location_", "covariance_", "_whitening"), _fitted(chosen, shrinkage), strict=True)
+        )
         if self.variant == "relative":
-            nearest = nearest - self._nearest(
-                X,
-                self.background_location_,
-                self.background_covariance_,
-                self._background_whitening,
+            pooled = moments.pooled()
+            derived |= zip(
+                ("background_location_", "background_covariance_", "_background_whitening"),
+                _fitted(pooled, self._resolve_shrinkage(pooled, rows)),
+                strict=True,
             )
+        if self._nearest_mean_predicts:
+            derived |= zip(
+                ("init_coef_", "init_intercept_"),
+                _nearest_mean_head(moments, shrinkage),
+                strict=True,
+            )
+        self._counts, self._means, self._scatter = (
+            t.cpu().numpy() for t in (moments.counts, moments.means, moments.scatter)
+        )
+        self.n_samples_seen_, self.shrinkage_ = int(moments.n_rows), shrinkage
+        for name, value in derived.items():
+            setattr(self, name, value)
+
+    def _resolve_shrinkage(self, moments: Moments, rows: tuple[Array, IntArray] | None) -> float:
+        if self.shrinkage != "auto" or rows is None:
+            return float(self.shrinkage)
+        X, labels = rows
+        groups = labels if len(moments.counts) > 1 else np.zeros_like(labels)
+        return ledoit_wolf_shrinkage(X, groups, moments, normalize=self.normalize)
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        nearest = self._nearest(X, self.location_, self._whitening)
+        if self.variant == "relative":
+            nearest -= self._nearest(X, self.background_location_, self._background_whitening)
         return nearest
 
-    def _nearest(self, X: Array, *parameters: FloatArray) -> Tensor:
+    def _nearest(self, X: Array, location: FloatArray, whitening: FloatArray) -> Tensor:
         device = resolve_device(self.device, X)
-        means, covariance, whitening = (torch.tensor(p, device=device) for p in parameters)
-        gaussians = Gaussians(means, covariance, whitening, self.shrinkage_)
+        means = torch.tensor(location, device=device)
+        factor = torch.tensor(whitening, device=device)
 
         def distance(chunk: Tensor) -> Tensor:
             rows = unit_rows(chunk) if self.normalize else chunk
-            return mahalanobis_distances(rows, gaussians).amin(dim=1)
+            return mahalanobis_distances(rows, means, factor).amin(dim=1)
 
         return map_rows(distance, X, device, gemm_dtype(X))
 
 
-def _to_numpy(gaussians: Gaussians) -> tuple[FloatArray, FloatArray, FloatArray]:
-    return (
-        gaussians.means.cpu().numpy(),
-        gaussians.covariance.cpu().numpy(),
-        gaussians.whitening.cpu().numpy(),
-    )
+def _fitted(moments: Moments, shrinkage: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return means, covariance and whitening as numpy arrays."""
+    means, covariance, whitening = (t.cpu().numpy() for t in gaussians_from(moments, shrinkage))
+    return means, covariance, whitening
+
+
+def _nearest_mean_head(moments: Moments, shrinkage: float) -> tuple[FloatArray, FloatArray]:
+    """Return the linear head whose largest logit is the class with the nearest mean."""
+    whitening = gaussians_from(moments, shrinkage).whitening
+    centre = moments.pooled().means[0]
+    anchors = (moments.means - centre) @ whitening
+    W = anchors @ whitening.T
+    b = -0.5 * anchors.square().sum(dim=1) - W @ centre
+    # A class that has no rows yet is never the nearest; the largest finite logit gap says so.
+    b = torch.where(moments.counts > 0, b, torch.finfo(torch.float64).min / 4)
+    return W.cpu().numpy(), b.cpu().numpy()

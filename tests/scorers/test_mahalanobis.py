@@ -81,8 +81,8 @@ def test_full_shrinkage_is_the_euclidean_distance(clusters):
 
 def test_normalized_rows_make_the_length_irrelevant(clusters):
     X, y, fresh = clusters
-    scorer = MahalanobisScorer(normalize=True).fit(X, y)
-    plain = MahalanobisScorer().fit(X / np.linalg.norm(X, axis=1, keepdims=True), y)
+    scorer = MahalanobisScorer(normalize=True, shrinkage="auto").fit(X, y)
+    plain = MahalanobisScorer(shrinkage="auto").fit(X / np.linalg.norm(X, axis=1, keepdims=True), y)
     expected = plain.predict_uncertainty(fresh / np.linalg.norm(fresh, axis=1, keepdims=True))
     np.testing.assert_allclose(scorer.predict_uncertainty(fresh), expected, rtol=1e-6)
     np.testing.assert_allclose(scorer.predict_uncertainty(7 * fresh), expected, rtol=1e-6)
@@ -137,6 +137,86 @@ def test_singular_covariance_is_an_error_unless_shrunk(clusters, spoil):
 def test_constant_features_everywhere_are_an_error():
     with pytest.raises(ValueError, match="singular"):
         MahalanobisScorer().fit(np.ones((10, 3)), [0, 1] * 5, np.eye(3)[:2])
+
+
+def batches(X, y, size=97):
+    return [(X[i : i + size], y[i : i + size]) for i in range(0, len(X), size)]
+
+
+@pytest.mark.parametrize("variant", ["class", "marginal", "relative"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_partial_fit_equals_fit_on_the_concatenation(clusters, variant, normalize):
+    X, y, fresh = clusters
+    rng = np.random.default_rng(2)
+    W, b = rng.normal(size=(4, 8)), rng.normal(size=4)
+    order = np.argsort(y)  # classes arrive one after the other: the hardest order
+    X, y = X[order], y[order]
+    whole = MahalanobisScorer(variant, normalize=normalize).fit(X, y, W, b)
+    parts = MahalanobisScorer(variant, normalize=normalize)
+    for rows, labels in batches(X, y):
+        parts.partial_fit(rows, labels, W, b)
+    assert parts.n_samples_seen_ == 500
+    for name in ("location_", "covariance_"):
+        expected = getattr(whole, name)
+        np.testing.assert_allclose(
+            getattr(parts, name), expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max()
+        )
+    np.testing.assert_allclose(
+        parts.predict_uncertainty(fresh), whole.predict_uncertainty(fresh), rtol=1e-9
+    )
+    np.testing.assert_array_equal(parts.predict(fresh), whole.predict(fresh))
+
+
+def test_partial_fit_goes_on_after_fit(clusters):
+    X, y, fresh = clusters
+    W = np.random.default_rng(2).normal(size=(4, 8))
+    whole = MahalanobisScorer().fit(X, y, W)
+    grown = MahalanobisScorer().fit(X[:300], y[:300], W).partial_fit(X[300:], y[300:])
+    np.testing.assert_allclose(
+        grown.predict_uncertainty(fresh), whole.predict_uncertainty(fresh), rtol=1e-9
+    )
+
+
+def test_without_a_head_partial_fit_predicts_the_nearest_mean(clusters):
+    X, y, fresh = clusters
+    names = np.array(["d", "a", "c", "b"])
+    scorer = MahalanobisScorer(shrinkage=0.0)
+    for rows, labels in batches(X, names[y]):
+        scorer.partial_fit(rows, labels, classes=names)
+    means, centred = within_class(X, names[y])
+    distances = cdist(fresh, means, "mahalanobis", VI=np.linalg.inv(centred.T @ centred / 500))
+    np.testing.assert_array_equal(scorer.predict(fresh), np.sort(names)[distances.argmin(axis=1)])
+    expected = np.exp(-0.5 * distances**2)
+    np.testing.assert_allclose(
+        scorer.predict_proba(fresh), expected / expected.sum(axis=1, keepdims=True), atol=1e-8
+    )
+
+
+def test_a_class_without_rows_so_far_is_never_predicted(clusters):
+    X, y, fresh = clusters
+    seen = y < 3
+    scorer = MahalanobisScorer().partial_fit(X[seen], y[seen], classes=[0, 1, 2, 3])
+    assert set(scorer.predict(fresh)) <= {0, 1, 2}
+    scorer.partial_fit(X[~seen], y[~seen])
+    assert 3 in scorer.predict(X[~seen])
+
+
+def test_what_partial_fit_cannot_do_is_named_and_changes_nothing(clusters):
+    X, y, fresh = clusters
+    with pytest.raises(ValueError, match=r"shrinkage='auto' needs all rows at once"):
+        MahalanobisScorer(shrinkage="auto").partial_fit(X, y)
+    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X, y)
+    before = scorer.predict_uncertainty(fresh)
+    with pytest.raises(ValueError, match="y holds 4, not among classes"):
+        scorer.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        scorer.partial_fit(X[:, :3], y)
+    with pytest.raises(ValueError, match="NaN"):
+        scorer.partial_fit(np.full_like(X, np.nan), y)
+    assert scorer.n_samples_seen_ == 500
+    np.testing.assert_array_equal(scorer.predict_uncertainty(fresh), before)
+    with pytest.raises(ValueError, match="singular"):
+        MahalanobisScorer(shrinkage=0.0).partial_fit(X[:5], y[:5])
 
 
 @pytest.mark.parametrize("shrinkage", [-0.1, 1.1, "ledoit"])

@@ -1,0 +1,300 @@
+"""Texts in, features out: a LoRA classifier as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from adue_sklearn.features.batching import check_texts
+from adue_sklearn.features.extractor import compute_features
+from adue_sklearn.features.loading import LoadedClassifier, load_classifier
+
+Rows = npt.NDArray[np.float32]
+
+#: What decides a text's features, beside the text.
+_IDENTITY = ("model", "base_model", "adapter_sha256", "revision", "view", "max_length", "precision")
+
+
+class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
+    """Turn texts into the features that enter a LoRA classifier's last linear layer.
+
+    Nothing is fitted: the model is as it is, and so are its head and class names. A text goes
+    through the model once; after that its features come from the cache, in every clone of this
+    transformer and so in a whole search.
+
+    Parameters
+    ----------
+    adapter : path-like or str
+        A peft adapter folder, a merged model, or a hub name of either.
+    cache : {"memory"}, path-like or None, default="memory"
+        Where features are kept, by text, model, ``max_length`` and precision: in this process, in
+        a folder (shared by processes, kept for later), or nowhere.
+    base_model : path-like or str, default=None
+        The adapter's base model, if not the one it names.
+    classes : list of str, default=None
+        Class names in the order of the head's rows; by default the model's ``id2label``.
+    max_length : int, default=None
+        Most tokens of a text; by default what the model allows.
+    device : str, default="auto"
+        ``"auto"`` is a GPU if there is one, else the CPU.
+    dtype : str, default=None
+        Precision to run in, such as ``"float32"``; by default float32 on a CPU, bfloat16 on a GPU.
+    batch_tokens : int, default=8192
+        Most padded tokens in one batch.
+
+    Attributes
+    ----------
+    init_W_ : ndarray of float32 of shape (n_classes, n_features)
+        Weights of the classification head. Reading it loads the model, no data is needed.
+    init_b_ : ndarray of float32 of shape (n_classes,) or None
+        Its bias.
+    classes_ : ndarray of str of shape (n_classes,) or None
+        Class names in the order of the head's rows, if known.
+
+    See Also
+    --------
+    adue_sklearn.UncertaintyPipeline : Passes head and class names on by itself.
+    """
+
+    def __init__(
+        self,
+        adapter: str | os.PathLike[str],
+        *,
+        cache: str | os.PathLike[str] | None = "memory",
+        base_model: str | os.PathLike[str] | None = None,
+        classes: Sequence[str] | None = None,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        batch_tokens: int = 8192,
+    ) -> None:
+        self.adapter = adapter
+        self.cache = cache
+        self.base_model = base_model
+        self.classes = classes
+        self.max_length = max_length
+        self.device = device
+        self.dtype = dtype
+        self.batch_tokens = batch_tokens
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the texts and load the model; nothing is learned.
+
+        Parameters
+        ----------
+        X : list of str, or array or series of them, of shape (n_samples,)
+            Texts.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : LoraFeatureExtractor
+            As it was.
+        """
+        _as_texts(X)
+        self._classifier()
+        return self
+
+    def transform(self, X: Any) -> Rows:
+        """Return the features of texts, from the cache where it has them.
+
+        Parameters
+        ----------
+        X : list of str, or array or series of them, of shape (n_samples,)
+            Texts.
+
+        Returns
+        -------
+        features : ndarray of float32 of shape (n_samples, n_features)
+            What enters the head's last linear layer.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` is no sequence of texts, or the model cannot be used.
+        """
+        texts = _as_texts(X)
+        classifier = self._classifier()
+        cache = _open_cache(self.cache, classifier)
+        known = cache.read()
+        keys = [_key(text) for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            features, _ = compute_features(
+                classifier, list(missing.values()), batch_tokens=self.batch_tokens
+            )
+            fresh = dict(zip(missing, features, strict=True))
+            cache.add(fresh)
+            known = {**known, **fresh}
+        return np.stack([known[key] for key in keys])
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Return names for the output features.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of str of shape (n_features,)
+            ``h0``, ``h1``, and so on.
+        """
+        return np.array([f"h{i}" for i in range(self.init_W_.shape[1])], dtype=object)
+
+    @property
+    def init_W_(self) -> Rows:
+        """Weights of the classification head."""
+        return self._classifier().head.W
+
+    @property
+    def init_b_(self) -> Rows | None:
+        """Bias of the classification head."""
+        return self._classifier().head.b
+
+    @property
+    def classes_(self) -> npt.NDArray[np.str_] | None:
+        """Class names in the order of the head's rows."""
+        names = self._classifier().classes
+        return None if names is None else np.array(names)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def _classifier(self) -> LoadedClassifier:
+        return _load(
+            os.fspath(self.adapter),
+            None if self.base_model is None else os.fspath(self.base_model),
+            None if self.classes is None else tuple(self.classes),
+            self.max_length,
+            self.device,
+            self.dtype,
+        )
+
+
+# One model at a time: clones in a search share it, and an old one does not hold memory.
+@lru_cache(maxsize=1)
+def _load(
+    adapter: str,
+    base_model: str | None,
+    classes: tuple[str, ...] | None,
+    max_length: int | None,
+    device: str,
+    dtype: str | None,
+) -> LoadedClassifier:
+    precision = None
+    if dtype is not None:
+        precision = getattr(torch, dtype, None)
+        if not isinstance(precision, torch.dtype):
+            raise ValueError(
+                f"dtype is {dtype!r}, which torch does not have; expected 'float32', 'bfloat16' or "
+                "'float16'."
+            )
+    return load_classifier(
+        adapter,
+        base_model=base_model,
+        classes=classes,
+        max_length=max_length,
+        device=device,
+        dtype=precision,
+    )
+
+
+class _NoCache:
+    """Keep nothing."""
+
+    def read(self) -> dict[bytes, Rows]:
+        return {}
+
+    def add(self, rows: dict[bytes, Rows]) -> None:
+        """Forget the rows."""
+
+
+class _MemoryCache:
+    """Keep rows in this process, a dictionary a model."""
+
+    _models: dict[str, dict[bytes, Rows]] = {}
+
+    def __init__(self, identity: str) -> None:
+        self._rows = self._models.setdefault(identity, {})
+
+    def read(self) -> dict[bytes, Rows]:
+        return self._rows
+
+    def add(self, rows: dict[bytes, Rows]) -> None:
+        self._rows.update(rows)
+
+
+class _FolderCache:
+    """Keep rows in files that are written once: no reader ever sees half of one."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder = folder / identity
+
+    def read(self) -> dict[bytes, Rows]:
+        rows: dict[bytes, Rows] = {}
+        for file in sorted(self._folder.glob("*.safetensors")):
+            part = load_file(file)
+            rows |= zip(map(bytes, part["keys"]), part["features"], strict=True)
+        return rows
+
+    def add(self, rows: dict[bytes, Rows]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = uuid.uuid4().hex
+        unfinished = self._folder / f".{name}.part"
+        keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in rows])
+        try:
+            save_file({"keys": keys, "features": np.stack(list(rows.values()))}, unfinished)
+            unfinished.replace(self._folder / f"{name}.safetensors")
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _open_cache(
+    cache: str | os.PathLike[str] | None, classifier: LoadedClassifier
+) -> _NoCache | _MemoryCache | _FolderCache:
+    if cache is None:
+        return _NoCache()
+    facts = {name: classifier.provenance.get(name) for name in _IDENTITY}
+    identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    if cache == "memory":
+        return _MemoryCache(identity)
+    return _FolderCache(Path(cache), identity)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _as_texts(X: Any) -> list[str]:
+    """Return a list of texts from a list, array or series."""
+    if isinstance(X, Iterable) and not isinstance(X, str | list | tuple):
+        shape = getattr(X, "shape", None)
+        if shape is not None and len(shape) != 1:
+            raise ValueError(
+                f"X has shape {tuple(shape)}; expected one text a row, shape (n_samples,). Pass a "
+                "single column, such as X['text'] or X[:, 0]."
+            )
+        X = list(X)
+    return check_texts(X)

@@ -1,0 +1,141 @@
+"""A pipeline that hands a classifier's head from the step that knows it to the one in need."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils._metadata_requests import _routing_enabled
+from sklearn.utils.metaestimators import available_if
+
+from adue_sklearn._torch import Array, as_numpy
+
+__all__ = ["UncertaintyPipeline"]
+
+_HEAD = ("init_W", "init_b", "classes")
+
+
+def _last_step_scores(pipeline: UncertaintyPipeline) -> bool:
+    return hasattr(pipeline._final_estimator, "score_samples")
+
+
+class UncertaintyPipeline(Pipeline):
+    """A pipeline from texts (or features) to an uncertainty.
+
+    Like :class:`sklearn.pipeline.Pipeline`, and besides: a step that knows a classifier's head,
+    such as :class:`adue_sklearn.features.LoraFeatureExtractor`, has it passed to the last step's
+    ``fit``; ``predict_uncertainty`` is forwarded; and steps that change the features on their way
+    to a given head are refused, since ``X @ W.T + b`` would no longer be the classifier's logits.
+
+    Parameters
+    ----------
+    steps : list of (name, estimator)
+        The last one is an uncertainty estimator, or a search over one.
+    transform_input, memory, verbose
+        As in :class:`sklearn.pipeline.Pipeline`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import MahalanobisScorer, UncertaintyPipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
+    >>> pipe = UncertaintyPipeline([("scale", StandardScaler()), ("score", MahalanobisScorer())])
+    >>> pipe.fit(X, y).predict_uncertainty(X).shape
+    (50,)
+    >>> pipe.fit(X, y, score__init_W=np.eye(2, 3))
+    Traceback (most recent call last):
+    ...
+    ValueError: Step 'scale' (StandardScaler) changes the features, but a head was given ...
+    """
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Fit the steps, the last one on the head that an earlier step knows.
+
+        Parameters
+        ----------
+        X : list of str, or whatever the first step takes
+            Texts or features.
+        y : array-like of shape (n_samples,)
+            True labels: names of classes, or row numbers of the head.
+        **params : dict
+            Fit parameters, as in :class:`sklearn.pipeline.Pipeline`. A head that is given here
+            (``STEP__init_W``, or ``init_W`` with metadata routing) comes before the one that a
+            step knows.
+
+        Returns
+        -------
+        self : UncertaintyPipeline
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a head is given and a step before the last changes the features.
+        """
+        prefix = "" if _routing_enabled() else f"{self.steps[-1][0]}__"
+        source = self._head_source()
+        if f"{prefix}init_W" in params:
+            self._refuse_changed_features(
+                self.steps[:-1] if source is None else self._after(source)
+            )
+        elif source is not None:
+            self._refuse_changed_features(self._after(source))
+            head = dict(zip(_HEAD, _read_head(self.steps[source][1], y), strict=True))
+            params |= {f"{prefix}{key}": value for key, value in head.items() if value is not None}
+        return super().fit(X, y, **params)
+
+    @available_if(_last_step_scores)
+    def predict_uncertainty(self, X: Any) -> Array:
+        """Return how likely each prediction is wrong; higher is more likely.
+
+        Parameters
+        ----------
+        X : list of str, or whatever the first step takes
+            Texts or features.
+
+        Returns
+        -------
+        uncertainty : array of float64 of shape (n_samples,)
+            As the last step gives it.
+        """
+        return -self.score_samples(X)
+
+    def _head_source(self) -> int | None:
+        """Return the number of the step that knows a head, if there is one."""
+        for number, (_, step) in enumerate(self.steps[:-1]):
+            # On the class: reading it from the step would load the model.
+            if hasattr(type(step), "init_W_"):
+                return number
+        return None
+
+    def _refuse_changed_features(self, between: list[tuple[str, Any]]) -> None:
+        for name, step in between:
+            if not _leaves_features(step):
+                raise ValueError(
+                    f"Step '{name}' ({type(step).__name__}) changes the features, but a head was "
+                    "given: init_W belongs to the features as the classifier makes them, and "
+                    "X @ init_W.T would no longer be its logits. Take the step out, or fit "
+                    "without a head."
+                )
+
+
+def _leaves_features(step: Any) -> bool:
+    if step is None or step == "passthrough":
+        return True
+    return isinstance(step, FunctionTransformer) and step.func is None
+
+
+def _read_head(step: Any, y: Any) -> tuple[Any, Any, Any]:
+    """Return W, b, and class names where ``y`` holds names."""
+    named = y is not None and as_numpy(y).dtype.kind in "OUST"
+    classes = step.classes_
+    if named and classes is None:
+        raise ValueError(
+            f"y holds strings ({np.unique(as_numpy(y).astype(str))[:5].tolist()}), but "
+            f"{type(step).__name__} does not know the names of its classes; set classes=[...], the "
+            "labels in the order of the head's rows."
+        )
+    return step.init_W_, step.init_b_, classes if named else None

@@ -1,0 +1,274 @@
+"""Texts in, uncertainties out: the transformer, the pipeline, and searches over them."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer, UncertaintyPipeline
+from adue_sklearn.features import LoraFeatureExtractor, transformer
+from adue_sklearn.metrics import aurc_scorer
+from tests.lora_cases import make_texts
+
+CLASSES = ["bad", "good"]
+
+
+@pytest.fixture(scope="module")
+def labelled(make_saved_case):
+    """Hold a LoRA classifier, 90 texts, and labels that it gets wrong one time in four."""
+    case = make_saved_case("roberta", 2)
+    texts = make_texts(90, longest=12, seed=2)
+    predicted = case.logits_one_by_one(texts).argmax(axis=1)
+    wrong = np.random.default_rng(0).random(90) < 0.25
+    return case, texts, np.array(CLASSES)[np.where(wrong, 1 - predicted, predicted)]
+
+
+@pytest.fixture(autouse=True)
+def empty_memory_cache():
+    transformer._MemoryCache._models.clear()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count how often each text goes through the model."""
+    counts = {}
+    original = transformer.compute_features
+
+    def counting(classifier, texts, **options):
+        for text in texts:
+            counts[text] = counts.get(text, 0) + 1
+        return original(classifier, texts, **options)
+
+    monkeypatch.setattr(transformer, "compute_features", counting)
+    return counts
+
+
+def extractor(case, **options):
+    return LoraFeatureExtractor(case.adapter, **{"classes": CLASSES, **options})
+
+
+def pipeline(case, **options):
+    return UncertaintyPipeline(
+        [("features", extractor(case, **options)), ("adue", AdUEEstimator())]
+    )
+
+
+def test_features_times_head_are_the_models_logits(labelled):
+    case, texts, _ = labelled
+    features = extractor(case)
+    logits = features.transform(texts) @ features.init_W_.T + features.init_b_
+    np.testing.assert_allclose(logits, case.logits_one_by_one(texts), atol=1e-4)
+
+
+def test_the_head_is_there_without_data_and_the_repr_loads_nothing(labelled, monkeypatch):
+    case, _, _ = labelled
+    features = extractor(case)
+    monkeypatch.setattr(transformer, "_load", lambda *_: pytest.fail("loaded"))
+    assert "LoraFeatureExtractor" in repr(features)
+    assert "LoraFeatureExtractor" in features._repr_html_()
+    monkeypatch.undo()
+    assert features.init_W_.shape == (2, 16)
+    np.testing.assert_array_equal(features.classes_, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "as_type", [list, tuple, np.array, pd.Series, lambda t: np.array(t, object)]
+)
+def test_texts_come_as_list_array_or_series(labelled, as_type):
+    case, texts, _ = labelled
+    features = extractor(case)
+    np.testing.assert_array_equal(features.transform(as_type(texts)), features.transform(texts))
+
+
+def test_output_has_names_and_can_be_a_data_frame(labelled):
+    case, texts, _ = labelled
+    frame = extractor(case).set_output(transform="pandas").fit_transform(texts)
+    assert list(frame.columns) == [f"h{i}" for i in range(16)]
+
+
+def test_pipeline_hands_head_and_names_on_and_predicts_uncertainty(labelled):
+    case, texts, labels = labelled
+    pipe = pipeline(case).fit(texts, labels)
+    features = extractor(case)
+    X = features.transform(texts)
+    alone = AdUEEstimator().fit(
+        X, labels, features.init_W_, features.init_b_, classes=features.classes_
+    )
+    np.testing.assert_array_equal(pipe.predict(texts), alone.predict(X))
+    np.testing.assert_allclose(pipe.predict_uncertainty(texts), alone.predict_uncertainty(X))
+    np.testing.assert_array_equal(pipe.score_samples(texts), -pipe.predict_uncertainty(texts))
+    assert pipe.score(texts, labels) == pytest.approx(alone.score(X, labels))
+    assert aurc_scorer(pipe, texts, labels) == pytest.approx(aurc_scorer(alone, X, labels))
+    np.testing.assert_array_equal(pipe.classes_, CLASSES)
+
+
+def test_labels_may_be_row_numbers(labelled):
+    case, texts, labels = labelled
+    by_name = pipeline(case).fit(texts, labels)
+    by_number = pipeline(case).fit(texts, (labels == "good").astype(int))
+    np.testing.assert_array_equal(
+        by_name.predict_uncertainty(texts), by_number.predict_uncertainty(texts)
+    )
+    assert set(by_number.predict(texts)) <= {0, 1}
+
+
+def test_metadata_routing_changes_nothing(labelled):
+    case, texts, labels = labelled
+    expected = pipeline(case).fit(texts, labels).predict_uncertainty(texts)
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = pipeline(case).fit(texts, labels)
+        search = GridSearchCV(pipeline(case), {"adue__alpha": [0.1, 1.0]}, cv=2)
+        search.fit(texts, labels)
+    np.testing.assert_array_equal(pipe.predict_uncertainty(texts), expected)
+    assert np.isfinite(search.best_score_)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted, tmp_path, n_jobs):
+    case, texts, labels = labelled
+    texts = [*texts, texts[0]]
+    labels = [*labels, labels[0]]
+    # Processes share a folder, a single process its memory.
+    cache = "memory" if n_jobs is None else tmp_path / "cache"
+    pipe = pipeline(case, cache=cache)
+    pipe[0].transform(texts)
+    search = GridSearchCV(
+        pipe, {"adue__alpha": [0.1, 1.0], "adue__beta": [0.01, 0.1]}, cv=3, n_jobs=n_jobs
+    )
+    search.fit(texts, labels)
+    search.best_estimator_.predict_uncertainty(texts)
+    assert set(counted) == set(texts)
+    assert set(counted.values()) == {1}
+
+
+def test_a_folder_cache_outlives_the_process_and_knows_its_model(labelled, counted, tmp_path):
+    case, texts, _ = labelled
+    first = extractor(case, cache=tmp_path).transform(texts)
+    transformer._load.cache_clear()
+    np.testing.assert_array_equal(extractor(case, cache=tmp_path).transform(texts), first)
+    assert set(counted.values()) == {1}
+    extractor(case, cache=tmp_path, max_length=6).transform(texts)
+    assert set(counted.values()) == {2}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_without_a_cache_every_call_runs_the_model(labelled, counted):
+    case, texts, _ = labelled
+    for _ in range(2):
+        extractor(case, cache=None).transform(texts)
+    assert set(counted.values()) == {2}
+
+
+def test_clones_and_pickles_do_not_carry_the_model(labelled):
+    case, texts, labels = labelled
+    pipe = pipeline(case).fit(texts, labels)
+    data = pickle.dumps(pipe)
+    assert len(data) < 20_000
+    np.testing.assert_array_equal(
+        pickle.loads(data).predict_uncertainty(texts), pipe.predict_uncertainty(texts)
+    )
+    assert clone(pipe).get_params()["features__classes"] == CLASSES
+
+
+def test_a_search_can_be_the_last_step(labelled):
+    case, texts, labels = labelled
+    search = GridSearchCV(AdUEEstimator(), {"beta": [0.01, 0.1]}, cv=2)
+    pipe = UncertaintyPipeline([("features", extractor(case)), ("search", search)])
+    uncertainty = pipe.fit(texts, labels).predict_uncertainty(texts)
+    np.testing.assert_array_equal(
+        uncertainty, pipe[-1].best_estimator_.predict_uncertainty(pipe[0].transform(texts))
+    )
+
+
+def test_a_step_that_changes_the_features_is_refused_when_a_head_is_given(labelled, problem):
+    case, texts, labels = labelled
+    steps = [("features", extractor(case)), ("scale", StandardScaler()), ("adue", AdUEEstimator())]
+    with pytest.raises(ValueError, match=r"Step 'scale' \(StandardScaler\) changes the features"):
+        UncertaintyPipeline(steps).fit(texts, labels)
+    for harmless in ("passthrough", None, FunctionTransformer()):
+        steps[1] = ("scale", harmless)
+        UncertaintyPipeline(steps).fit(texts, labels).predict_uncertainty(texts)
+
+    arrays = UncertaintyPipeline([("scale", StandardScaler()), ("adue", AdUEEstimator())])
+    with pytest.raises(ValueError, match="changes the features"):
+        arrays.fit(problem.X, problem.y, adue__init_W=problem.W)
+    assert np.isfinite(arrays.fit(problem.X, problem.y).predict_uncertainty(problem.X)).all()
+
+
+def test_a_step_before_the_extractor_may_change_the_texts(labelled):
+    case, texts, labels = labelled
+    strip = FunctionTransformer(lambda texts: [text.strip() for text in texts])
+    steps = [("strip", strip), ("features", extractor(case)), ("adue", AdUEEstimator())]
+    padded = UncertaintyPipeline(steps).fit([f"  {text} " for text in texts], labels)
+    plain = pipeline(case).fit(texts, labels)
+    np.testing.assert_array_equal(
+        padded.predict_uncertainty(texts), plain.predict_uncertainty(texts)
+    )
+
+
+def test_a_head_given_by_the_caller_comes_first(labelled):
+    case, texts, labels = labelled
+    features = extractor(case)
+    pipe = pipeline(case)
+    pipe.fit(texts, labels, adue__init_W=-features.init_W_, adue__classes=CLASSES)
+    np.testing.assert_allclose(pipe[-1].init_coef_, -features.init_W_)
+
+
+def test_scikit_learns_own_pipeline_reaches_the_score_through_score_samples(problem):
+    pipe = Pipeline([("pass", "passthrough"), ("score", SoftmaxResponseScorer())])
+    pipe.fit(problem.X, problem.y, score__init_W=problem.W, score__init_b=problem.b)
+    alone = SoftmaxResponseScorer().fit(*problem.fit_args)
+    np.testing.assert_array_equal(
+        -pipe.score_samples(problem.X), alone.predict_uncertainty(problem.X)
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one text", "texts"),
+        ([], "texts"),
+        ([1, 2], "texts"),
+        (np.array([["a"], ["b"]]), r"X has shape \(2, 1\); expected one text a row"),
+        (pd.DataFrame({"text": ["a"]}), "single column"),
+        (7, "texts"),
+    ],
+    ids=["str", "empty", "numbers", "2D", "frame", "number"],
+)
+def test_what_is_no_list_of_texts_is_named(labelled, texts, message):
+    case, _, _ = labelled
+    for method in ("fit", "transform"):
+        with pytest.raises(ValueError, match=message):
+            getattr(extractor(case), method)(texts)
+
+
+def test_names_without_known_classes_and_unknown_dtypes_are_named(labelled):
+    case, texts, labels = labelled
+    with pytest.raises(ValueError, match="does not know the names of its classes"):
+        pipeline(case, classes=None).fit(texts, labels)
+    with pytest.raises(ValueError, match="dtype is 'float33'"):
+        extractor(case, dtype="float33").transform(texts)
+
+
+def test_predict_uncertainty_is_absent_where_the_last_step_has_no_score():
+    pipe = UncertaintyPipeline([("count", CountVectorizer()), ("scale", StandardScaler())])
+    assert not hasattr(pipe, "predict_uncertainty")
+
+
+def test_fitting_a_pipeline_warns_of_nothing(labelled):
+    case, texts, labels = labelled
+    transformer._load.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        pipeline(case).fit(texts, labels).predict_uncertainty(texts)

@@ -1,0 +1,260 @@
+"""Nothing in scikit-learn's tool box breaks on our estimators."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import joblib
+import numpy as np
+import polars as pl
+import pytest
+import sklearn
+import skops.io
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.callback import ProgressBar
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+    learning_curve,
+)
+
+from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
+from adue_sklearn.metrics import aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
+from adue_sklearn.model_selection import error_stratified_folds
+
+ESTIMATORS = [AdUEEstimator(), SoftmaxResponseScorer(), MahalanobisScorer()]
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+
+
+@pytest.fixture
+def head(problem):
+    return {"init_W": problem.W, "init_b": problem.b}
+
+
+@pytest.mark.parametrize("routing", [False, True])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_grid_search_is_the_same_with_processes_and_metadata_routing(
+    problem, head, routing, n_jobs
+):
+    grid = {"alpha": [0.1, 1.0], "beta": [0.01, 1.0]}
+    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    expected = GridSearchCV(AdUEEstimator(), grid, cv=folds).fit(problem.X, problem.y, **head)
+    with sklearn.config_context(enable_metadata_routing=routing):
+        search = GridSearchCV(AdUEEstimator(), grid, cv=folds, n_jobs=n_jobs)
+        search.fit(problem.X, problem.y, **head)
+    # Another process may use another number of threads, whose sums round differently.
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], atol=1e-4
+    )
+    assert search.best_params_ == expected.best_params_
+    np.testing.assert_array_equal(
+        search.score_samples(problem.X), -search.best_estimator_.predict_uncertainty(problem.X)
+    )
+
+
+@pytest.mark.parametrize(
+    "make_search",
+    [
+        lambda e: HalvingGridSearchCV(e, {"beta": [0.01, 0.1, 1.0]}, cv=2, min_resources=100),
+        lambda e: RandomizedSearchCV(e, {"beta": [0.01, 0.1, 1.0]}, cv=2, n_iter=2),
+    ],
+    ids=["halving", "randomized"],
+)
+def test_other_searches_work(problem, head, make_search):
+    search = make_search(AdUEEstimator()).fit(problem.X, problem.y, **head)
+    assert np.isfinite(search.best_score_)
+
+
+def test_several_of_our_scorers_in_one_search(problem, head):
+    scoring = {"auc": error_roc_auc_scorer, "aurc": aurc_scorer, "fpr": fpr_at_tpr_scorer}
+    search = GridSearchCV(
+        AdUEEstimator(), {"beta": [0.01, 1.0]}, scoring=scoring, refit="aurc", cv=3
+    ).fit(problem.X, problem.y, **head)
+    assert search.cv_results_["mean_test_auc"].min() > 0.5
+    assert search.best_score_ == search.cv_results_["mean_test_aurc"].max() < 0
+
+
+@every_estimator
+@pytest.mark.parametrize("routing", [False, True])
+def test_cross_validation_tools_work(estimator, problem, head, routing):
+    with sklearn.config_context(enable_metadata_routing=routing):
+        scores = cross_val_score(estimator, problem.X, problem.y, params=head, cv=3)
+        results = cross_validate(
+            estimator,
+            problem.X,
+            problem.y,
+            params=head,
+            cv=3,
+            scoring=aurc_scorer,
+            return_estimator=True,
+        )
+        predicted = cross_val_predict(estimator, problem.X, problem.y, params=head, cv=3)
+    assert np.isfinite(scores).all()
+    assert (results["test_score"] < 0).all()
+    np.testing.assert_array_equal(results["estimator"][0].init_coef_, problem.W)
+    original = SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X)
+    np.testing.assert_array_equal(predicted, original)
+
+
+def test_learning_curves_work(problem, head):
+    _, _, scores = learning_curve(
+        AdUEEstimator(), problem.X, problem.y, params=head, cv=2, train_sizes=[0.5, 1.0]
+    )
+    assert np.isfinite(scores).all()
+
+
+@every_estimator
+def test_without_a_head_searches_work_too(estimator, problem):
+    scores = cross_val_score(estimator, problem.X, problem.y, cv=3)
+    assert np.isfinite(scores).all()
+
+
+@every_estimator
+def test_joblib_and_skops_bring_the_same_scores_back(estimator, problem, tmp_path):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    expected = fitted.predict_uncertainty(problem.X)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    loaded = joblib.load(tmp_path / "model.joblib")
+    np.testing.assert_array_equal(loaded.predict_uncertainty(problem.X), expected)
+
+    data = skops.io.dumps(fitted)
+    untrusted = skops.io.get_untrusted_types(data=data)
+    cls = type(estimator)
+    assert untrusted == [f"{cls.__module__}.{cls.__name__}"]
+    loaded = skops.io.loads(data, trusted=untrusted)
+    np.testing.assert_array_equal(loaded.predict_uncertainty(problem.X), expected)
+
+
+@every_estimator
+def test_polars_frames_set_feature_names(estimator, problem):
+    names = [f"h{i}" for i in range(12)]
+    frame = pl.DataFrame(problem.X, schema=names)
+    fitted = clone(estimator).fit(frame, pl.Series(problem.y), problem.W, problem.b)
+    assert list(fitted.feature_names_in_) == names
+    expected = clone(estimator).fit(*problem.fit_args).predict_uncertainty(problem.X)
+    np.testing.assert_allclose(fitted.predict_uncertainty(frame), expected, rtol=1e-9)
+
+
+@every_estimator
+def test_memory_mapped_features_are_read_not_written(estimator, problem, tmp_path):
+    np.save(tmp_path / "X.npy", problem.X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    fitted = clone(estimator).fit(mapped, problem.y, problem.W, problem.b)
+    expected = clone(estimator).fit(*problem.fit_args).predict_uncertainty(problem.X)
+    np.testing.assert_array_equal(fitted.predict_uncertainty(mapped), expected)
+
+
+@every_estimator
+def test_the_html_repr_shows_the_fitted_facts(estimator, problem):
+    html = clone(estimator).fit(*problem.fit_args)._repr_html_()
+    shown = ["init_coef_", "classes_"]
+    shown += {"AdUEEstimator": ["loss_", "n_iter_", "n_errors_"]}.get(type(estimator).__name__, [])
+    for name in shown:
+        assert name in html
+
+
+@every_estimator
+def test_a_frozen_estimator_keeps_score_and_fit(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    frozen = FrozenEstimator(fitted)
+    clone(frozen).fit(problem.X[:5], problem.y[:5])
+    np.testing.assert_array_equal(
+        frozen.predict_uncertainty(problem.X), fitted.predict_uncertainty(problem.X)
+    )
+    assert frozen.score(problem.X, problem.y) == fitted.score(problem.X, problem.y)
+    assert aurc_scorer(frozen, problem.X, problem.y) == aurc_scorer(fitted, problem.X, problem.y)
+
+
+@every_estimator
+def test_probabilities_can_be_calibrated(estimator, problem):
+    calibrated = CalibratedClassifierCV(FrozenEstimator(clone(estimator).fit(*problem.fit_args)))
+    probabilities = calibrated.fit(problem.X, problem.y).predict_proba(problem.X)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert calibrated.score(problem.X, problem.y) > 0.5
+
+
+class Recorder:
+    """A scikit-learn callback that keeps the names of the tasks that ended."""
+
+    def __init__(self):
+        self.ended = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.ended.append(context.task_name)
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def test_progress_callbacks_follow_descents_and_iterations(problem):
+    recorder = Recorder()
+    adue = AdUEEstimator().set_callbacks(recorder).fit(*problem.fit_args)
+    assert recorder.ended.count("lbfgs-iter") == adue.n_iter_
+    assert recorder.ended.count("descent") >= 2
+    assert recorder.ended[-1] == "fit"
+    without = AdUEEstimator().fit(*problem.fit_args)
+    np.testing.assert_array_equal(adue.coef_, without.coef_)
+
+
+def test_scikit_learns_progress_bar_runs_on_a_fit_and_on_a_search(problem, head, capfd):
+    AdUEEstimator().set_callbacks(ProgressBar()).fit(*problem.fit_args)
+    search = GridSearchCV(AdUEEstimator(), {"beta": [0.01, 0.1]}, cv=2)
+    search.set_callbacks(ProgressBar(max_propagation_depth=2)).fit(problem.X, problem.y, **head)
+    assert "AdUEEstimator" in capfd.readouterr().out
+
+
+def test_tensors_go_through_a_search_with_array_api_dispatch():
+    # The variable has to be set before scipy is imported, so another process is needed.
+    code = """
+        import numpy as np, sklearn, torch
+        from sklearn.model_selection import GridSearchCV
+        from adue_sklearn import AdUEEstimator
+        from tests.problems import Problem
+
+        p = Problem()
+        grid = {"beta": [0.01, 1.0]}
+        expected = GridSearchCV(AdUEEstimator(), grid, cv=3).fit(
+            p.X, p.y, init_W=p.W, init_b=p.b)
+        X, y, W, b = map(torch.as_tensor, p.fit_args)
+        for dispatch in (True, False):
+            with sklearn.config_context(array_api_dispatch=dispatch):
+                search = GridSearchCV(AdUEEstimator(), grid, cv=3).fit(X, y, init_W=W, init_b=b)
+                assert isinstance(search.score_samples(X), torch.Tensor)
+            np.testing.assert_allclose(search.cv_results_["mean_test_score"],
+                                       expected.cv_results_["mean_test_score"], atol=1e-6)
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        env={**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": "."},
+        cwd=os.path.dirname(os.path.dirname(__file__)),
+    )
+
+
+def test_tensors_on_every_device_can_be_cut_into_folds(problem, device):
+    X, y = torch.tensor(problem.X, device=device), torch.tensor(problem.y, device=device)
+    W, b = torch.tensor(problem.W), torch.tensor(problem.b)
+    folds = error_stratified_folds(X, y, W, b)
+    for (rest, fold), (_, expected) in zip(
+        folds, error_stratified_folds(*problem.fit_args), strict=True
+    ):
+        np.testing.assert_array_equal(fold, expected)
+        fitted = AdUEEstimator().fit(X[rest], y[rest], W, b)
+        assert fitted.predict_uncertainty(X[fold]).device == X.device
