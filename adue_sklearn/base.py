@@ -182,7 +182,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         return -self.predict_uncertainty(X)
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the ROC-AUC of the uncertainty for finding the original head's errors.
 
         Parameters
@@ -191,6 +191,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             Features.
         y : array-like of shape (n_samples,)
             True labels, as in ``fit``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
 
         Returns
         -------
@@ -198,7 +200,9 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             In [0, 1]. NaN, with an ``UndefinedMetricWarning``, if the rows hold no errors or
             only errors.
         """
-        return error_roc_auc_score(self.errors(X, y), as_numpy(self.predict_uncertainty(X)))
+        return error_roc_auc_score(
+            self.errors(X, y), self.predict_uncertainty(X), sample_weight=sample_weight
+        )
 
     def errors(self, X: Any, y: Any) -> BoolArray:
         """Return where the original head is wrong.

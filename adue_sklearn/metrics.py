@@ -76,7 +76,7 @@ def prediction_errors(predicted: Any, y: Any) -> npt.NDArray[np.bool_]:
     return np.asarray(predicted != y, dtype=bool)
 
 
-def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
+def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = None) -> float:
     """Return the chance that an error is ranked above a correct answer; ties count half.
 
     Parameters
@@ -85,6 +85,8 @@ def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
         Higher is more likely wrong.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows.
 
     Returns
     -------
@@ -101,7 +103,7 @@ def error_roc_auc_score(errors: Any, uncertainty: Any) -> float:
     errors, uncertainty = _check(errors, uncertainty)
     if _undefined(errors, "ROC-AUC"):
         return float("nan")
-    return float(roc_auc_score(errors, uncertainty))
+    return float(roc_auc_score(errors, uncertainty, sample_weight=sample_weight))
 
 
 class Estimate(NamedTuple):

@@ -77,12 +77,10 @@ class UncertaintyPipeline(Pipeline):
         """
         prefix = "" if _routing_enabled() else f"{self.steps[-1][0]}__"
         source = self._head_source()
-        if f"{prefix}init_W" in params:
-            self._refuse_changed_features(
-                self.steps[:-1] if source is None else self._after(source)
-            )
-        elif source is not None:
-            self._refuse_changed_features(self._after(source))
+        given = f"{prefix}init_W" in params
+        if given or source is not None:
+            self._refuse_changed_features(self.steps[0 if source is None else source + 1 : -1])
+        if not given and source is not None:
             head = dict(zip(_HEAD, _read_head(self.steps[source][1], y), strict=True))
             params |= {f"{prefix}{key}": value for key, value in head.items() if value is not None}
         return super().fit(X, y, **params)
@@ -106,7 +104,7 @@ class UncertaintyPipeline(Pipeline):
     def _head_source(self) -> int | None:
         """Return the number of the step that knows a head, if there is one."""
         for number, (_, step) in enumerate(self.steps[:-1]):
-            # On the class: reading it from the step would load the model.
+            # Asked of the class: reading it from the step would load the model.
             if hasattr(type(step), "init_W_"):
                 return number
         return None

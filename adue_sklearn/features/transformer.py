@@ -62,6 +62,8 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         Its bias.
     classes_ : ndarray of str of shape (n_classes,) or None
         Class names in the order of the head's rows, if known.
+    n_features_out_ : int
+        Number of features, set by ``fit``.
 
     See Also
     --------
@@ -105,7 +107,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             As it was.
         """
         _as_texts(X)
-        self._classifier()
+        self.n_features_out_ = self.init_W_.shape[1]
         return self
 
     def transform(self, X: Any) -> Rows:
@@ -173,7 +175,9 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         return None if names is None else np.array(names)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return True
+        # `transform` works without `fit`; but what scikit-learn shows of a fitted transformer
+        # (a notebook's repr lists its attributes) would load the model.
+        return hasattr(self, "n_features_out_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,0 +1,24 @@
+"""The README's Python snippets run, one after the other, as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, capsys):
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(snippets) == 4
+    monkeypatch.chdir(tmp_path)  # the last one writes a store and a head
+    names = {}
+    for snippet in snippets:
+        exec(compile(snippet, str(README), "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert 0.8 < float(printed[0]) < 0.9
+    assert printed[1].startswith("Estimate(value=")
+    assert np.isfinite(names["uncertainty"]).all()
+    assert (tmp_path / "head" / "estimator.json").exists()
