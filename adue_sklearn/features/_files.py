@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 Arrays = dict[str, npt.NDArray[Any]]
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name: safetensors dtype and shape
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 _HEADER_SIZE_BYTES = 8  # safetensors: header length (uint64), header (JSON), data
@@ -23,19 +27,56 @@ class StoreError(ValueError):
     """A feature store cannot be read or written; the message names the file and the mend."""
 
 
+class DamagedFileError(StoreError):
+    """One file of a store is missing, truncated or changed."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(f"Feature store file '{file}' cannot be used: {what}")
+        self.file = file
+        self.what = what
+
+
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, rename: the file is whole or absent."""
+    """Write under a temporary name, flush to disk, rename: the file is whole or as it was."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        rename(temporary, file)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise not_written(file, error) from error
         raise
-    _sync_folder(file.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename, and flush the folder, so that the name is on disk too."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise not_written(target, error) from error
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:  # not "run it again": an append would then be there twice
+        raise StoreError(
+            f"'{target}' is in place, but may not outlast a power failure: the directory could not "
+            f"be flushed to disk ({error.strerror or error}). Mend that and open the store to see "
+            "what it holds."
+        ) from error
+
+
+def not_written(file: Path, error: OSError) -> StoreError:
+    """Return the error for a file that the operating system did not take."""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    mend = "Free some space there" if full else "Mend that"
+    return StoreError(
+        f"'{file}' could not be written: {error.strerror or error}. What was finished before is "
+        f"safe. {mend}, then run the same again."
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -48,11 +89,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_tensors(file: Path, tensors: Arrays) -> dict[str, str]:
-    """Write a safetensors file; return its manifest entry (name and sha256)."""
-    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
-    write_atomically(file, content)
-    return {"file": file.name, "sha256": hashlib.sha256(content).hexdigest()}
+def tensor_bytes(tensors: Arrays) -> bytes:
+    """Return the safetensors file of some arrays; equal arrays give equal bytes."""
+    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+
+
+def file_entry(name: str, content: bytes) -> dict[str, Any]:
+    """Return a file's entry in the manifest: name and sha256."""
+    return {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def sha256_of(file: Path) -> str:
@@ -62,14 +106,18 @@ def sha256_of(file: Path) -> str:
 
 
 def check_hash(file: Path, expected: str) -> None:
-    """Raise StoreError unless the file's sha256 is the expected one."""
-    if not file.is_file():
-        raise _damaged(file, "it is missing")
-    if sha256_of(file) != expected:
-        raise _damaged(file, "its sha256 is not the one in the manifest")
+    """Raise DamagedFileError unless the file's sha256 is the expected one."""
+    try:
+        found = sha256_of(file)
+    except FileNotFoundError:
+        raise DamagedFileError(file, "it is missing") from None
+    except OSError as error:
+        raise DamagedFileError(file, f"it cannot be read ({error.strerror})") from error
+    if found != expected:
+        raise DamagedFileError(file, "its sha256 is not the one in the manifest")
 
 
-def map_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> Arrays:
+def map_tensors(file: Path, expected: Layout) -> Arrays:
     """Map the tensors of a safetensors file into memory, read-only.
 
     Parameters
@@ -79,40 +127,64 @@ def map_tensors(file: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]])
     expected : mapping of str to (str, tuple of int)
         Name, safetensors dtype and shape of every tensor that the file must hold.
     """
-    header, data_start = _read_header(file)
-    sizes = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    size = file.stat().st_size
-    if size != data_start + max(sizes, default=0):
-        raise _damaged(file, f"it is truncated or has surplus bytes ({size} bytes)")
-    arrays: Arrays = {}
-    for name, (dtype, shape) in expected.items():
-        entry = header.get(name)
-        if entry is None or entry["dtype"] != dtype or tuple(entry["shape"]) != shape:
-            found = "absent" if entry is None else f"{entry['dtype']} {entry['shape']}"
-            raise _damaged(file, f"'{name}' should be {dtype} {list(shape)} but is {found}")
-        offset = data_start + entry["data_offsets"][0]
-        arrays[name] = np.memmap(file, _DTYPES[dtype], mode="r", offset=offset, shape=shape)
-    return arrays
+    try:
+        header, data_start = _read_header(file)
+        _check_layout(header, expected)
+        size, promised = file.stat().st_size, data_start + _end_of_data(header)
+        if size != promised:
+            raise ValueError(f"{size} bytes instead of {promised}")
+        return {
+            name: np.memmap(
+                file,
+                _DTYPES[dtype],
+                mode="r",
+                offset=data_start + header[name]["data_offsets"][0],
+                shape=shape,
+            )
+            for name, (dtype, shape) in expected.items()
+        }
+    except FileNotFoundError:
+        raise DamagedFileError(file, "it is missing") from None
+    except OSError as error:
+        raise DamagedFileError(file, f"it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DamagedFileError(file, f"it is truncated or damaged ({error})") from error
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
-            if length > file.stat().st_size:
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
-            if not isinstance(header, dict):
-                raise ValueError("header is not a JSON object")
-    except FileNotFoundError:
-        raise _damaged(file, "it is missing") from None
-    except ValueError as error:
-        raise _damaged(file, f"it is truncated or no safetensors file ({error})") from error
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
+        if length > file.stat().st_size:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    header.pop("__metadata__", None)
     return header, _HEADER_SIZE_BYTES + length
 
 
-def _damaged(file: Path, what: str) -> StoreError:
-    return StoreError(
-        f"Feature store file '{file}' cannot be used: {what}. "
-        "Restore it from a copy or extract the store again."
+def _check_layout(header: Mapping[str, Any], expected: Layout) -> None:
+    """Raise ValueError unless the header describes the expected tensors; it may hold others."""
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or not _are_offsets(entry.get("data_offsets")):
+            raise ValueError(f"its header describes '{name}' as {entry!r}")
+    for name, (dtype, shape) in expected.items():
+        entry = header.get(name, {})
+        found = f"{entry.get('dtype')} {entry.get('shape')}" if entry else "absent"
+        if found != f"{dtype} {list(shape)}":
+            raise ValueError(f"'{name}' should be {dtype} {list(shape)} but is {found}")
+        start, stop = entry["data_offsets"]
+        if stop - start != math.prod(shape) * _DTYPES[dtype].itemsize:
+            raise ValueError(f"'{name}' is {dtype} {list(shape)} but has {stop - start} bytes")
+
+
+def _are_offsets(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(offset) is int and offset >= 0 for offset in value)
     )
+
+
+def _end_of_data(header: Mapping[str, Any]) -> int:
+    return max((entry["data_offsets"][1] for entry in header.values()), default=0)

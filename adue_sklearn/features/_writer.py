@@ -1,10 +1,18 @@
-"""Writing a feature store, shard by shard."""
+"""Writing a feature store, shard by shard: new, resumed, or appended to.
+
+One path for all three: ``unfinished.json`` is rewritten after every shard and renamed to
+``manifest.json`` at the end. So a reader sees the old state or the new one, and a writer that was
+killed leaves all that the next one needs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,26 +21,48 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.features._checks import array, check_classes, check_labels
-from adue_sklearn.features._files import StoreError, write_atomically, write_tensors
-
-MANIFEST = "manifest.json"
-HEAD = "head.safetensors"
-FORMAT = "adue-feature-store"
-FORMAT_VERSION = 1
+from adue_sklearn.features._files import (
+    StoreError,
+    file_entry,
+    not_written,
+    rename,
+    tensor_bytes,
+    write_atomically,
+)
+from adue_sklearn.features._lock import HOLDER, LOCK, WriterLock
+from adue_sklearn.features._manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    HEAD,
+    MANIFEST,
+    UNFINISHED,
+    Manifest,
+    damaged_shards,
+    is_temporary,
+    largest_id,
+    read_manifest,
+    read_unfinished,
+    shard_name,
+    shard_number,
+    to_json,
+)
+from adue_sklearn.features._same import check_same_model, check_same_writing, is_in_store
 
 FloatArray = npt.NDArray[np.float32]
 
 
 class FeatureStoreWriter:
-    """Writes a new store shard by shard; the manifest last, when the ``with`` block ends well.
+    """Writes a store shard by shard; the manifest last, when the ``with`` block ends well.
 
-    When the block ends in an exception the shards written so far stay, without a manifest, so the
-    directory is not mistaken for a store.
+    When the block ends in an exception, or the process is killed, the shards written so far stay,
+    without a manifest (or beside the old one, when appending), so that nobody takes them for a
+    finished store. Another writer with the same ``extraction`` goes on after the last of them; one
+    without any starts over. Nobody else can write to the directory meanwhile.
 
     Parameters
     ----------
     path : path-like
-        The directory to make; it may exist if it is empty.
+        The directory to make; it may exist if it is empty. With ``append``, a finished store.
     init_W : array-like of shape (C, d)
         Weights of the head's last linear layer.
     init_b : array-like of shape (C,), optional
@@ -44,6 +74,20 @@ class FeatureStoreWriter:
     provenance : mapping, optional
         Facts about the origin, anything JSON can hold. The attribute of that name may be changed
         until the block ends.
+    extraction : mapping, optional
+        What tells this writing from any other: ``n_rows``, hashes of the input; goes into the
+        manifest. Only a writer that has one can be resumed.
+    append : bool, default=False
+        Write further rows to a finished store of the same model.
+    resume : bool, default=True
+        Go on where an interrupted writer with the same ``extraction`` stopped.
+
+    Attributes
+    ----------
+    n_done : int
+        Inside the block: rows of this writing that are on disk, an interrupted run's included.
+    finished_before : bool
+        Inside the block: the store holds all rows of this extraction already; nothing is written.
     """
 
     def __init__(
@@ -55,6 +99,9 @@ class FeatureStoreWriter:
         classes: Sequence[str] | None = None,
         labelled: bool,
         provenance: Mapping[str, Any] | None = None,
+        extraction: Mapping[str, Any] | None = None,
+        append: bool = False,
+        resume: bool = True,
     ) -> None:
         self.path = Path(path)
         self.init_W: FloatArray = array("init_W", init_W, "f", (None, None))
@@ -64,11 +111,29 @@ class FeatureStoreWriter:
         self.classes = check_classes(classes, len(self.init_W))
         self.labelled = labelled
         self.provenance: dict[str, Any] = dict(provenance or {})
+        # What this writing adds to the manifest's list of extractions: one entry or none, and as
+        # it will be read back. What JSON cannot hold is refused here, not hours later.
+        record = [] if extraction is None else [{**extraction, "provenance": self.provenance}]
+        to_json({"provenance": self.provenance})
+        self._record: list[dict[str, Any]] = json.loads(to_json({"extractions": record}))[
+            "extractions"
+        ]
+        head = {"W": self.init_W} if self.init_b is None else {"W": self.init_W, "b": self.init_b}
+        self._head = tensor_bytes(head)
+        self._append, self._resume = append, resume
+        self._lock: contextlib.ExitStack | None = None
+        self._old_shards: list[dict[str, Any]] = []
         self._shards: list[dict[str, Any]] = []
-        _to_json(self.provenance)  # now, not after hours of extraction
+        self._extractions: list[dict[str, Any]] = []
+        self._largest_id = -1
+        self.n_done, self.finished_before = 0, False
 
     def __enter__(self) -> Self:
-        _make_empty_folder(self.path)
+        _make_folder(self.path, append=self._append)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(WriterLock(self.path))
+            self._begin()
+            self._lock = lock.pop_all()  # nothing failed: the lock outlives this method
         return self
 
     def __exit__(
@@ -77,13 +142,32 @@ class FeatureStoreWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is None:
-            self._finish()
+        if self._lock is None:
+            return
+        with self._lock:
+            self._lock = None
+            if exc_type is None and not self.finished_before:
+                self._finish()
 
     @property
     def n_rows(self) -> int:
-        """Rows written so far."""
-        return sum(entry["rows"] for entry in self._shards)
+        """Rows of the store so far, those that are appended to included."""
+        return sum(entry["rows"] for entry in [*self._old_shards, *self._shards])
+
+    def first_id_for(self, n_rows: int) -> int:
+        """Return the row number after the largest in the store that is appended to, else 0.
+
+        Parameters
+        ----------
+        n_rows : int
+            How many rows are to be numbered from there.
+        """
+        if self._largest_id > np.iinfo(np.int64).max - n_rows:
+            raise StoreError(
+                f"ids: '{self.path}' holds the row number {self._largest_id}, after which there "
+                f"is no room for {n_rows} more; give the ids of the new rows."
+            )
+        return self._largest_id + 1
 
     def write_shard(
         self,
@@ -91,6 +175,8 @@ class FeatureStoreWriter:
         logits: npt.ArrayLike,
         labels: npt.ArrayLike | None,
         ids: npt.ArrayLike,
+        *,
+        truncated: int | None = None,
     ) -> None:
         """Write the next rows as one file.
 
@@ -104,12 +190,16 @@ class FeatureStoreWriter:
             Row numbers of the head; None exactly when the store is unlabelled.
         ids : array-like of shape (n,) of int
             Row numbers in the input.
+        truncated : int, optional
+            How many of the rows come from texts that were cut.
 
         Raises
         ------
         StoreError
-            Arrays that do not fit together, NaN or inf.
+            Arrays that do not fit together, NaN or inf, or a file that cannot be written.
         """
+        if self._lock is None or self.finished_before:
+            raise StoreError("write_shard: call it inside the writer's 'with' block, once a shard.")
         n_classes, n_features = self.init_W.shape
         X = array("features", features, "f", (None, n_features))
         tensors: dict[str, npt.NDArray[Any]] = {
@@ -121,46 +211,135 @@ class FeatureStoreWriter:
             raise StoreError(f"labels: this store was opened with labelled={self.labelled}.")
         if labels is not None:
             tensors["labels"] = check_labels(array("labels", labels, "i", (len(X),)), n_classes)
-        name = f"shard-{len(self._shards):05d}.safetensors"
-        entry = write_tensors(self.path / name, tensors)
-        self._shards.append({**entry, "rows": len(X)})
+        name, content = shard_name(self._next_number()), tensor_bytes(tensors)
+        write_atomically(self.path / name, content)
+        entry = {**file_entry(name, content), "rows": len(X)}
+        if truncated is not None:
+            entry["truncated"] = int(truncated)
+        self._save([*self._shards, entry])
+
+    def _begin(self) -> None:
+        _remove_temporary_files(self.path)
+        if self._append:
+            self._begin_append(read_manifest(self.path))
+        elif (self.path / MANIFEST).exists():
+            self._begin_finished(read_manifest(self.path))
+        if self.finished_before:
+            return
+        unfinished = read_unfinished(self.path)
+        shards = [] if unfinished is None else self._take_over(unfinished)
+        self._save(shards)  # before the head: it says whose this directory is
+        if not self._append:
+            write_atomically(self.path / HEAD, self._head)
+
+    def _begin_append(self, store: Manifest) -> None:
+        check_same_model(self.path, store, self._manifest([]))
+        damaged = damaged_shards(self.path, store, every_byte=False)
+        if damaged:
+            raise StoreError(
+                f"{damaged[0]} Nothing is appended to a damaged store: restore the file from a "
+                f"copy, or drop it with FeatureStore.repair or 'adue store repair {self.path}'."
+            )
+        self.finished_before = is_in_store(self._record, store)
+        self._largest_id = largest_id(self.path, store)
+        self.provenance = dict(store["provenance"])
+        self._old_shards = store["shards"]
+        self._extractions = store.get("extractions") or []
+
+    def _begin_finished(self, store: Manifest) -> None:
+        """Raise, unless the finished store is just what this writer was about to write."""
+        mine = self._manifest([])
+        same = all(store.get(key) == mine.get(key) for key in ("extractions", "head", "classes"))
+        whole = bool(self._record) and self._record[0].get("n_rows") == store["n_rows"]
+        if not (self._resume and same and whole):
+            raise StoreError(
+                f"'{self.path}' already holds a store. Delete it, choose another path, or append "
+                "to it (append=True, --append)."
+            )
+        self.finished_before = True
+
+    def _take_over(self, unfinished: Manifest) -> list[dict[str, Any]]:
+        """Return the shards of an interrupted writer up to the first that is not whole."""
+        written = unfinished["shards"][len(self._old_shards) :]
+        in_progress = (unfinished.get("extractions") or [])[len(self._extractions) :]
+        if not in_progress and not self._record:  # rows from arrays, which the caller has: anew
+            for entry in written:
+                (self.path / entry["file"]).unlink(missing_ok=True)
+            return []
+        check_same_writing(
+            self.path,
+            {**unfinished, "extractions": in_progress},
+            {**self._manifest([]), "extractions": self._record},
+            append=self._append,
+            resume=self._resume,
+        )
+        damaged = damaged_shards(self.path, {**unfinished, "shards": written}, every_byte=True)
+        for damage in damaged:
+            warnings.warn(f"{damage} Its rows are extracted again.", UserWarning, stacklevel=5)
+        bad = {damage.file.name for damage in damaged}
+        return list(takewhile(lambda entry: entry["file"] not in bad, written))
+
+    def _next_number(self) -> int:
+        names = [entry["file"] for entry in [*self._old_shards, *self._shards]]
+        return max(map(shard_number, names), default=-1) + 1
+
+    def _save(self, shards: list[dict[str, Any]]) -> None:
+        """Write the manifest as it would be with these shards, under the unfinished one's name."""
+        write_atomically(self.path / UNFINISHED, to_json(self._manifest(shards)))
+        self._shards = shards
+        self.n_done = sum(entry["rows"] for entry in shards)
 
     def _finish(self) -> None:
         if not self._shards:
             raise StoreError(f"No rows were written to '{self.path}'; a store needs at least one.")
-        head = {"W": self.init_W} if self.init_b is None else {"W": self.init_W, "b": self.init_b}
-        head_entry = write_tensors(self.path / HEAD, head)
+        self._save(self._shards)
+        rename(self.path / UNFINISHED, self.path / MANIFEST)
+
+    def _manifest(self, shards: list[dict[str, Any]]) -> Manifest:
+        all_shards = [*self._old_shards, *shards]
+        provenance = dict(self.provenance)
+        cut = [entry["truncated"] for entry in shards if "truncated" in entry]
+        if cut:
+            provenance["truncated_rows"] = provenance.get("truncated_rows", 0) + sum(cut)
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "n_rows": self.n_rows,
+            "n_rows": sum(entry["rows"] for entry in all_shards),
             "n_features": self.init_W.shape[1],
             "n_classes": self.init_W.shape[0],
             "classes": self.classes,
             "labelled": self.labelled,
             "dtype": "float32",
-            "head": {**head_entry, "bias": self.init_b is not None},
-            "shards": self._shards,
-            "provenance": self.provenance,
+            "head": {**file_entry(HEAD, self._head), "bias": self.init_b is not None},
+            "shards": all_shards,
+            "provenance": provenance,
         }
-        write_atomically(self.path / MANIFEST, _to_json(manifest))
+        extractions = [*self._extractions, *self._record]
+        return {**manifest, "extractions": extractions} if extractions else manifest
 
 
-def _make_empty_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *, append: bool) -> None:
+    """Make the directory; refuse one that holds anything but what a writer left."""
+    if append:
+        read_manifest(folder)
+        return
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"'{folder}' is a file, and a store is a directory. Choose another path.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / MANIFEST).exists():
-        raise StoreError(f"'{folder}' already holds a store. Delete it or choose another path.")
-    if any(folder.iterdir()):
-        raise StoreError(
-            f"'{folder}' is not empty and holds no finished feature store. "
-            "Delete it (it may be the rest of an interrupted extraction) or choose another path."
-        )
-
-
-def _to_json(content: Mapping[str, Any]) -> bytes:
     try:
-        return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"provenance: only what JSON can hold may be stored ({error}).") from error
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from error
+    names = {file.name for file in folder.iterdir() if not is_temporary(file.name)}
+    if names & {MANIFEST, UNFINISHED} or names <= {LOCK, HOLDER}:
+        return
+    raise StoreError(
+        f"'{folder}' is not empty and holds no feature store, finished or interrupted. "
+        "Choose another path, or delete it."
+    )
+
+
+def _remove_temporary_files(folder: Path) -> None:
+    """Remove the half file that a killed writer left; the caller holds the lock."""
+    for file in folder.iterdir():
+        if is_temporary(file.name):
+            file.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.features._checks import check_count, check_labels
+from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features.batching import buckets, check_texts, encode, pad
 from adue_sklearn.features.heads import check_batch, run_head
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
@@ -132,11 +134,16 @@ def extract_features(
     labels: Any = None,
     batch_tokens: int = 8192,
     shard_rows: int = 4096,
+    append: bool = False,
+    resume: bool = True,
     progress: Progress | None = None,
 ) -> FeatureStore:
-    """Write the features of texts to a new feature store, shard by shard.
+    """Write the features of texts to a feature store, shard by shard.
 
-    Memory holds one shard at a time. Labels are checked before the model runs.
+    Memory holds one shard at a time. Labels are checked before the model runs. A run that was
+    interrupted is gone on with by the same call: the files are then, byte for byte, those of an
+    uninterrupted run (``batch_tokens`` may be changed in between, for instance after an error for
+    lack of memory; rows then agree within the precision).
 
     Parameters
     ----------
@@ -145,15 +152,25 @@ def extract_features(
     texts : sequence of str
         The n texts.
     out : path-like
-        Directory of the store; must be new or empty.
+        Directory of the store; new, empty, or what an interrupted run of the same call left. With
+        ``append``, a finished store.
     labels : array-like of shape (n,), optional
         True labels: integers are row numbers of the head, strings need ``classifier.classes``.
     batch_tokens : int, default=8192
         Most tokens of a batch, padding included.
     shard_rows : int, default=4096
-        Rows a file.
+        Rows a file; what an interruption can cost.
+    append : bool, default=False
+        Write the rows to the end of a store of the same model; ``ids`` go on after its largest.
+        Until the last of them is on disk the store is as it was. Texts that were extracted to it
+        before, with the same labels, are not written again.
+    resume : bool, default=True
+        Go on after the last whole shard of an interrupted run, if model, texts, labels,
+        ``max_length``, precision, ``shard_rows`` and library versions are the same; otherwise the
+        error names what differs. False refuses to touch what an interrupted run left.
     progress : callable, optional
-        Called after each batch with the number of rows just done.
+        Called after each batch with the number of rows just done, and at once with the rows that
+        an interrupted run had done.
 
     Returns
     -------
@@ -163,9 +180,15 @@ def extract_features(
     Raises
     ------
     ValueError
-        Texts or labels that cannot be used, or a directory that is not empty (`StoreError`).
+        Texts or labels that cannot be used, or a directory that cannot be written to or gone on
+        with (`StoreError`).
     FeatureMismatchError
         Features that do not give the model's logits.
+
+    Warns
+    -----
+    UserWarning
+        If the store holds all these rows already, so that nothing was done.
     """
     checked = check_texts(texts)
     y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
@@ -178,16 +201,33 @@ def extract_features(
         classes=classifier.classes,
         labelled=y is not None,
         provenance=classifier.provenance,
+        extraction={**fingerprint(classifier, checked, y), "shard_rows": shard_rows},
+        append=append,
+        resume=resume,
     )
-    truncated = 0
     with writer:
-        for start in range(0, len(checked), shard_rows):
+        if writer.finished_before:
+            warnings.warn(
+                f"'{writer.path}' holds the rows of these {len(checked)} texts already; nothing "
+                "was done.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return FeatureStore.open(out)
+        if progress is not None and writer.n_done:
+            progress(writer.n_done)
+        first_id = writer.first_id_for(len(checked))
+        for start in range(writer.n_done, len(checked), shard_rows):
             rows = np.arange(start, min(start + shard_rows, len(checked)))
             texts_here = checked[start : start + shard_rows]
             shard = _collect(classifier, texts_here, batch_tokens, progress, first_row=start)
-            writer.write_shard(shard.features, shard.logits, None if y is None else y[rows], rows)
-            truncated += int(shard.truncated.sum())
-        writer.provenance["truncated_rows"] = truncated
+            writer.write_shard(
+                shard.features,
+                shard.logits,
+                None if y is None else y[rows],
+                rows + first_id,
+                truncated=int(shard.truncated.sum()),
+            )
     return FeatureStore.open(out)
 
 

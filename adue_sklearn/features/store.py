@@ -3,31 +3,36 @@
 The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids`` and, when the
 rows are labelled, ``labels``), ``head.safetensors`` (``W`` and, when the head has one, ``b``) and
 ``manifest.json``. Every file is written under a temporary name, flushed to disk and renamed; the
-manifest comes last, so a directory with a manifest is complete. Nothing is pickled.
+manifest comes last, so a directory with a manifest is complete. Nothing is pickled. The format and
+what it promises: ``docs/feature-store.md``.
 
 This module needs numpy and safetensors only.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import array, check_count, check_labels
-from adue_sklearn.features._files import StoreError, check_hash, map_tensors
-from adue_sklearn.features._writer import (
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    FeatureStoreWriter,
-    FloatArray,
+from adue_sklearn.features._arrays import write_arrays
+from adue_sklearn.features._files import StoreError, map_tensors
+from adue_sklearn.features._manifest import (
+    Damage,
+    Manifest,
+    damaged_head,
+    damaged_shards,
+    head_layout,
+    read_manifest,
+    shard_layout,
 )
+from adue_sklearn.features._repair import RepairReport, damage_error, find_damage, repair
+from adue_sklearn.features._writer import FeatureStoreWriter, FloatArray
 
 __all__ = ["FeatureStore", "FeatureStoreWriter", "StoreError"]
 
@@ -54,6 +59,8 @@ class FeatureStore:
         Weights of the head's last linear layer.
     init_b : ndarray of shape (n_classes,), float32, or None
         Its bias; None when the layer has none.
+    damaged : list of Damage
+        Shards that `open` skipped: ``file``, ``what`` is wrong, ``rows`` (positions in the store).
 
     Examples
     --------
@@ -69,21 +76,30 @@ class FeatureStore:
     [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, damaged: Sequence[Damage] = ()) -> None:
         self.path = path
+        self.damaged = list(damaged)
+        self._load(manifest)
+
+    def _load(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self.n_features: int = manifest["n_features"]
         self.n_classes: int = manifest["n_classes"]
         self.classes: list[str] | None = manifest["classes"]
         self.provenance: dict[str, Any] = manifest["provenance"]
-        self._shards = [self._open_shard(entry) for entry in manifest["shards"]]
+        skipped = {damage.file.name for damage in self.damaged}
+        self._shards = [
+            map_tensors(self.path / entry["file"], shard_layout(manifest, entry["rows"]))
+            for entry in manifest["shards"]
+            if entry["file"] not in skipped
+        ]
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        head = self._open_head()
+        head = map_tensors(self.path / manifest["head"]["file"], head_layout(manifest))
         self.init_W: FloatArray = head["W"]
         self.init_b: FloatArray | None = head.get("b")
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> FeatureStore:
+    def open(cls, path: str | os.PathLike[str], *, skip_damaged: bool = False) -> FeatureStore:
         """Open a store for reading.
 
         Reads the manifest, the head (its hash is checked) and each shard's layout, so a missing or
@@ -94,6 +110,9 @@ class FeatureStore:
         ----------
         path : path-like
             The store's directory.
+        skip_damaged : bool, default=False
+            Read every byte now and leave out the shards that are damaged, with a warning; ``ids``
+            says which rows remain.
 
         Returns
         -------
@@ -102,10 +121,22 @@ class FeatureStore:
         Raises
         ------
         StoreError
-            No store there, a newer format, or a file that is missing or damaged.
+            No store there, a newer format, or files that are missing or damaged: all are named.
+
+        Warns
+        -----
+        UserWarning
+            Naming each shard that was left out.
         """
         folder = Path(path)
-        return cls(folder, _read_manifest(folder))
+        manifest = read_manifest(folder)
+        head = damaged_head(folder, manifest)
+        shards = damaged_shards(folder, manifest, every_byte=skip_damaged)
+        if head or (shards and (not skip_damaged or len(shards) == len(manifest["shards"]))):
+            raise damage_error(folder, head + shards)
+        for damage in shards:
+            warnings.warn(f"{damage} These rows are left out.", UserWarning, stacklevel=2)
+        return cls(folder, manifest, shards)
 
     @classmethod
     def create(
@@ -156,27 +187,15 @@ class FeatureStore:
         StoreError
             Arrays that do not fit together, NaN or inf, or a directory that is not empty.
         """
-        X = array("features", features, "f", (None, None))
-        n_rows = len(X)
-        y = None if labels is None else array("labels", labels, "i", (n_rows,))
-        rows = np.arange(n_rows) if ids is None else array("ids", ids, "i", (n_rows,))
-        check_count("shard_rows", shard_rows)
         writer = FeatureStoreWriter(
             path,
             init_W=init_W,
             init_b=init_b,
             classes=classes,
-            labelled=y is not None,
+            labelled=labels is not None,
             provenance=provenance,
         )
-        Z = _logits(X, writer.init_W, writer.init_b) if logits is None else logits
-        Z = array("logits", Z, "f", (n_rows, len(writer.init_W)))
-        if y is not None:
-            check_labels(y, len(writer.init_W))
-        with writer:
-            for start in range(0, n_rows, shard_rows):
-                part = slice(start, start + shard_rows)
-                writer.write_shard(X[part], Z[part], None if y is None else y[part], rows[part])
+        write_arrays(writer, features, labels, ids, logits, shard_rows)
         return cls.open(path)
 
     @property
@@ -199,19 +218,119 @@ class FeatureStore:
         """Array of shape (n,), int64: row numbers in the input."""
         return self._column("ids")
 
+    def append(
+        self,
+        *,
+        features: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        ids: npt.ArrayLike | None = None,
+        logits: npt.ArrayLike | None = None,
+        shard_rows: int = 4096,
+    ) -> FeatureStore:
+        """Write further rows of the same model to the end of the store.
+
+        All or nothing: until the last row is on disk, everybody reads the store as it was.
+
+        Parameters
+        ----------
+        features : array-like of shape (n, d)
+            What enters the head's last linear layer; stored as float32.
+        labels : array-like of shape (n,) of int, optional
+            True labels as row numbers of the head; required exactly when the store is labelled.
+        ids : array-like of shape (n,) of int, optional
+            Row numbers in the input; by default they go on after the largest in the store.
+        logits : array-like of shape (n, C), optional
+            The model's logits; ``features @ init_W.T + init_b`` by default.
+        shard_rows : int, default=4096
+            Rows a file.
+
+        Returns
+        -------
+        FeatureStore
+            Itself, with the new rows. Arrays that were taken from it before stay as they are.
+
+        Raises
+        ------
+        StoreError
+            Arrays that do not fit the store, a damaged store, another writer at work.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from adue_sklearn.features import FeatureStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(folder, features=np.eye(2), init_W=np.eye(2))
+        ...     len(store.append(features=np.ones((3, 2))))
+        5
+        """
+        if self.damaged:
+            raise damage_error(self.path, self.damaged)
+        writer = FeatureStoreWriter(
+            self.path,
+            init_W=self.init_W,
+            init_b=self.init_b,
+            classes=self.classes,
+            labelled=self._manifest["labelled"],
+            append=True,
+        )
+        write_arrays(writer, features, labels, ids, logits, shard_rows)
+        self._load(read_manifest(self.path))
+        return self
+
     def verify(self) -> None:
         """Read every file and compare it with its sha256 in the manifest.
 
         Raises
         ------
         StoreError
-            Naming the first file that differs.
+            Naming every file that differs.
         """
-        for entry in [self._manifest["head"], *self._manifest["shards"]]:
-            check_hash(self.path / entry["file"], entry["sha256"])
+        damaged = find_damage(self.path, self._manifest)
+        if damaged:
+            raise damage_error(self.path, damaged)
+
+    @staticmethod
+    def repair(path: str | os.PathLike[str]) -> RepairReport:
+        """Make a valid store of what is sound in a damaged one.
+
+        Damaged shards are taken out of the manifest. Their files, and what interrupted writers
+        left, are moved to the folder ``set-aside`` in the store; nothing is deleted.
+
+        Parameters
+        ----------
+        path : path-like
+            The store's directory.
+
+        Returns
+        -------
+        RepairReport
+            ``n_rows`` that remain, the ``dropped`` shards, the files that were ``set_aside``.
+
+        Raises
+        ------
+        StoreError
+            No store there, a damaged head or no sound shard, another writer at work.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from adue_sklearn.features import FeatureStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(
+        ...         folder, features=np.eye(4), init_W=np.eye(4), shard_rows=3
+        ...     )
+        ...     _ = Path(folder, "shard-00001.safetensors").write_bytes(b"damaged")
+        ...     report = FeatureStore.repair(folder)
+        ...     print(report.n_rows, [list(damage.rows) for damage in report.dropped])
+        3 [[3]]
+        """
+        return repair(Path(path))
 
     def __len__(self) -> int:
-        return int(self._manifest["n_rows"])
+        return sum(len(shard["ids"]) for shard in self._shards)
 
     def __repr__(self) -> str:
         return (
@@ -227,106 +346,3 @@ class FeatureStore:
             column.flags.writeable = False
             self._columns[name] = column
         return self._columns[name]
-
-    def _open_shard(self, entry: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-        n_rows = entry["rows"]
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "features": ("F32", (n_rows, self.n_features)),
-            "logits": ("F32", (n_rows, self.n_classes)),
-            "ids": ("I64", (n_rows,)),
-        }
-        if self._manifest["labelled"]:
-            expected["labels"] = ("I64", (n_rows,))
-        return map_tensors(self.path / entry["file"], expected)
-
-    def _open_head(self) -> dict[str, npt.NDArray[Any]]:
-        entry = self._manifest["head"]
-        file = self.path / entry["file"]
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "W": ("F32", (self.n_classes, self.n_features))
-        }
-        if entry["bias"]:
-            expected["b"] = ("F32", (self.n_classes,))
-        head = map_tensors(file, expected)
-        check_hash(file, entry["sha256"])
-        return head
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(
-            f"'{folder}' is no finished feature store: '{MANIFEST}' is missing. "
-            "Check the path; if an extraction was interrupted, delete the directory and run again."
-        ) from None
-    except ValueError as error:
-        raise StoreError(
-            f"'{file}' is not valid JSON ({error}). Restore it or extract the store again."
-        ) from error
-    _check_manifest(file, manifest)
-    return dict(manifest)
-
-
-def _check_manifest(file: Path, manifest: Any) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"'{file}' is not the manifest of a feature store.")
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise StoreError(
-            f"'{file}' has format version {version!r}; this adue_sklearn reads versions 1 to "
-            f"{FORMAT_VERSION}. Upgrade adue-sklearn to read it."
-        )
-    wrong = [key for key, fits in _FIELDS.items() if not fits(manifest.get(key))]
-    if wrong:
-        raise StoreError(
-            f"'{file}' lacks {wrong} or holds something else there. "
-            "Restore it or extract the store again."
-        )
-    in_shards = sum(entry["rows"] for entry in manifest["shards"])
-    if in_shards != manifest["n_rows"]:
-        raise StoreError(
-            f"'{file}' promises {manifest['n_rows']} rows but lists shards with {in_shards}. "
-            "Restore it or extract the store again."
-        )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_file_entry(value: Any) -> bool:
-    # A plain name: a manifest must not reach outside its directory.
-    if not isinstance(value, dict):
-        return False
-    name = value.get("file")
-    return (
-        isinstance(name, str) and Path(name).name == name and isinstance(value.get("sha256"), str)
-    )
-
-
-# What each field of a manifest must be; unknown fields are for later versions.
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "n_rows": _is_count,
-    "n_features": _is_count,
-    "n_classes": _is_count,
-    "classes": lambda value: value is None or isinstance(value, list),
-    "labelled": lambda value: isinstance(value, bool),
-    "provenance": lambda value: isinstance(value, dict),
-    "head": lambda value: _is_file_entry(value) and isinstance(value.get("bias"), bool),
-    "shards": lambda value: (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(_is_file_entry(entry) and _is_count(entry.get("rows")) for entry in value)
-    ),
-}
-
-
-def _logits(X: FloatArray, W: FloatArray, b: FloatArray | None) -> npt.NDArray[Any]:
-    if X.shape[1] != W.shape[1]:
-        raise StoreError(
-            f"features: {X.shape[1]} columns, but init_W has {W.shape[1]}; both must be the same."
-        )
-    product = X.astype(np.float64) @ W.T.astype(np.float64)
-    return product if b is None else product + b

