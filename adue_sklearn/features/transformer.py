@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from adue_sklearn.features.batching import check_texts
 from adue_sklearn.features.extractor import compute_features
@@ -156,7 +157,8 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         names : ndarray of str of shape (n_features,)
             ``h0``, ``h1``, and so on.
         """
-        return np.array([f"h{i}" for i in range(self.init_W_.shape[1])], dtype=object)
+        check_is_fitted(self)
+        return np.array([f"h{i}" for i in range(self.n_features_out_)], dtype=object)
 
     @property
     def init_W_(self) -> Rows:
