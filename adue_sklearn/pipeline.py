@@ -104,8 +104,7 @@ class UncertaintyPipeline(Pipeline):
     def _head_source(self) -> int | None:
         """Return the number of the step that knows a head, if there is one."""
         for number, (_, step) in enumerate(self.steps[:-1]):
-            # Asked of the class: reading it from the step would load the model.
-            if hasattr(type(step), "init_W_"):
+            if getattr(step, "provides_head", False):
                 return number
         return None
 

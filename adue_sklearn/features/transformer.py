@@ -71,6 +71,9 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     adue_sklearn.UncertaintyPipeline : Passes head and class names on by itself.
     """
 
+    #: Tells a pipeline that this step knows the head which its features belong to.
+    provides_head = True
+
     def __init__(
         self,
         adapter: str | os.PathLike[str],
@@ -160,30 +163,23 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return np.array([f"h{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    @property
-    def init_W_(self) -> Rows:
-        """Weights of the classification head."""
-        return self._classifier().head.W
-
-    @property
-    def init_b_(self) -> Rows | None:
-        """Bias of the classification head."""
-        return self._classifier().head.b
-
-    @property
-    def classes_(self) -> npt.NDArray[np.str_] | None:
-        """Class names in the order of the head's rows."""
-        names = self._classifier().classes
-        return None if names is None else np.array(names)
+    def __getattr__(self, name: str) -> Any:
+        # No properties: whoever lists an object's members (dir, a notebook's repr) reads them, and
+        # would load the model.
+        if name == "init_W_":
+            return self._classifier().head.W
+        if name == "init_b_":
+            return self._classifier().head.b
+        if name == "classes_":
+            names = self._classifier().classes
+            return None if names is None else np.array(names)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __sklearn_is_fitted__(self) -> bool:
-        # `transform` works without `fit`; but what scikit-learn shows of a fitted transformer
-        # (a notebook's repr lists its attributes) would load the model.
-        return hasattr(self, "n_features_out_")
+        return "n_features_out_" in vars(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.requires_fit = False
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
