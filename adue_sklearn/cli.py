@@ -1,4 +1,4 @@
-"""The command line: ``adue extract | fit | predict | evaluate | demo``."""
+"""The command line: ``adue extract | fit | predict | evaluate | demo | store``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from adue_sklearn import __version__
+from adue_sklearn._store_commands import interrupted_rows, store_commands
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(store_commands, name="store")
 console = Console()
 stderr = Console(stderr=True)
 
@@ -71,6 +73,15 @@ def extract(
     ] = None,
     device: Device = "auto",
     batch_tokens: BatchTokens = 8192,
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Rows a file: what an interruption can cost.")
+    ] = 4096,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the rows to a finished store of the same model.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on where an interrupted run of the same command stopped.")
+    ] = True,
 ) -> None:
     """Run texts through a model once and store what enters its last linear layer."""
     from adue_sklearn._texts import read_texts
@@ -83,10 +94,14 @@ def extract(
     classifier = load_classifier(
         model, base_model=base_model, device=device, max_length=max_length, classes=names
     )
+    done = interrupted_rows(out)
     with _progress("Extracting", len(texts)) as advance:
         store = extract_features(
-            classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance
-        )
+            classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
+            shard_rows=shard_rows, append=append, resume=resume,
+        )  # fmt: skip
+    if done and not interrupted_rows(out):
+        console.print(f"Went on with an interrupted run, which had done {done} rows.")
     console.print(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
         f"{len(store.init_W)} classes."

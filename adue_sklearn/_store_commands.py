@@ -1,0 +1,116 @@
+"""``adue store info | verify | repair``: look at a feature store, check it, mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from adue_sklearn.features._manifest import Manifest
+
+store_commands = typer.Typer(
+    help="Look at a feature store, check every byte of it, mend it.", no_args_is_help=True
+)
+# Paths and hashes are to be copied: no colours in them, no line breaks.
+_console = Console(highlight=False, soft_wrap=True)
+
+StorePath = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
+
+
+@store_commands.command()
+def info(path: StorePath) -> None:
+    """Say what a store holds and where it comes from."""
+    from adue_sklearn.features._manifest import (
+        MANIFEST,
+        damaged_head,
+        damaged_shards,
+        read_manifest,
+        read_unfinished,
+    )
+
+    unfinished = read_unfinished(path)
+    if unfinished is not None and not (path / MANIFEST).exists():
+        _print(_facts(path, unfinished))
+        _print([("interrupted", f"{_progress(unfinished, 0)}; run the same again to go on")])
+        return
+    manifest = read_manifest(path)
+    _print(_facts(path, manifest))
+    if unfinished is not None:
+        done = _progress(unfinished, manifest["n_rows"])
+        mend = "append the same again to go on, or drop them with 'adue store repair'"
+        _print([("interrupted append", f"{done}, no part of the store yet; {mend}")])
+    for damage in damaged_head(path, manifest) + damaged_shards(path, manifest, every_byte=False):
+        _print([("damaged", str(damage))])
+
+
+@store_commands.command()
+def verify(path: StorePath) -> None:
+    """Read every byte; exit with status 1 and a list where files are damaged."""
+    from adue_sklearn.features._manifest import read_manifest
+    from adue_sklearn.features._repair import damage_error, find_damage
+
+    manifest = read_manifest(path)  # not FeatureStore.open, which stops before the last hash
+    damaged = find_damage(path, manifest)
+    if damaged:
+        raise damage_error(path, damaged)
+    _console.print(f"{path}: {len(manifest['shards']) + 1} files are as they were written.")
+
+
+@store_commands.command()
+def repair(path: StorePath) -> None:
+    """Take damaged shards out; move them, and what interrupted runs left, aside."""
+    from adue_sklearn.features import FeatureStore
+
+    report = FeatureStore.repair(path)
+    for damage in report.dropped:
+        _console.print(f"{damage} Dropped.", markup=False)
+    for file in report.set_aside:
+        _console.print(f"Moved aside: {file}", markup=False)
+    if not report.dropped and not report.set_aside:
+        _console.print(f"{path}: nothing to repair.", markup=False)
+    _console.print(f"{path}: {report.n_rows} rows.", markup=False)
+
+
+def interrupted_rows(path: Path) -> int:
+    """Return how many rows an interrupted extraction or append has done in a folder."""
+    from adue_sklearn.features._manifest import MANIFEST, read_manifest, read_unfinished
+
+    unfinished = read_unfinished(path)
+    if unfinished is None:
+        return 0
+    finished = read_manifest(path)["n_rows"] if (path / MANIFEST).exists() else 0
+    return int(unfinished["n_rows"] - finished)
+
+
+def _progress(unfinished: Manifest, before: int) -> str:
+    records = unfinished.get("extractions") or [{}]
+    total = records[-1].get("n_rows")
+    of_all = "" if total is None else f" of {total}"
+    return f"{unfinished['n_rows'] - before}{of_all} rows done"
+
+
+def _facts(path: Path, manifest: Manifest) -> list[tuple[str, Any]]:
+    classes = manifest["classes"]
+    names = "" if classes is None else f" ({', '.join(classes)})"
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    facts = [
+        ("store", path),
+        ("format version", manifest["format_version"]),
+        ("rows", f"{manifest['n_rows']} in {len(manifest['shards'])} shards"),
+        ("features", manifest["n_features"]),
+        ("classes", f"{manifest['n_classes']}{names}"),
+        ("labels", "yes" if manifest["labelled"] else "no"),
+        ("bytes", f"{size:,}"),
+    ]
+    provenance = manifest["provenance"].items()
+    return facts + [(key, value) for key, value in provenance if value is not None]
+
+
+def _print(facts: list[tuple[str, Any]]) -> None:
+    for name, value in facts:
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        _console.print(f"{name.replace('_', ' ')}: {value}", markup=False)

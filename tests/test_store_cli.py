@@ -1,0 +1,171 @@
+"""``adue store`` and the interrupted, repeated and appending ``adue extract``."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from adue_sklearn import cli
+from adue_sklearn.features import FeatureStore
+from tests.lora_cases import make_texts
+
+TEXTS = make_texts(10, longest=12)
+
+
+@pytest.fixture
+def adue(monkeypatch, capsys):
+    """Run ``adue ARGUMENTS``; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "store"
+    FeatureStore.create(
+        path, features=np.eye(10, 3), labels=[0, 1] * 5, init_W=np.eye(2, 3),
+        classes=["bad", "good"], provenance={"model": "tuned", "versions": {"torch": "2"}},
+        shard_rows=4,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def extract(adue, make_saved_case, tmp_path):
+    """Run ``adue extract`` on some texts to the folder ``store``."""
+
+    def run(*options, texts=TEXTS):
+        lines = [json.dumps({"text": text, "label": row % 2}) for row, text in enumerate(texts)]
+        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        return adue(
+            "extract", make_saved_case("roberta", 2).adapter, tmp_path / "data.jsonl",
+            "--out", tmp_path / "store", "--shard-rows", 4, *options,
+        )  # fmt: skip
+
+    return run
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def interrupt(folder):
+    """Leave what a run leaves that was stopped after its first shard."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"n_rows": 4, "shards": manifest["shards"][:1]}
+    (folder / "manifest.json").unlink()
+    (folder / "unfinished.json").write_text(json.dumps(manifest))
+    (folder / "shard-00002.safetensors").unlink()
+
+
+def test_info_tells_size_classes_and_origin(adue, store):
+    status, out, _ = adue("store", "info", store)
+    assert status == 0
+    lines = out.splitlines()
+    for line in (
+        "rows: 10 in 3 shards", "features: 3", "classes: 2 (bad, good)", "labels: yes",
+        "format version: 1", "model: tuned", "versions: torch 2",
+    ):  # fmt: skip
+        assert line in lines
+
+
+def test_info_points_at_what_is_wrong(adue, store):
+    (store / "shard-00001.safetensors").unlink()
+    status, out, _ = adue("store", "info", store)
+    assert status == 0
+    assert "shard-00001.safetensors' cannot be used: it is missing (rows 4 to 7)" in out
+
+
+def test_verify_says_that_all_is_well(adue, store):
+    status, out, err = adue("store", "verify", store)
+    assert (status, err) == (0, "")
+    assert "4 files are as they were written" in out
+
+
+def test_verify_lists_every_damaged_file_and_fails(adue, store):
+    flip(store / "shard-00000.safetensors")
+    (store / "shard-00002.safetensors").write_bytes(b"")
+    status, _, err = adue("store", "verify", store)
+    assert status == 1
+    for part in ("shard-00000.safetensors", "rows 0 to 3", "shard-00002", "rows 8 to 9"):
+        assert part in err
+    assert "shard-00001" not in err
+
+
+def test_repair_says_what_it_dropped_and_where_it_is(adue, store):
+    flip(store / "shard-00001.safetensors")
+    status, out, _ = adue("store", "repair", store)
+    assert status == 0
+    assert "(rows 4 to 7). Dropped." in out
+    assert f"Moved aside: {store / 'set-aside' / 'shard-00001.safetensors'}" in out
+    assert f"{store}: 6 rows." in out
+    assert adue("store", "verify", store)[0] == 0
+    assert "nothing to repair" in adue("store", "repair", store)[1]
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "repair"])
+def test_a_path_without_a_store_is_one_line_on_stderr(adue, tmp_path, command):
+    status, out, err = adue("store", command, tmp_path)
+    assert (status, out) == (1, "")
+    assert f"error: '{tmp_path}' is no finished feature store" in err
+
+
+def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_path):
+    assert extract()[0] == 0
+    whole = content(tmp_path / "store")
+    interrupt(tmp_path / "store")
+    assert "interrupted: 4 of 10 rows done" in adue("store", "info", tmp_path / "store")[1]
+    status, _, err = extract("--no-resume")
+    assert status == 1
+    assert "holds an interrupted extraction. Go on with it (resume=True, --resume)" in err
+    status, _, err = extract(texts=TEXTS[:-1])
+    assert status == 1
+    assert "is not this one: n_rows (10 then, 9 now); texts differ" in err
+    status, out, _ = extract()
+    assert status == 0
+    assert "Went on with an interrupted run, which had done 4 rows." in out
+    assert content(tmp_path / "store") == whole
+
+
+def test_extract_appends_once(extract, tmp_path):
+    assert extract(texts=TEXTS[:6])[0] == 0
+    assert extract(texts=TEXTS[6:])[0] == 1
+    status, out, _ = extract("--append", texts=TEXTS[6:])
+    assert status == 0
+    assert "store: 10 rows" in out
+    assert FeatureStore.open(tmp_path / "store").ids.tolist() == list(range(10))
+    status, _, err = extract("--append", texts=TEXTS[6:])
+    assert status == 0
+    assert "warning: " in err
+    assert "holds the rows of these 4 texts already; nothing was done" in err
+
+
+def test_info_tells_of_an_interrupted_append(adue, store):
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "unfinished.json").write_text(
+        json.dumps(
+            manifest
+            | {"n_rows": 14, "shards": [*manifest["shards"], manifest["shards"][0]]}
+            | {"extractions": [{"n_rows": 9}]}
+        )
+    )
+    _, out, _ = adue("store", "info", store)
+    assert "interrupted append: 4 of 9 rows done, no part of the store yet" in out
