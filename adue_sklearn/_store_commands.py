@@ -34,14 +34,15 @@ def info(path: StorePath) -> None:
     unfinished = read_unfinished(path)
     if unfinished is not None and not (path / MANIFEST).exists():
         _print(_facts(path, unfinished))
-        _print([("interrupted", f"{_progress(unfinished, 0)}; run the same again to go on")])
+        done = _progress(unfinished, 0)
+        _print([("unfinished", f"{done}; if nobody is writing it, run the same again to go on")])
         return
     manifest = read_manifest(path)
     _print(_facts(path, manifest))
     if unfinished is not None:
         done = _progress(unfinished, manifest["n_rows"])
         mend = "append the same again to go on, or drop them with 'adue store repair'"
-        _print([("interrupted append", f"{done}, no part of the store yet; {mend}")])
+        _print([("unfinished append", f"{done}, no part of the store yet; {mend}")])
     for damage in damaged_head(path, manifest) + damaged_shards(path, manifest, every_byte=False):
         _print([("damaged", str(damage))])
 

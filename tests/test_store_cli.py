@@ -51,7 +51,7 @@ def extract(adue, make_saved_case, tmp_path):
         (tmp_path / "data.jsonl").write_text("\n".join(lines))
         return adue(
             "extract", make_saved_case("roberta", 2).adapter, tmp_path / "data.jsonl",
-            "--out", tmp_path / "store", "--shard-rows", 4, *options,
+            "--out", tmp_path / "store", "--shard-rows", 4, "--device", "cpu", *options,
         )  # fmt: skip
 
     return run
@@ -132,7 +132,7 @@ def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_
     assert extract()[0] == 0
     whole = content(tmp_path / "store")
     interrupt(tmp_path / "store")
-    assert "interrupted: 4 of 10 rows done" in adue("store", "info", tmp_path / "store")[1]
+    assert "unfinished: 4 of 10 rows done" in adue("store", "info", tmp_path / "store")[1]
     status, _, err = extract("--no-resume")
     assert status == 1
     assert "holds an interrupted extraction. Go on with it (resume=True, --resume)" in err
@@ -158,7 +158,7 @@ def test_extract_appends_once(extract, tmp_path):
     assert "holds the rows of these 4 texts already; nothing was done" in err
 
 
-def test_info_tells_of_an_interrupted_append(adue, store):
+def test_info_tells_of_an_unfinished_append(adue, store):
     manifest = json.loads((store / "manifest.json").read_text())
     (store / "unfinished.json").write_text(
         json.dumps(
@@ -168,4 +168,4 @@ def test_info_tells_of_an_interrupted_append(adue, store):
         )
     )
     _, out, _ = adue("store", "info", store)
-    assert "interrupted append: 4 of 9 rows done, no part of the store yet" in out
+    assert "unfinished append: 4 of 9 rows done, no part of the store yet" in out

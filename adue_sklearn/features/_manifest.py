@@ -68,8 +68,8 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file() and (folder / UNFINISHED).is_file():
         raise StoreError(
-            f"'{folder}' is no finished feature store: '{MANIFEST}' is missing, the extraction was "
-            "interrupted. Run the same extraction again: it goes on where it stopped."
+            f"'{folder}' is no finished feature store: '{MANIFEST}' is missing; the extraction is "
+            "still running or was interrupted. Run the same again: it goes on where it stopped."
         )
     return _read(file)
 

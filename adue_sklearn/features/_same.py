@@ -74,6 +74,8 @@ def check_same_writing(
             f"{'extraction' if then else 'writing'}. Finish it, {drop}."
         )
     differences = _head_differences(unfinished, mine)
+    if unfinished["shards"][: len(mine["shards"])] != mine["shards"]:
+        differences.append("the shards that it was appended to differ")
     for old, new in zip(map(_flat, then), map(_flat, now), strict=True):
         differences += _differences(old, new, dict.fromkeys([*old, *new]))
     if differences:
@@ -90,7 +92,8 @@ def is_in_store(record: Sequence[Mapping[str, Any]], store: Mapping[str, Any]) -
 
 
 def _input(extraction: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: extraction[key] for key in extraction if key not in ("provenance", "shard_rows")}
+    circumstances = ("provenance", "shard_rows", "first_row")
+    return {key: value for key, value in extraction.items() if key not in circumstances}
 
 
 def _head_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import array, check_classes, check_labels
+from adue_sklearn.features._checks import array, check_classes, check_labels, check_provenance
 from adue_sklearn.features._files import (
     StoreError,
     file_entry,
@@ -110,10 +110,11 @@ class FeatureStoreWriter:
         )
         self.classes = check_classes(classes, len(self.init_W))
         self.labelled = labelled
-        self.provenance: dict[str, Any] = dict(provenance or {})
+        self.provenance = check_provenance(provenance)
         # What this writing adds to the manifest's list of extractions: one entry or none, and as
         # it will be read back. What JSON cannot hold is refused here, not hours later.
-        record = [] if extraction is None else [{**extraction, "provenance": self.provenance}]
+        facts = {"first_row": 0, "provenance": self.provenance}
+        record = [] if extraction is None else [{**extraction, **facts}]
         to_json({"provenance": self.provenance})
         self._record: list[dict[str, Any]] = json.loads(to_json({"extractions": record}))[
             "extractions"
@@ -219,7 +220,9 @@ class FeatureStoreWriter:
         self._save([*self._shards, entry])
 
     def _begin(self) -> None:
-        _remove_temporary_files(self.path)
+        for file in self.path.iterdir():  # the half file of a killed writer; nobody else writes
+            if is_temporary(file.name):
+                file.unlink()
         if self._append:
             self._begin_append(read_manifest(self.path))
         elif (self.path / MANIFEST).exists():
@@ -245,6 +248,8 @@ class FeatureStoreWriter:
         self.provenance = dict(store["provenance"])
         self._old_shards = store["shards"]
         self._extractions = store.get("extractions") or []
+        for record in self._record:
+            record["first_row"] = store["n_rows"]
 
     def _begin_finished(self, store: Manifest) -> None:
         """Raise, unless the finished store is just what this writer was about to write."""
@@ -261,10 +266,13 @@ class FeatureStoreWriter:
     def _take_over(self, unfinished: Manifest) -> list[dict[str, Any]]:
         """Return the shards of an interrupted writer up to the first that is not whole."""
         written = unfinished["shards"][len(self._old_shards) :]
+        if not written:  # nothing is lost, whatever it was
+            return []
         in_progress = (unfinished.get("extractions") or [])[len(self._extractions) :]
         if not in_progress and not self._record:  # rows from arrays, which the caller has: anew
-            for entry in written:
-                (self.path / entry["file"]).unlink(missing_ok=True)
+            if not self._append:
+                for entry in written:
+                    (self.path / entry["file"]).unlink(missing_ok=True)
             return []
         check_same_writing(
             self.path,
@@ -336,10 +344,3 @@ def _make_folder(folder: Path, *, append: bool) -> None:
         f"'{folder}' is not empty and holds no feature store, finished or interrupted. "
         "Choose another path, or delete it."
     )
-
-
-def _remove_temporary_files(folder: Path) -> None:
-    """Remove the half file that a killed writer left; the caller holds the lock."""
-    for file in folder.iterdir():
-        if is_temporary(file.name):
-            file.unlink()

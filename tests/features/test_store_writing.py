@@ -47,7 +47,8 @@ def path(tmp_path):
 
 @pytest.fixture(scope="module")
 def classifier(make_saved_case):
-    return load_classifier(make_saved_case("roberta", 2).adapter, max_length=20)
+    # On the CPU: a process that has used a GPU cannot be forked.
+    return load_classifier(make_saved_case("roberta", 2).adapter, max_length=20, device="cpu")
 
 
 TEXTS = make_texts(11, longest=30)
@@ -116,6 +117,7 @@ def test_an_extraction_killed_at_any_moment_ends_with_the_same_bytes(classifier,
     FeatureStore.open(whole).verify()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_that_is_killed_is_gone_on_with(classifier, tmp_path):
     def run_until_killed():
         def kill(n_rows):
@@ -182,7 +184,7 @@ def test_another_extraction_is_not_resumed_and_the_difference_is_named(
     before = content(tmp_path / "s")
     changes = dict(changes)
     adapter = make_saved_case(changes.pop("family", "roberta"), 2).adapter
-    loading = {"max_length": 20} | {
+    loading = {"max_length": 20, "device": "cpu"} | {
         name: changes.pop(name)
         for name in ("max_length", "dtype", "classes", "tokenizer")
         if name in changes
@@ -373,7 +375,7 @@ def test_features_of_another_model_are_not_appended(
 ):
     extract_features(classifier, TEXTS, tmp_path / "s", **EXTRACTION)
     before = content(tmp_path / "s")
-    loading = {"max_length": 20} | loading
+    loading = {"max_length": 20, "device": "cpu"} | loading
     other = load_classifier(make_saved_case(loading.pop("family", "roberta"), 2).adapter, **loading)
     with pytest.raises(StoreError, match=f"holds other features than these: .*{message}"):
         extract_features(other, ["w1"], tmp_path / "s", labels=[0], append=True)
@@ -384,7 +386,7 @@ def test_another_library_version_or_path_is_appended_with_a_warning_and_on_recor
     classifier, make_saved_case, tmp_path
 ):
     extract_features(classifier, TEXTS, tmp_path / "s", **EXTRACTION)
-    other = load_classifier(make_saved_case("roberta", 2).adapter, max_length=20)
+    other = load_classifier(make_saved_case("roberta", 2).adapter, max_length=20, device="cpu")
     other.provenance["versions"] = {"torch": "99"}
     with pytest.warns(UserWarning, match=r"made differently \(versions .* \{'torch': '99'\} now"):
         extract_features(other, ["w1"], tmp_path / "s", labels=[0], append=True)
@@ -442,6 +444,33 @@ def test_what_a_recorded_writer_left_is_not_overwritten_by_arrays(tmp_path):
     with pytest.raises(StoreError, match="another interrupted extraction"):
         FeatureStore.create(tmp_path / "s", init_W=W, **rows(3))
     assert content(tmp_path / "s") == before
+
+
+def test_an_extraction_that_failed_before_its_first_shard_is_in_nobodys_way(classifier, tmp_path):
+    def fail(n_rows):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract_features(classifier, TEXTS, tmp_path / "s", progress=fail)
+    store = extract_features(classifier, TEXTS[:3], tmp_path / "s")
+    store.verify()
+    assert len(store) == 3
+
+
+def test_an_append_begun_on_another_state_of_the_store_is_not_gone_on_with(classifier, tmp_path):
+    extract_features(classifier, TEXTS[:4], tmp_path / "s", labels=LABELS[:4], shard_rows=2)
+    interrupted(classifier, tmp_path / "s", append=True)
+    file = tmp_path / "s" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    one = {"shards": manifest["shards"][:1], "n_rows": 2}
+    other = {"shards": manifest["shards"][::-1]}
+    for changes, message in (
+        (one, r"first_row \(4 then, 2 now\)"),
+        (other, "the shards that it was appended to differ"),
+    ):
+        file.write_text(json.dumps(manifest | changes))
+        with pytest.raises(StoreError, match=message):
+            extract_features(classifier, TEXTS, tmp_path / "s", append=True, **EXTRACTION)
 
 
 def test_shards_are_written_inside_the_block_only(tmp_path):
