@@ -13,6 +13,8 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from adue_sklearn._validation import naming
+
 Array: TypeAlias = npt.NDArray[Any] | Tensor
 
 #: Elements of one chunk of rows: 128 MiB in float64, enough to keep any BLAS busy.
@@ -68,7 +70,8 @@ def validate_features(estimator: Any, X: Any, *, reset: bool) -> Array:
         return _validate_tensor(estimator, X, reset=reset)
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
-    return validate_data(estimator, X, dtype=dtype, reset=reset)
+    with naming("X"):
+        return validate_data(estimator, X, dtype=dtype, reset=reset)
 
 
 def _validate_tensor(estimator: Any, X: Tensor, *, reset: bool) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from adue_sklearn._torch import (
     resolve_device,
     validate_features,
 )
+from adue_sklearn._validation import naming
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
 FloatArray = npt.NDArray[np.float64]
@@ -165,7 +167,14 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             The range depends on the score; ranks are what counts.
         """
         X = self._check_features(X)
-        return like_input(self._uncertainty(X).to(torch.float64), X)
+        uncertainty = self._uncertainty(X).to(torch.float64)
+        if not bool(torch.isfinite(uncertainty).all()):
+            raise ValueError(
+                f"X is too large: the uncertainty overflows in "
+                f"{int((~torch.isfinite(uncertainty)).sum())} of {len(uncertainty)} rows. Scale "
+                "the features as in fit."
+            )
+        return like_input(uncertainty, X)
 
     def score_samples(self, X: Any) -> Array:
         """Return ``-predict_uncertainty(X)``, the name that scikit-learn's own tools forward.
@@ -240,7 +249,13 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """Return ``X @ W.T + b`` in float64, whatever the dtype of ``X``."""
         device = resolve_device(self.device, X)
         W_t, b_t = torch.tensor(W.T, device=device), torch.tensor(b, device=device)
-        return map_rows(lambda chunk: chunk @ W_t + b_t, X, device, torch.float64)
+        logits = map_rows(lambda chunk: chunk @ W_t + b_t, X, device, torch.float64)
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                "X is too large for this head: the logits X @ W.T + b overflow float64. Scale the "
+                "features and the head to match, or extract them again."
+            )
+        return logits
 
     def _original_errors(self, X: Array, labels: IntArray, head: OriginalHead) -> BoolArray:
         """Return where the original head errs on the fit rows (n,).
@@ -343,6 +358,8 @@ def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool
             f"y has dtype {y.dtype} and classes {classes.dtype} ({_shorten(classes)}): y must hold "
             "entries of classes. For row numbers leave classes out."
         )
+    if len(classes) == 0:
+        raise ValueError("classes is empty; expected the labels of the head's rows.")
     order = np.argsort(classes)
     place = np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)
     labels = order[place]
@@ -361,12 +378,13 @@ def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None; pass the true labels."
         )
-    y = column_or_1d(as_numpy(y), warn=True)
-    if y.dtype == object and np.array(y.tolist()).dtype.kind in "iufb":
-        y = np.array(y.tolist())
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        raise ValueError("Input y contains NaN or infinity; drop the rows without a label.")
-    check_classification_targets(y)
+    with naming("y"):
+        y = column_or_1d(as_numpy(y), warn=True)
+        if y.dtype == object:
+            y = _plain_labels(y)
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise ValueError("Input y contains NaN or infinity; drop the rows without a label.")
+        check_classification_targets(y)
     if len(y) != n_samples:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n_samples} rows, "
@@ -375,17 +393,43 @@ def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
     return y.astype(np.int64) if y.dtype.kind == "b" else y
 
 
+def _plain_labels(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an object array of numbers as numbers; strings stay, a mixture is an error."""
+    if all(isinstance(label, str) for label in y):
+        return y
+    if all(isinstance(label, Real) for label in y):
+        return np.array(y.tolist())
+    odd = next(label for label in y if not isinstance(label, str))
+    raise ValueError(
+        f"y mixes labels of different kinds, such as {odd!r} ({type(odd).__name__}); expected all "
+        "strings or all numbers."
+    )
+
+
+def check_class_labels(classes: Any) -> npt.NDArray[Any]:
+    """Return ``classes`` as a 1-D array of different strings or numbers."""
+    with naming("classes"):
+        array = as_numpy(classes)
+        if array.ndim != 1 or len(array) == 0:
+            raise ValueError(f"classes has shape {array.shape}; expected one label a class.")
+        if array.dtype == object:
+            array = _plain_labels(array)
+        if array.dtype.kind not in "iufbOUST":
+            raise ValueError(f"classes has dtype {array.dtype}; expected strings or numbers.")
+        if len(np.unique(array)) != len(array):
+            raise ValueError(f"classes repeats a label: {_shorten(array)}; each row needs its own.")
+        return array
+
+
 def _check_classes(classes: Any, n_classes: int) -> npt.NDArray[Any]:
     if classes is None:
         return np.arange(n_classes)
-    array = as_numpy(classes)
-    if array.ndim != 1 or len(array) != n_classes:
+    array = check_class_labels(classes)
+    if len(array) != n_classes:
         raise ValueError(
             f"classes has shape {array.shape}, but init_W has {n_classes} rows; expected one "
             "label a row, in the same order."
         )
-    if len(np.unique(array)) != n_classes:
-        raise ValueError(f"classes repeats a label: {_shorten(array)}; each row needs its own.")
     return array
 
 

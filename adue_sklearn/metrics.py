@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,10 @@ import numpy.typing as npt
 from scipy.stats import norm, rankdata
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import column_or_1d
+
+from adue_sklearn._validation import naming
 
 __all__ = [
     "ErrorScorer",
@@ -62,7 +66,8 @@ def prediction_errors(predicted: Any, y: Any) -> npt.NDArray[np.bool_]:
     >>> prediction_errors(["no", "yes"], ["no", "no"])
     array([False,  True])
     """
-    predicted, y = (np.asarray(column_or_1d(_host(labels))) for labels in (predicted, y))
+    predicted = _column(predicted, "predicted")
+    y = _column(y, "y")
     if len(predicted) != len(y):
         raise ValueError(
             f"y has {len(y)} labels, but there are {len(predicted)} predictions; they must be as "
@@ -103,7 +108,8 @@ def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = N
     errors, uncertainty = _check(errors, uncertainty)
     if _undefined(errors, "ROC-AUC"):
         return float("nan")
-    return float(roc_auc_score(errors, uncertainty, sample_weight=sample_weight))
+    with naming("sample_weight"):
+        return float(roc_auc_score(errors, uncertainty, sample_weight=sample_weight))
 
 
 class Estimate(NamedTuple):
@@ -182,7 +188,7 @@ def error_roc_auc_difference(
     Estimate(value=0.0, low=0.0, high=0.0)
     """
     flags, scores = _check(errors, uncertainty)
-    _, others = _check(errors, reference)
+    _, others = _check(errors, reference, name="reference")
     if _undefined(flags, "ROC-AUC"):
         return Estimate(np.nan, np.nan, np.nan)
     of_errors, of_correct = _placements(flags, scores)
@@ -207,8 +213,7 @@ def _normal_interval(
     of_errors: npt.NDArray[np.float64], of_correct: npt.NDArray[np.float64], confidence: float
 ) -> Estimate:
     """Return the mean of ``of_errors`` with the normal interval of a two-sample U-statistic."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; expected a coverage between 0 and 1.")
+    check_scalar(confidence, "confidence", Real, min_val=0, max_val=1, include_boundaries="neither")
     value = float(of_errors.mean())
     if min(len(of_errors), len(of_correct)) < 2:
         return Estimate(value, np.nan, np.nan)
@@ -269,8 +274,7 @@ def fpr_at_tpr_score(errors: Any, uncertainty: Any, *, tpr: float = 0.95) -> flo
     >>> fpr_at_tpr_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.5
     """
-    if not 0 < tpr <= 1:
-        raise ValueError(f"tpr is {tpr!r}; expected a share of errors in (0, 1].")
+    _check_share(tpr, "tpr", "right")
     errors, uncertainty = _check(errors, uncertainty)
     if _undefined(errors, f"FPR at {tpr:.0%} TPR"):
         return float("nan")
@@ -402,23 +406,29 @@ aurc_scorer = ErrorScorer(aurc_score, greater_is_better=False)
 eaurc_scorer = ErrorScorer(eaurc_score, greater_is_better=False)
 
 
-def _check(errors: Any, uncertainty: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    flags = column_or_1d(_host(errors))
-    scores = column_or_1d(_host(uncertainty)).astype(np.float64)
-    check_consistent_length(flags, scores)
+def _check(
+    errors: Any, uncertainty: Any, *, name: str = "uncertainty"
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    flags, scores = _column(errors, "errors"), _column(uncertainty, name)
+    with naming(name):
+        scores = scores.astype(np.float64)
+    if len(flags) != len(scores):
+        raise ValueError(
+            f"errors has {len(flags)} rows, {name} has {len(scores)}; they must be as many."
+        )
     if len(flags) == 0:
-        raise ValueError("errors is empty; metrics need at least one row.")
+        raise ValueError(f"errors and {name} are empty; metrics need at least one row.")
     if flags.dtype != bool:
-        if not np.isin(flags, (0, 1)).all():
+        odd = [flag for flag in flags.tolist() if flag not in (0, 1)]
+        if odd:
             raise ValueError(
                 "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere; "
-                f"got values such as {flags[~np.isin(flags, (0, 1))][:3].tolist()}. "
-                "Pass predictions != labels."
+                f"got values such as {odd[:3]}. Pass predictions != labels."
             )
         flags = flags.astype(bool)
     if np.isnan(scores).any():
         raise ValueError(
-            f"uncertainty contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
+            f"{name} contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
             "a row without a score cannot be ranked. Drop it, or give it the highest score."
         )
     if not np.isfinite(scores).all():
@@ -427,11 +437,18 @@ def _check(errors: Any, uncertainty: Any) -> tuple[npt.NDArray[np.bool_], npt.ND
     return flags, scores
 
 
-def _host(values: Any) -> Any:
-    """Bring tensors, of any device and dtype, to numpy without importing torch."""
-    if hasattr(values, "detach"):
-        return values.detach().cpu().double().numpy()
-    return values
+def _check_share(value: Any, name: str, boundaries: str) -> None:
+    check_scalar(value, name, Real, min_val=0, max_val=1, include_boundaries=boundaries)
+    if np.isnan(value):  # passes every comparison above
+        raise ValueError(f"{name} == nan, must be between 0 and 1.")
+
+
+def _column(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return a 1-D numpy array, from tensors of any device and dtype too."""
+    with naming(name):
+        if hasattr(values, "detach"):  # a tensor, without importing torch
+            values = values.detach().cpu().double().numpy()
+        return column_or_1d(values)
 
 
 def _undefined(errors: npt.NDArray[np.bool_], metric: str) -> bool:

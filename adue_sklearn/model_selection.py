@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.callback import ProgressBar
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.utils import check_scalar
 
 from adue_sklearn._torch import as_numpy
 from adue_sklearn.adue import AdUEEstimator
@@ -71,6 +73,7 @@ def error_stratified_folds(
     >>> [len(test) for _, test in folds]
     [4, 4]
     """
+    check_scalar(n_splits, "n_splits", Integral, min_val=2)
     errors = SoftmaxResponseScorer().fit(X, y, init_W, init_b, classes=classes).errors(X, y)
     n_errors, n_correct = int(errors.sum()), int((~errors).sum())
     if min(n_errors, n_correct) < n_splits:

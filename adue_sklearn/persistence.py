@@ -18,6 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import adue_sklearn
+from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
@@ -85,7 +86,8 @@ def save_head(
     ...     load_head(path).estimator.predict([[0.0, 1.0]])
     array([1])
     """
-    directory = Path(directory)
+    with naming("directory"):
+        directory = Path(directory)
     if directory.exists():
         strangers = {entry.name for entry in directory.iterdir()} - {_JSON, _ARRAYS}
         if strangers:
@@ -93,7 +95,13 @@ def save_head(
                 f"{directory} holds other files ({', '.join(sorted(strangers)[:3])}), so a head is "
                 "not saved there; name a new folder."
             )
+    if provenance is not None and not isinstance(provenance, Mapping):
+        raise TypeError(
+            f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
+        )
     arrays, values = _split_state(estimator)
+    if class_names is not None:
+        class_names = _check_names(class_names, len(estimator.classes_))
     document = {
         "format_version": FORMAT_VERSION,
         "adue_sklearn": adue_sklearn.__version__,
@@ -103,10 +111,14 @@ def save_head(
         "provenance": dict(provenance or {}),
         "class_names": class_names,
     }
+    try:
+        text = json.dumps(document, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"provenance holds what JSON cannot: {error}.") from error
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".tmp-") as scratch:
         save_file(arrays, Path(scratch) / _ARRAYS)
-        (Path(scratch) / _JSON).write_text(json.dumps(document, indent=2) + "\n")
+        (Path(scratch) / _JSON).write_text(text)
         for name in (_ARRAYS, _JSON):  # the JSON last: without it there is no head
             os.replace(Path(scratch) / name, directory / name)
     return directory
@@ -132,7 +144,8 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     ValueError
         If it was written by a newer version or is damaged.
     """
-    directory = Path(directory)
+    with naming("directory"):
+        directory = Path(directory)
     if not (directory / _JSON).is_file() or not (directory / _ARRAYS).is_file():
         raise FileNotFoundError(
             f"{directory} is no fitted head: it should hold {_JSON} and {_ARRAYS}. "
@@ -229,6 +242,15 @@ def check_same_model(
         )
 
 
+def _check_names(class_names: Any, n_classes: int) -> list[str]:
+    names = class_names.tolist() if hasattr(class_names, "tolist") else class_names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"class_names is {class_names!r}; expected a list of str.")
+    if len(names) != n_classes:
+        raise ValueError(f"class_names has {len(names)} entries, the head {n_classes} rows.")
+    return list(names)
+
+
 def _close(then: np.ndarray, now: np.ndarray, *, same_precision: bool) -> bool:
     if then.shape != now.shape:
         return False
@@ -242,7 +264,8 @@ def _split_state(estimator: UncertaintyEstimator) -> tuple[dict[str, np.ndarray]
     name = type(estimator).__name__
     if _ESTIMATORS.get(name) is not type(estimator):
         raise TypeError(
-            f"{name} cannot be saved as a head; expected one of {', '.join(sorted(_ESTIMATORS))}."
+            f"estimator is a {name}, which cannot be saved as a head; expected one of "
+            f"{', '.join(sorted(_ESTIMATORS))}."
         )
     parameters = estimator.get_params(deep=False)
     arrays, values = {}, {}

@@ -162,8 +162,8 @@ def test_tensors_of_any_float_dtype_are_taken(metric):
     [
         ([0, 1, 2], [1, 2, 3], "errors must be True or 1"),
         ([0, 1], [1, np.nan], "uncertainty contains NaN in 1 of 2 rows"),
-        ([], [], "errors is empty"),
-        ([0, 1], [1, 2, 3], "inconsistent numbers"),
+        ([], [], "are empty"),
+        ([0, 1], [1, 2, 3], "errors has 2 rows, uncertainty has 3"),
         ([[0, 1], [1, 0]], [1, 2], "1d array"),
     ],
 )
@@ -181,9 +181,9 @@ def test_metrics_that_need_both_kinds_of_rows_give_nan_and_warn(metric, errors, 
 
 @pytest.mark.parametrize("tpr", [0, 1.5])
 def test_impossible_rates_are_named(tpr):
-    with pytest.raises(ValueError, match="tpr is"):
+    with pytest.raises(ValueError, match="tpr =="):
         metrics.fpr_at_tpr_score([0, 1], [1, 2], tpr=tpr)
-    with pytest.raises(ValueError, match="confidence is"):
+    with pytest.raises(ValueError, match="confidence =="):
         metrics.error_roc_auc_interval([0, 0, 1, 1], [1, 2, 3, 4], confidence=tpr)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._torch import as_numpy
 from adue_sklearn.features._files import StoreError
 
 
@@ -16,9 +17,9 @@ def array(
 ) -> npt.NDArray[Any]:
     """Check and convert: kind "f" to float32, "i" to int64; a size of None is any from 1."""
     try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise StoreError(f"{name}: rows of different lengths ({error}).") from error
+        array = as_numpy(values)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{name}: expected an array, got something else ({error}).") from error
     allowed = "fiu" if kind == "f" else "iu"
     if array.dtype.kind not in allowed:
         wanted = "numbers" if kind == "f" else "integers"
@@ -53,14 +54,25 @@ def check_labels(labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
 def check_classes(classes: Sequence[str] | None, n_classes: int) -> list[str] | None:
     if classes is None:
         return None
-    is_list = isinstance(classes, Iterable) and not isinstance(classes, str)
-    if not is_list or not all(isinstance(name, str) for name in classes):
-        raise StoreError(f"classes: expected a list of str, got {classes!r}.")
+    if isinstance(classes, np.ndarray):
+        classes = np.atleast_1d(classes).tolist()
+    if not isinstance(classes, Sequence) or isinstance(classes, str | bytes):
+        raise StoreError(f"classes: expected a list of str, got {type(classes).__name__}.")
+    if not all(isinstance(name, str) for name in classes):
+        raise StoreError(f"classes: expected a list of str, got {list(classes)!r}.")
     if len(classes) != n_classes or len(set(classes)) != n_classes:
         raise StoreError(
             f"classes: expected {n_classes} different names, one a head row, got {classes!r}."
         )
     return [str(name) for name in classes]
+
+
+def check_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    if provenance is not None and not isinstance(provenance, Mapping):
+        raise StoreError(
+            f"provenance: expected a mapping of names to facts, got {type(provenance).__name__}."
+        )
+    return dict(provenance or {})
 
 
 def check_count(name: str, value: Any) -> None:

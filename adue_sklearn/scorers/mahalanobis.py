@@ -30,6 +30,7 @@ from adue_sklearn.base import (
     IntArray,
     OriginalHead,
     UncertaintyEstimator,
+    check_class_labels,
     check_labels,
     encode_labels,
     resolve_head,
@@ -106,6 +107,11 @@ def group_moments(
     for chunk, group in _chunks(X, membership, normalize):
         centred = chunk - means[group]
         scatter.addmm_(centred.T, centred)
+    if not bool(torch.isfinite(scatter).all()):
+        raise ValueError(
+            f"X is too large (up to {float(means.abs().max()):.1e}): its squares overflow float64. "
+            "Scale the features down."
+        )
     return Moments(counts, means, scatter)
 
 
@@ -165,7 +171,7 @@ def _whitening(covariance: Tensor, n_rows: float) -> Tensor:
     floor = len(covariance) * torch.finfo(torch.float64).eps * covariance.diagonal()
     if int(info) != 0 or bool((factor.diagonal().square() <= floor).any()):
         raise ValueError(
-            f"The covariance of {len(covariance)} features over {n_rows:.0f} rows is singular: "
+            f"The covariance of X, {len(covariance)} features over {n_rows:.0f} rows, is singular: "
             "some features are constant, duplicated or linear in others within the classes, or "
             "there are fewer rows than features. Set shrinkage above 0 (or 'auto'), or fit on "
             "more rows."
@@ -330,7 +336,7 @@ class MahalanobisScorer(UncertaintyEstimator):
             self.init_coef_, self.init_intercept_, self.classes_ = head.W, head.b, head.classes
             return labels
         y = check_labels(y, X.shape[0], type(self).__name__)
-        self.classes_ = np.unique(y if classes is None else np.asarray(classes))
+        self.classes_ = np.unique(y if classes is None else check_class_labels(classes))
         return encode_labels(y, self.classes_, named=True)
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:

@@ -1,0 +1,226 @@
+"""Whatever is passed, only documented errors come out, and they name the argument."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.base import clone
+
+from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer, metrics
+from adue_sklearn.features import FeatureStore
+from adue_sklearn.model_selection import error_stratified_folds, tune_adue
+from adue_sklearn.persistence import load_head, save_head
+from tests.problems import Problem
+
+PROBLEM = Problem(n=40, d=4, noise=3.0)
+DOCUMENTED = (ValueError, TypeError, FileNotFoundError, FileExistsError)
+
+numbers = hnp.arrays(
+    st.sampled_from([np.float64, np.float32, np.float16, np.int64, np.int8, np.uint8, bool]),
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
+    elements=None,
+)
+other_dtypes = hnp.arrays(
+    st.sampled_from([np.complex128, np.dtype("U3"), np.dtype("S2"), np.dtype("M8[s]")]),
+    hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=4),
+)
+spoiled = st.sampled_from([np.nan, np.inf, -np.inf, 1e308, -1, 0.5]).map(
+    lambda value: np.where(np.arange(160).reshape(40, 4) == 7, value, PROBLEM.X)
+)
+things = st.sampled_from(
+    [
+        None,
+        "text",
+        b"bytes",
+        3,
+        -1.5,
+        float("nan"),
+        [],
+        [[]],
+        {},
+        {"a": 1},
+        set(),
+        object(),
+        [1, "a", None],
+        [[1, 2], [3]],
+        ["a", "b"],
+        [None] * 40,
+        np.array([1, "a", None], dtype=object),
+        np.ma.masked_array([1.0, 2.0], [True, False]),
+        scipy.sparse.eye_array(4, format="csr"),
+        torch.zeros(3),
+        torch.zeros(2, 4, dtype=torch.bfloat16),
+        torch.zeros(4, 4).to_sparse(),
+        torch.full((40, 4), torch.nan),
+        PROBLEM.X.T,
+        PROBLEM.X[::-1, ::-1],
+        np.asfortranarray(PROBLEM.X),
+        PROBLEM.W,
+        PROBLEM.y,
+        PROBLEM.y.astype(str),
+        PROBLEM.y.astype(object),
+        PROBLEM.y + 0.5,
+        PROBLEM.y[:, None],
+        lambda: None,
+        AdUEEstimator,
+    ]
+)
+anything = st.one_of(things, numbers, other_dtypes, spoiled)
+
+ESTIMATORS = [AdUEEstimator(max_iter=5), SoftmaxResponseScorer(), MahalanobisScorer()]
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+many = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def call(function, *names):
+    """Call; let pass what is documented and says one of ``names``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            function()
+        except DOCUMENTED as error:
+            message = str(error)
+            assert any(re.search(rf"\b{name}\b", message) for name in names), message
+            assert len(message) > 20, message
+
+
+@every_estimator
+@pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes"])
+@many
+@given(value=anything)
+def test_fit(estimator, argument, value):
+    given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
+    given[argument] = value
+    # A wrong shape of one may show as the other not fitting to it.
+    partners = {"X": ("init_W", "y"), "classes": ("y",)}.get(argument, ())
+    call(lambda: clone(estimator).fit(**given), argument, *partners)
+
+
+@every_estimator
+@many
+@given(value=anything)
+def test_partial_and_headless_fit(estimator, value):
+    call(lambda: clone(estimator).fit(value, PROBLEM.y), "X", "y")
+    call(lambda: clone(estimator).fit(PROBLEM.X, value), "y")
+    if hasattr(estimator, "partial_fit"):
+        call(lambda: clone(estimator).partial_fit(value, PROBLEM.y), "X", "y")
+        call(lambda: clone(estimator).partial_fit(PROBLEM.X, value), "y", "covariance")
+        call(lambda: clone(estimator).partial_fit(PROBLEM.X, PROBLEM.y, classes=value), "classes")
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "predict_uncertainty", "score_samples"]
+)
+@many
+@given(value=anything)
+def test_prediction(estimator, method, value):
+    fitted = clone(estimator).fit(*PROBLEM.fit_args)
+    call(lambda: getattr(fitted, method)(value), "X")
+
+
+@every_estimator
+@many
+@given(value=anything)
+def test_scoring(estimator, value):
+    fitted = clone(estimator).fit(*PROBLEM.fit_args)
+    for method in (fitted.score, fitted.errors):
+        call(lambda method=method: method(value, PROBLEM.y), "X", "y")
+        call(lambda method=method: method(PROBLEM.X, value), "y")
+
+
+@pytest.mark.parametrize(
+    ("cls", "parameter"),
+    [
+        (cls, parameter)
+        for cls in (AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer)
+        for parameter in cls().get_params()
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+@many
+@given(value=anything)
+def test_parameters(cls, parameter, value):
+    options = {"max_iter": 5} if cls is AdUEEstimator else {}
+    call(lambda: cls(**options | {parameter: value}).fit(*PROBLEM.fit_args), parameter)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.error_roc_auc_score,
+        metrics.error_average_precision_score,
+        metrics.fpr_at_tpr_score,
+        metrics.aurc_score,
+        metrics.eaurc_score,
+        metrics.error_roc_auc_interval,
+    ],
+    ids=lambda m: m.__name__,
+)
+@many
+@given(value=anything)
+def test_metrics(metric, value):
+    errors = PROBLEM.errors
+    call(lambda: metric(value, np.arange(40)), "errors")
+    call(lambda: metric(errors, value), "uncertainty")
+
+
+@many
+@given(value=anything)
+def test_metric_options(value):
+    errors, scores = PROBLEM.errors, np.arange(40)
+    call(lambda: metrics.fpr_at_tpr_score(errors, scores, tpr=value), "tpr")
+    call(lambda: metrics.error_roc_auc_interval(errors, scores, confidence=value), "confidence")
+    call(lambda: metrics.error_roc_auc_difference(errors, scores, value), "reference")
+    call(lambda: metrics.error_roc_auc_score(errors, scores, sample_weight=value), "sample_weight")
+    call(lambda: metrics.prediction_errors(value, PROBLEM.y), "predicted", "y")
+    call(lambda: metrics.prediction_errors(PROBLEM.y, value), "y")
+
+
+@pytest.mark.parametrize("function", [error_stratified_folds, tune_adue])
+@pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes", "n_splits"])
+@settings(many, max_examples=20)
+@given(value=anything)
+def test_model_selection(function, argument, value, monkeypatch):
+    monkeypatch.setattr("adue_sklearn.model_selection.DEFAULT_GRID", {"alpha": [1.0]}, raising=True)
+    given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
+    given[argument] = value
+    call(lambda: function(**given), argument, "init_W", "y", "n_splits")
+
+
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_persistence(value, tmp_path):
+    fitted = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
+    call(lambda: save_head(value, tmp_path / "head"), "estimator")
+    call(lambda: save_head(fitted, tmp_path / "a", provenance=value), "provenance")
+    call(lambda: save_head(fitted, tmp_path / "b", class_names=value), "class_names")
+    if not isinstance(value, (str, bytes, int)):
+        call(lambda: save_head(fitted, value), "directory")
+        call(lambda: load_head(value), "directory")
+
+
+@pytest.mark.parametrize(
+    "argument", ["features", "labels", "ids", "logits", "init_W", "init_b", "classes", "provenance"]
+)
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_feature_store(argument, value, tmp_path_factory):
+    given = {"features": PROBLEM.X, "init_W": PROBLEM.W, "init_b": PROBLEM.b, argument: value}
+    folder = tmp_path_factory.mktemp("store")
+    names = {"features": ("features", "init_W", "logits"), "init_W": ("init_W", "features")}
+    call(
+        lambda: FeatureStore.create(folder / "store", **given),
+        *names.get(argument, (argument,)),
+        "init_b" if argument == "init_W" else argument,
+    )
