@@ -138,6 +138,7 @@ def fit(
     train = None if train_store is None else _open_labelled(train_store)
     if train is not None:
         _require_same_head(train, calibration)
+        _warn_of_shared_rows(train, calibration)
     head = (calibration.init_W, calibration.init_b)
     search = tune_adue(
         calibration.features,
@@ -225,6 +226,7 @@ def evaluate(
         init_b=test.init_b,
         allow_other_model=allow_other_model,
     )
+    _warn_of_memorised_rows(fitted.estimator, test)
     name = "AdUE" if type(fitted.estimator).__name__ == "AdUEEstimator" else "fitted score"
     console.print(fresh_rows_table({name: fitted.estimator}, test.features, test.labels))
 
@@ -277,6 +279,37 @@ def _require_same_head(train: FeatureStore, calibration: FeatureStore) -> None:
         raise ValueError(
             f"{train.path} and {calibration.path} come from models with different heads; extract "
             "both with the same model and precision."
+        )
+
+
+def _warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:
+    from adue_sklearn.model_selection import count_shared_rows
+
+    shared = count_shared_rows(calibration.features, train.features)
+    if shared:
+        _say(
+            "warning",
+            "yellow",
+            f"{shared} of {len(calibration)} rows in {calibration.path} stand in {train.path} too. "
+            "Rows that the model was trained on teach next to nothing about its errors: fit on "
+            "rows it has not seen.",
+        )
+
+
+def _warn_of_memorised_rows(estimator: Any, test: FeatureStore) -> None:
+    from adue_sklearn.model_selection import fit_rows_look_memorised
+
+    if not hasattr(estimator, "n_errors_"):  # a score that learns nothing from errors
+        return
+    few, n_fit = estimator.n_errors_, estimator.n_samples_fit_
+    many = int(estimator.errors(test.features, test.labels).sum())
+    if fit_rows_look_memorised((few, n_fit), (many, len(test))):
+        _say(
+            "warning",
+            "yellow",
+            f"The model errs on {few / n_fit:.1%} of the rows that the head was fitted on, but on "
+            f"{many / len(test):.1%} of these. It was probably trained on the former; fit the "
+            "head on rows it has not seen.",
         )
 
 

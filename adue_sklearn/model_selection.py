@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import fisher_exact
 from sklearn.callback import ProgressBar
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils import check_scalar
@@ -15,7 +16,13 @@ from adue_sklearn._torch import as_numpy
 from adue_sklearn.adue import AdUEEstimator
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
-__all__ = ["DEFAULT_GRID", "error_stratified_folds", "tune_adue"]
+__all__ = [
+    "DEFAULT_GRID",
+    "count_shared_rows",
+    "error_stratified_folds",
+    "fit_rows_look_memorised",
+    "tune_adue",
+]
 
 #: What ``adue fit`` tries. Small on purpose: a finer grid picks up more of the folds' noise.
 DEFAULT_GRID: dict[str, list[float]] = {
@@ -136,3 +143,62 @@ def tune_adue(
     if progress:
         search.set_callbacks(ProgressBar())
     return search.fit(X, y, init_W=init_W, init_b=init_b, classes=classes)
+
+
+def fit_rows_look_memorised(
+    fit_errors: tuple[int, int], fresh_errors: tuple[int, int], *, significance: float = 0.001
+) -> bool:
+    """Tell whether the rows of a fit look like rows that the classifier was trained on.
+
+    Parameters
+    ----------
+    fit_errors, fresh_errors : (int, int)
+        Number of errors and number of rows: of the fit, and of rows that are surely new.
+    significance : float, default=0.001
+        Largest chance of a false alarm.
+
+    Returns
+    -------
+    bool
+        True if the error rate of the fit rows is under half of the fresh rows' and that is no
+        chance (Fisher's exact test, one-sided).
+
+    Examples
+    --------
+    >>> from adue_sklearn.model_selection import fit_rows_look_memorised
+    >>> fit_rows_look_memorised((3, 2605), (290, 1421))
+    True
+    >>> fit_rows_look_memorised((280, 2256), (235, 1821))
+    False
+    """
+    (few, n_fit), (many, n_fresh) = fit_errors, fresh_errors
+    if few / n_fit >= 0.5 * many / n_fresh:
+        return False
+    table = [[few, n_fit - few], [many, n_fresh - many]]
+    return bool(fisher_exact(table, alternative="less").pvalue < significance)
+
+
+def count_shared_rows(X: Any, other: Any) -> int:
+    """Count the rows of ``X`` that stand in ``other`` too, to the bit.
+
+    The same text has the same features, so shared rows are texts in both sets.
+
+    Parameters
+    ----------
+    X, other : array of shape (n_samples, n_features)
+        Features of one dtype, such as two feature stores'.
+
+    Returns
+    -------
+    int
+        Number of rows of ``X``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.model_selection import count_shared_rows
+    >>> count_shared_rows(np.eye(3), np.eye(3)[:1])
+    1
+    """
+    known = {row.tobytes() for row in as_numpy(other)}
+    return sum(row.tobytes() in known for row in as_numpy(X))

@@ -130,6 +130,42 @@ def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path):
     assert "Mahalanobis (training rows)" in out
 
 
+def store_from(source, path, rows, labels):
+    FeatureStore.create(
+        path,
+        features=source.features[rows],
+        labels=labels,
+        init_W=source.init_W,
+        init_b=source.init_b,
+        provenance=source.provenance,
+    )
+    return path
+
+
+def test_calibration_rows_that_are_training_rows_are_warned_about(adue, stores, tmp_path):
+    source = FeatureStore.open(stores / "calibration")
+    train = store_from(source, tmp_path / "train", slice(0, 40), source.labels[:40])
+    status, _, err = adue(
+        "fit", stores / "calibration", "--out", tmp_path / "head", "--train-store", train,
+        "--folds", 2,
+    )  # fmt: skip
+    assert status == 0
+    assert "40 of 160 rows" in err
+    assert "has not seen" in err
+
+
+def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path):
+    source = FeatureStore.open(stores / "calibration")
+    predicted = np.asarray(source.logits).argmax(axis=1)
+    labels = np.where(np.arange(160) < 3, 1 - predicted, predicted)
+    memorised = store_from(source, tmp_path / "memorised", slice(None), labels)
+    status, _, err = adue("fit", memorised, "--out", tmp_path / "head", "--folds", 2)
+    assert status == 0, err
+    status, _, err = adue("evaluate", tmp_path / "head", stores / "test")
+    assert status == 0
+    assert "errs on 1.9% of the rows that the head was fitted on" in err
+
+
 def test_classes_can_be_a_json_file(adue, workplace, tmp_path):
     case, folder = workplace
     (tmp_path / "classes.json").write_text('["bad", "good"]')

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adue_sklearn.model_selection import DEFAULT_GRID, error_stratified_folds, tune_adue
+from adue_sklearn.model_selection import (
+    DEFAULT_GRID,
+    count_shared_rows,
+    error_stratified_folds,
+    fit_rows_look_memorised,
+    tune_adue,
+)
 
 
 def test_folds_share_the_errors_evenly_and_cover_every_row_once(problem):
@@ -40,3 +46,23 @@ def test_tuning_tries_the_whole_grid_and_fits_the_best(problem):
     assert len(search.cv_results_["params"]) == np.prod([len(v) for v in DEFAULT_GRID.values()])
     assert search.best_estimator_.get_params()["beta"] == search.best_params_["beta"]
     assert search.best_estimator_.n_errors_ == problem.errors.sum()
+
+
+@pytest.mark.parametrize(
+    ("fit_rows", "fresh_rows", "expected"),
+    [
+        ((3, 2605), (290, 1421), True),
+        ((0, 500), (60, 500), True),
+        ((0, 10), (2, 10), False),
+        ((60, 500), (62, 500), False),
+        ((62, 500), (3, 500), False),
+        ((40, 500), (70, 500), False),
+    ],
+)
+def test_memorised_rows_are_told_from_chance(fit_rows, fresh_rows, expected):
+    assert fit_rows_look_memorised(fit_rows, fresh_rows) is expected
+
+
+def test_shared_rows_are_counted_whatever_their_order(problem):
+    assert count_shared_rows(problem.X[100:200][::-1], problem.X[150:]) == 50
+    assert count_shared_rows(problem.X, np.zeros((3, 12))) == 0

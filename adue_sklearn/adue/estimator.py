@@ -80,8 +80,10 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         ``"l2sp"``.
     n_iter_ : int
         L-BFGS iterations over all descents.
+    n_samples_fit_ : int
+        Number of fit rows.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Errors of the original head among them.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of str of shape (n_features,)
@@ -149,7 +151,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         errors = self._original_errors(X, labels, head)
-        self.n_errors_ = int(errors.sum())
+        self.n_samples_fit_, self.n_errors_ = len(errors), int(errors.sum())
         problem = _HeadProblem(self, X, errors, head)
         if self.n_errors_ == 0:
             _complain_of_no_errors(len(errors), head)
