@@ -25,11 +25,16 @@ _SHARED_ELEMENTS = 2**22
 
 def parse_device(device: str | torch.device) -> torch.device:
     """Return a device that torch can use here; ``"auto"`` is CUDA if there is one, else the CPU."""
+    if not isinstance(device, str | torch.device):
+        raise TypeError(
+            f"device is a {type(device).__name__}; expected a str such as 'auto', 'cpu' or 'cuda', "
+            "or a torch.device."
+        )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except RuntimeError as error:
         raise ValueError(f"device={device!r} is no torch device: {error}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(

@@ -224,3 +224,75 @@ def test_feature_store(argument, value, tmp_path_factory):
         *names.get(argument, (argument,)),
         "init_b" if argument == "init_W" else argument,
     )
+
+
+@pytest.fixture(scope="module")
+def classifier(make_saved_case):
+    from adue_sklearn.features import load_classifier
+
+    return load_classifier(make_saved_case("roberta", 2).adapter, classes=["no", "yes"])
+
+
+@settings(many, max_examples=40)
+@given(value=anything)
+def test_extraction(value, classifier, tmp_path_factory):
+    from adue_sklearn.features import compute_features, extract_features, iter_features
+
+    texts = ["w1", "w2 w3"]
+    out = tmp_path_factory.mktemp("out") / "store"
+    for function in (compute_features, lambda *a, **k: list(iter_features(*a, **k))):
+        call(lambda function=function: function(classifier, value), "texts")
+        call(
+            lambda function=function: function(classifier, texts, batch_tokens=value),
+            "batch_tokens",
+        )
+    call(lambda: extract_features(classifier, value, out), "texts")
+    for argument in ("labels", "batch_tokens", "shard_rows"):
+        # All or nothing: what was refused leaves no folder behind.
+        call(
+            lambda argument=argument: extract_features(
+                classifier, texts, out / argument, **{argument: value}
+            ),
+            argument,
+        )
+        assert not (out / argument).exists() or FeatureStore.open(out / argument)
+
+
+@pytest.mark.parametrize(
+    "argument", ["model", "base_model", "tokenizer", "device", "dtype", "max_length", "classes"]
+)
+@settings(many, max_examples=15)
+@given(value=anything)
+def test_loading(argument, value, make_saved_case):
+    from adue_sklearn.features import load_classifier
+
+    given = {"model": make_saved_case("roberta", 2).adapter, argument: value}
+    call(lambda: load_classifier(**given), argument, "base", "Adapter")
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    ["adapter", "cache", "base_model", "classes", "max_length", "device", "dtype", "batch_tokens"],
+)
+@settings(many, max_examples=15)
+@given(value=anything)
+def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, monkeypatch):
+    from adue_sklearn.features import LoraFeatureExtractor
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))  # a string is a folder for the cache
+    adapter = make_saved_case("roberta", 2).adapter
+    given = {"adapter": adapter, parameter: value}
+    call(lambda: LoraFeatureExtractor(**given).fit_transform(["w1"]), parameter, "base", "Adapter")
+    call(lambda: LoraFeatureExtractor(adapter, cache=None).transform(value), "X", "texts")
+
+
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_pipelines(value):
+    from adue_sklearn import UncertaintyPipeline
+
+    pipe = UncertaintyPipeline([("score", SoftmaxResponseScorer())])
+    call(lambda: pipe.fit(value, PROBLEM.y), "X", "y")
+    call(lambda: pipe.fit(PROBLEM.X, value), "y")
+    call(lambda: pipe.fit(PROBLEM.X, PROBLEM.y, score__init_W=value), "init_W")
+    call(lambda: pipe.fit(*PROBLEM.fit_args[:2]).predict_uncertainty(value), "X")

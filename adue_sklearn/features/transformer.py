@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
+from adue_sklearn._torch import parse_device
 from adue_sklearn.features.batching import check_texts
 from adue_sklearn.features.extractor import compute_features
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
@@ -133,6 +136,10 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             If ``X`` is no sequence of texts, or the model cannot be used.
         """
         texts = _as_texts(X)
+        if not (self.cache is None or isinstance(self.cache, str | os.PathLike)):
+            raise TypeError(
+                f"cache is a {type(self.cache).__name__}; expected 'memory', a folder or None."
+            )
         classifier = self._classifier()
         cache = _open_cache(self.cache, classifier)
         known = cache.read()
@@ -186,12 +193,12 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _classifier(self) -> LoadedClassifier:
         return _load(
-            os.fspath(self.adapter),
-            None if self.base_model is None else os.fspath(self.base_model),
-            None if self.classes is None else tuple(self.classes),
-            self.max_length,
-            self.device,
-            self.dtype,
+            _path("adapter", self.adapter),
+            None if self.base_model is None else _path("base_model", self.base_model),
+            None if self.classes is None else _names(self.classes),
+            None if self.max_length is None else _count(self.max_length),
+            str(parse_device(self.device)),
+            None if self.dtype is None else _precision(self.dtype),
         )
 
 
@@ -203,24 +210,45 @@ def _load(
     classes: tuple[str, ...] | None,
     max_length: int | None,
     device: str,
-    dtype: str | None,
+    dtype: torch.dtype | None,
 ) -> LoadedClassifier:
-    precision = None
-    if dtype is not None:
-        precision = getattr(torch, dtype, None)
-        if not isinstance(precision, torch.dtype):
-            raise ValueError(
-                f"dtype is {dtype!r}, which torch does not have; expected 'float32', 'bfloat16' or "
-                "'float16'."
-            )
     return load_classifier(
         adapter,
         base_model=base_model,
         classes=classes,
         max_length=max_length,
         device=device,
-        dtype=precision,
+        dtype=dtype,
     )
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a folder or a hub name.")
+    return str(os.fspath(value))
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    names = classes.tolist() if hasattr(classes, "tolist") else classes
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"classes is {type(classes).__name__} ({str(names)[:60]}); expected a list of str."
+        )
+    return tuple(names)
+
+
+def _count(max_length: Any) -> int:
+    return int(check_scalar(max_length, "max_length", Integral, min_val=1))
+
+
+def _precision(dtype: Any) -> torch.dtype:
+    precision = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+    if not isinstance(precision, torch.dtype):
+        raise ValueError(
+            f"dtype is {dtype!r}, which torch does not have; expected 'float32', 'bfloat16' or "
+            "'float16'."
+        )
+    return precision
 
 
 class _NoCache:
