@@ -110,21 +110,48 @@ def find_file(model: str, filename: str) -> Path | None:
         ) from error
 
 
-def read_adapter(model: str) -> AdapterFiles | None:
-    """Return the adapter saved there, or None if it is a whole model."""
-    config_file = find_file(model, ADAPTER_CONFIG)
+def read_adapter(model: str, adapter_name: str | None = None) -> AdapterFiles | None:
+    """Return the adapter saved there, or None if it is a whole model.
+
+    Parameters
+    ----------
+    model : str
+        Folder or hub name.
+    adapter_name : str or None
+        The sub-folder, where several adapters were saved together. peft puts the one that is
+        called "default" into the folder itself.
+    """
+    inside = "" if adapter_name in (None, "default") else f"{adapter_name}/"
+    config_file = find_file(model, inside + ADAPTER_CONFIG)
     if config_file is None:
+        _say_which_adapters(model, adapter_name)
         return None
-    weights = find_file(model, ADAPTER_WEIGHTS)
+    weights = find_file(model, inside + ADAPTER_WEIGHTS)
+    name = f"{model}/{inside}".rstrip("/") if inside else model
     if weights is None:
         raise ValueError(
-            f"Adapter '{model}' has no '{ADAPTER_WEIGHTS}'. If it holds 'adapter_model.bin', save "
+            f"Adapter '{name}' has no '{ADAPTER_WEIGHTS}'. If it holds 'adapter_model.bin', save "
             "it again with safe_serialization=True: pickled weights are not read."
         )
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if "r" not in config and "prompt" in str(config.get("peft_type", "")).lower():
-        raise ValueError(f"Adapter '{model}' is {config['peft_type']}, which cannot be merged.")
-    return AdapterFiles(model, config, weights)
+        raise ValueError(f"Adapter '{name}' is {config['peft_type']}, which cannot be merged.")
+    return AdapterFiles(name, config, weights)
+
+
+def _say_which_adapters(model: str, adapter_name: str | None) -> None:
+    """Raise if an adapter was asked for, or if there are some to choose from."""
+    named = sorted(file.parent.name for file in Path(model).glob(f"*/{ADAPTER_CONFIG}"))
+    if adapter_name is not None:
+        raise ValueError(
+            f"adapter_name: '{model}' holds no adapter {adapter_name!r}; "
+            f"{f'it has {named}' if named else 'it has none in sub-folders'}."
+        )
+    if named and find_file(model, "config.json") is None:
+        raise ValueError(
+            f"model: '{model}' holds several adapters, {named}; choose one with adapter_name=, or "
+            "give its folder."
+        )
 
 
 def head_names(config: Any) -> list[str]:
@@ -171,7 +198,7 @@ def load_config(model: str, **options: Any) -> Any:
 
 
 def load_whole(
-    model: str, config: Any, dtype: torch.dtype, supplied: Mapping[str, Any], **options: Any
+    model: str, config: Any, dtype: torch.dtype | str, supplied: Mapping[str, Any], **options: Any
 ) -> Any:
     """Load a sequence classifier; refuse parameters that are neither in it nor `supplied`.
 
@@ -181,8 +208,8 @@ def load_whole(
         Folder or hub name.
     config : PretrainedConfig
         Its configuration, with the right number of classes.
-    dtype : torch.dtype
-        Precision of the weights.
+    dtype : torch.dtype or "auto"
+        Precision of the weights; "auto" is the one that they are saved in.
     supplied : mapping
         Its keys name the parameters that an adapter will bring.
     **options

@@ -193,12 +193,18 @@ def logit_tolerance(
 ) -> npt.NDArray[np.float64]:
     """Return the tolerance (B, C) of `check_batch`."""
     H, W = np.abs(features.astype(np.float64)), np.abs(head.W.T.astype(np.float64))
+    accumulation = np.sqrt(H.shape[1]) * np.finfo(np.float32).eps * (H @ W)
+    tolerance: npt.NDArray[np.float64] = 4 * eps * logit_scale(head, features) + accumulation
+    return tolerance
+
+
+def logit_scale(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return what a relative rounding of a logit refers to: ``|z| + |b| + |h * w|`` (B, C)."""
+    H, W = features.astype(np.float64), head.W.T.astype(np.float64)
     bias = 0.0 if head.b is None else np.abs(head.b.astype(np.float64))
     walk = np.sqrt(np.square(H) @ np.square(W))
-    rounding = eps * (np.abs(head_logits(head, features)) + bias + walk)
-    accumulation = np.sqrt(H.shape[1]) * np.finfo(np.float32).eps * (H @ W)
-    tolerance: npt.NDArray[np.float64] = 4 * rounding + accumulation
-    return tolerance
+    scale: npt.NDArray[np.float64] = np.abs(head_logits(head, features)) + bias + walk
+    return scale
 
 
 def accepted_inputs(model: nn.Module, names: Sequence[str]) -> list[str]:
@@ -226,14 +232,15 @@ def _forward(
 
     handles = [layer.register_forward_hook(hook_for(name)) for name, layer in layers.items()]
     try:
-        logits = _call(model, inputs)
+        logits = model_logits(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     return logits, seen
 
 
-def _call(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+def model_logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+    """Run the model; return its logits (B, C)."""
     # A classifier needs no key-value cache: it would only fill the memory.
     no_cache = dict.fromkeys(accepted_inputs(model, ["use_cache"]), False)
     with torch.no_grad():
@@ -297,7 +304,7 @@ def _ask_for_positions(
     layer = model.get_submodule(head.module)
     handle = layer.register_forward_hook(lambda module, args, result: answer)
     try:
-        returned = _call(model, inputs)
+        returned = model_logits(model, inputs)
     finally:
         handle.remove()
     return returned[:, 0].round().long().clamp(0, output.shape[1] - 1)

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import peft
 import torch
 from transformers import PreTrainedModel
 
 from adue_sklearn._torch import parse_device
 from adue_sklearn.features import _checkpoint as checkpoint
-from adue_sklearn.features._adapters import attach, live_sha256, merge
-from adue_sklearn.features._checks import check_classes
-from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
-from adue_sklearn.features.batching import PaddingSide, encode, pad
-from adue_sklearn.features.heads import (
-    Head,
-    accepted_inputs,
-    find_head,
-    logit_tolerance,
-    run_head,
+from adue_sklearn.features._adapters import (
+    activate,
+    attach,
+    cast,
+    cast_trained_modules,
+    check_mergeable,
+    kind_of,
+    live_sha256,
+    merge,
 )
-
-_PROBES = ("A short text.", "A text that is a good deal longer than the first one, word by word.")
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from adue_sklearn.features._checks import check_classes
+from adue_sklearn.features._facts import model_facts
+from adue_sklearn.features._probe import (
+    INPUTS,
+    LoadChecks,
+    Probe,
+    Yardstick,
+    check_batches,
+    check_merge,
+    head_eps,
+)
+from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
+from adue_sklearn.features.batching import PaddingSide
+from adue_sklearn.features.heads import Head, accepted_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +58,8 @@ class LoadedClassifier:
         Most tokens of a text; longer ones are cut.
     provenance : dict
         Where the model comes from; goes into the feature store.
-    padding_side : {"right", "left"}
-        The side on which padding leaves the logits of this model as they are.
+    checks : LoadChecks
+        How the model was tried on loading, and the side on which it has to be padded.
     """
 
     model: Any
@@ -60,7 +68,12 @@ class LoadedClassifier:
     classes: list[str] | None
     max_length: int
     provenance: dict[str, Any]
-    padding_side: PaddingSide = "right"
+    checks: LoadChecks
+
+    @property
+    def padding_side(self) -> PaddingSide:
+        """The side on which padding leaves the logits of this model as they are."""
+        return self.checks.padding_side
 
     @property
     def n_classes(self) -> int:
@@ -76,10 +89,7 @@ class LoadedClassifier:
     @property
     def eps(self) -> float:
         """Machine epsilon of the precision in which the head runs."""
-        weight = self.model.get_submodule(self.head.module).weight
-        if weight.dtype == torch.float32 and weight.is_cuda and _tf32_allowed():
-            return 2.0**-10
-        return float(torch.finfo(weight.dtype).eps)
+        return head_eps(self.model.get_submodule(self.head.module))
 
     @property
     def vocabulary(self) -> int:
@@ -94,20 +104,25 @@ class LoadedClassifier:
     @property
     def input_names(self) -> list[str]:
         """Names of the tensors that the model takes."""
-        return accepted_inputs(self.model, _INPUTS)
+        return accepted_inputs(self.model, INPUTS)
 
 
 def load_classifier(
     model: Any,
     *,
     base_model: str | os.PathLike[str] | None = None,
+    adapter_name: str | None = None,
     tokenizer: Any = None,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     max_length: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> LoadedClassifier:
-    """Load a text classifier, merge its adapter, and find its head.
+    """Load a text classifier, merge its adapter, find its head, and try it on a few texts.
+
+    The adapter is merged in the precision that the base is saved in (or in float32, if that is
+    asked for) and cast afterwards. The merged model has to give the logits of the unmerged one,
+    and those of a text alone in a batch with others: within rounding, which `provenance` records.
 
     Parameters
     ----------
@@ -116,6 +131,9 @@ def load_classifier(
         live model. A live model is copied; the caller's stays as it is.
     base_model : path-like or str, optional
         The adapter's base model; by default the one that the adapter names.
+    adapter_name : str, optional
+        Which adapter, where several were saved together (its sub-folder) or a live model has
+        several. By default the folder's own, and a live model's active one.
     tokenizer : PreTrainedTokenizerBase, path-like or str, optional
         By default the one saved with the model, else the base model's. Required for a live model.
     device : str or torch.device, default="auto"
@@ -137,41 +155,74 @@ def load_classifier(
     ------
     ValueError
         A base model that is not there, weights that were never trained (freshly initialised head),
-        a tokenizer without pad token, a model without a last linear layer.
+        a tokenizer without pad token, a model without a last linear layer, an adapter that is lost
+        in merging, or a model whose answers depend on the batch.
     """
     if isinstance(model, str | os.PathLike):
-        loaded, provenance, sources = _from_files(os.fspath(model), base_model, device, dtype)
-        tokenizer = load_tokenizer(tokenizer, sources)
+        raw = _from_files(os.fspath(model), base_model, adapter_name, device, dtype)
+        tokenizer = load_tokenizer(tokenizer, raw.sources)
     else:
-        loaded, provenance = _from_live(model, tokenizer, device, dtype)
-    loaded.eval()
-    _check_task(loaded)
-    set_pad_token(loaded, tokenizer)
-    length = resolve_max_length(max_length, loaded, tokenizer)
-    head, side = _probe(loaded, tokenizer, length)
+        raw = _from_live(model, tokenizer, adapter_name, device, dtype)
+    base = raw.model.get_base_model() if isinstance(raw.model, peft.PeftModel) else raw.model
+    raw.model.eval()
+    _check_task(base)
+    set_pad_token(base, tokenizer)
+    length = resolve_max_length(max_length, base, tokenizer)
+    loaded, head, checks = _settle(raw, Probe.of(base, tokenizer, length))
     return LoadedClassifier(
         model=loaded,
         tokenizer=tokenizer,
         head=head,
         classes=_resolve_classes(classes, loaded.config, len(head.W)),
         max_length=length,
-        provenance=provenance | _facts(loaded, head, length),
-        padding_side=side,
+        provenance=raw.provenance | model_facts(loaded, head, length, checks),
+        checks=checks,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """A model as it was found: its adapter not merged yet, in the precision to merge in."""
+
+    model: Any
+    provenance: dict[str, Any]
+    precision: torch.dtype
+    device: torch.device
+    sources: Sequence[str] = ()  # where to look for a tokenizer, best first
+
+
+def _settle(raw: _Raw, probe: Probe) -> tuple[Any, Head, LoadChecks]:
+    """Merge, cast and move the model, and compare it with what it was before."""
+    model: Any = raw.model
+    merge_off = None
+    if isinstance(model, peft.PeftModel):
+        kind = kind_of(model)
+        unmerged = probe.one_by_one(model.get_base_model())
+        model = merge(model)
+        cast(model, raw.precision)
+        # On the device of before: other kernels would round otherwise.
+        merged = Yardstick.of(model, probe.find_head(model), probe)
+        merge_off = check_merge(unmerged, merged, kind)
+    else:
+        cast(model, raw.precision)
+    model.to(raw.device)
+    head = probe.find_head(model)
+    return model, head, replace(check_batches(model, head, probe), merge_off=merge_off)
 
 
 def _from_files(
     model: str,
     base_model: str | os.PathLike[str] | None,
+    adapter_name: str | None,
     device: str | torch.device,
     dtype: torch.dtype | None,
-) -> tuple[Any, dict[str, Any], list[str]]:
-    """Load from folders or hub; also the places to look for a tokenizer, best first."""
+) -> _Raw:
+    """Load from folders or hub."""
     target = parse_device(device)
     precision = dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32)
-    adapter = checkpoint.read_adapter(model)
+    adapter = checkpoint.read_adapter(model, adapter_name)
     if adapter is not None:
-        return _from_adapter(adapter, base_model, target, precision)
+        return _from_adapter(adapter, model, base_model, target, precision)
     if base_model is not None:
         raise ValueError(f"base_model: '{model}' is a whole model, not an adapter; leave it out.")
     try:
@@ -187,18 +238,21 @@ def _from_files(
         "adapter_sha256": checkpoint.folder_sha256(model),
         "revision": getattr(loaded.config, "_commit_hash", None),
     }
-    return loaded.to(target), provenance, [model]
+    return _Raw(loaded, provenance, precision, target, [model])
 
 
 def _from_adapter(
     adapter: checkpoint.AdapterFiles,
+    model: str,
     base_model: str | os.PathLike[str] | None,
     device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Any, dict[str, Any], list[str]]:
+    precision: torch.dtype,
+) -> _Raw:
     base = os.fspath(base_model or adapter.config.get("base_model_name_or_path") or "")
     own_base = base_model is None and adapter.config.get("revision")
     options = {"revision": adapter.config["revision"]} if own_base else {}
+    # Merging into weights of few digits loses small updates: not before they are as saved.
+    dtype = precision if precision == torch.float32 else "auto"
     try:
         config = checkpoint.load_config(base, **options)
         n_classes = checkpoint.adapter_n_classes(adapter, config)
@@ -211,22 +265,24 @@ def _from_adapter(
             f"({type(error).__name__}). Give its folder with base_model= (--base-model), or go "
             "online."
         ) from error
-    precisions = {name: value.dtype for name, value in loaded.named_parameters()}
-    merged = merge(attach(adapter, base, loaded))
-    for name, value in merged.named_parameters():  # peft keeps what it brings in float32
-        value.data = value.data.to(precisions[name])
+    tuned = attach(adapter, base, loaded)
     provenance = {
         "model": adapter.name,
         "base_model": base,
         "adapter_sha256": adapter.sha256(),
         "revision": getattr(config, "_commit_hash", None),
     }
-    return merged.to(device), provenance, [adapter.name, base]
+    sources = dict.fromkeys([os.fspath(adapter.weights.parent), model, base])
+    return _Raw(tuned, provenance, precision, device, list(sources))
 
 
 def _from_live(
-    model: Any, tokenizer: Any, device: str | torch.device, dtype: torch.dtype | None
-) -> tuple[Any, dict[str, Any]]:
+    model: Any,
+    tokenizer: Any,
+    adapter_name: str | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> _Raw:
     if not isinstance(model, peft.PeftModel | PreTrainedModel):
         raise ValueError(
             "model: expected a path, a hub name, a PeftModel or a PreTrainedModel, got "
@@ -234,21 +290,25 @@ def _from_live(
         )
     if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
         raise ValueError("tokenizer: a live model needs its tokenizer object as well.")
+    copied: Any = copy.deepcopy(model)
+    precision = dtype or model.dtype
+    if isinstance(copied, peft.PeftModel):
+        check_mergeable(copied)
+        if adapter_name is not None:
+            activate(copied, adapter_name)
+        if precision == torch.float32:
+            cast(copied, precision)
+        cast_trained_modules(copied)
+    elif adapter_name is not None:
+        raise ValueError(f"adapter_name: {type(model).__name__} has no adapters; leave it out.")
     provenance = {
         "model": None,
         "base_model": getattr(model.config, "_name_or_path", None) or None,
-        "adapter_sha256": live_sha256(model),
+        "adapter_sha256": live_sha256(copied),
         "revision": getattr(model.config, "_commit_hash", None),
     }
-    precision = dtype or model.dtype
-    merged: Any = copy.deepcopy(model)
-    if isinstance(merged, peft.PeftModel):
-        merged = merge(merged)
-    for value in merged.parameters():  # buffers keep theirs: rotary tables need float32
-        if value.is_floating_point():
-            value.data = value.data.to(precision)
-    merged.to(model.device if device == "auto" else parse_device(device))
-    return merged, provenance
+    target = model.device if device == "auto" else parse_device(device)
+    return _Raw(copied, provenance, precision, target)
 
 
 def _check_task(model: Any) -> None:
@@ -268,64 +328,3 @@ def _resolve_classes(
         default = names == [f"LABEL_{row}" for row in range(n_classes)]
         return None if default or None in names else [str(name) for name in names]
     return check_classes(classes, n_classes)
-
-
-def _probe(model: Any, tokenizer: Any, max_length: int) -> tuple[Head, PaddingSide]:
-    """Find the head, and the padding side that leaves each text's logits as without padding."""
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    try:
-        encoded = encode(tokenizer, _PROBES, max_length, vocabulary)
-    except ValueError as error:
-        raise ValueError(
-            f"tokenizer: '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) does not fit this "
-            f"model: it fails on a plain sentence ({error})."
-        ) from error
-    names = accepted_inputs(model, _INPUTS)
-    pad_id = int(model.config.get_text_config().pad_token_id)
-
-    def inputs(rows: list[int], side: PaddingSide) -> Mapping[str, torch.Tensor]:
-        index = np.array(rows, dtype=np.int64)
-        return pad(encoded, index, names=names, pad_id=pad_id, side=side, device=model.device)
-
-    head = find_head(model, inputs([0, 1], "right"))
-    alone = [run_head(model, head, inputs([row], "right")) for row in (0, 1)]
-    features, logits = (np.concatenate(parts) for parts in zip(*alone, strict=True))
-    eps = float(torch.finfo(model.get_submodule(head.module).weight.dtype).eps)
-    # Loose: rounding grows through the layers. A pooled pad token is off by far more.
-    tolerance = 100 * logit_tolerance(head, features, eps)
-    sides: tuple[PaddingSide, ...] = ("right", "left")
-    for side in sides:
-        padded = run_head(model, head, inputs([0, 1], side))[1]
-        if (np.abs(padded - logits) <= tolerance).all():
-            return head, side
-    raise ValueError(
-        f"{type(model).__name__} gives a text other logits when it is padded, on either side (off "
-        f"by {np.abs(padded - logits).max():.3g}): its answers depend on the batch. Check "
-        f"config.pad_token_id ({pad_id}; the tokenizer's is {tokenizer.pad_token_id})."
-    )
-
-
-def _facts(model: Any, head: Head, max_length: int) -> dict[str, Any]:
-    weight = model.get_submodule(head.module).weight
-    return {
-        "architecture": type(model).__name__,
-        "view": "last_linear",
-        "head": head.module,
-        "pooling": "token" if head.per_token else "model",
-        "max_length": max_length,
-        "precision": str(weight.dtype).removeprefix("torch."),
-        "versions": {
-            name: _version(name) for name in ("adue-sklearn", "torch", "transformers", "peft")
-        },
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _tf32_allowed() -> bool:
-    return torch.get_float32_matmul_precision() != "highest"
