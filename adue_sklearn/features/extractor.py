@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import check_count, check_labels
+from adue_sklearn.features._checks import check_count
 from adue_sklearn.features._fingerprint import fingerprint
-from adue_sklearn.features.batching import buckets, check_texts, encode, pad
+from adue_sklearn.features._labels import label_rows
+from adue_sklearn.features._warnings import warn_of_cut_texts, warn_of_label_order
+from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad
 from adue_sklearn.features.heads import check_batch, run_head
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
 from adue_sklearn.features.store import FeatureStore, FeatureStoreWriter
@@ -82,10 +84,21 @@ def iter_features(
         Texts that are no list of str.
     FeatureMismatchError
         Features that do not give the model's logits.
+
+    Warns
+    -----
+    UserWarning
+        With the first batch: how many texts are cut at ``max_length``.
     """
     checked = check_texts(texts)
     check_count("batch_tokens", batch_tokens)
-    return _iterate(classifier, checked, batch_tokens, verify)
+
+    def batches() -> Iterator[FeatureBatch]:
+        encoded = _encode(classifier, checked)
+        warn_of_cut_texts(int(encoded.truncated.sum()), len(checked), classifier.max_length)
+        yield from _iterate(classifier, encoded, batch_tokens, verify)
+
+    return batches()
 
 
 def compute_features(
@@ -121,8 +134,14 @@ def compute_features(
         Texts that are no list of str.
     FeatureMismatchError
         Features that do not give the model's logits.
+
+    Warns
+    -----
+    UserWarning
+        How many texts were cut at ``max_length``.
     """
     batch = _collect(classifier, texts, batch_tokens, progress)
+    warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
     return batch.features, batch.logits
 
 
@@ -188,7 +207,9 @@ def extract_features(
     Warns
     -----
     UserWarning
-        If the store holds all these rows already, so that nothing was done.
+        How many texts were cut at ``max_length``; labels that agree with the model no more than
+        chance, or far better with the classes in another order; or that the store holds all these
+        rows already, so that nothing was done.
     """
     checked = check_texts(texts)
     y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
@@ -228,85 +249,30 @@ def extract_features(
                 rows + first_id,
                 truncated=int(shard.truncated.sum()),
             )
-    return FeatureStore.open(out)
+    store = FeatureStore.open(out)
+    _warn(classifier, store)
+    return store
 
 
-def label_rows(
-    labels: Any, n_rows: int, classes: Sequence[str] | None, n_classes: int
-) -> npt.NDArray[np.int64] | None:
-    """Translate labels to row numbers of the head.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n_rows,) of int or str, or None
-        Integers are row numbers already; strings are class names.
-    n_rows : int
-        Number of texts.
-    classes : sequence of str or None
-        Class names in the order of the head's rows.
-    n_classes : int
-        Rows of the head.
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), int64, or None
-
-    Raises
-    ------
-    ValueError
-        Wrong length, wrong type, an unknown name or a number outside the head's rows.
-
-    Examples
-    --------
-    >>> label_rows(["bad", "good"], 2, ["bad", "good"], 2)
-    array([0, 1])
-    """
-    if labels is None:
-        return None
-    listed = _as_list(labels)
-    if len(listed) != n_rows:
-        raise ValueError(f"labels: expected one a text ({n_rows}), got {len(listed)}.")
-    if all(isinstance(label, str) for label in listed):
-        return _rows_of_names(listed, classes)
-    for row, label in enumerate(listed):
-        if isinstance(label, bool) or not isinstance(label, int | np.integer):
-            raise ValueError(
-                "labels: expected integers (row numbers of the head) or strings (class names), "
-                f"but row {row} is {label!r} ({type(label).__name__})."
-            )
-    return check_labels(np.array(listed, dtype=np.int64), n_classes)
+def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
+    """Say what may be wrong with texts and labels of a finished store."""
+    warn_of_cut_texts(store.provenance["truncated_rows"], len(store), classifier.max_length)
+    warn_of_label_order(store.logits, store.labels, classifier.classes)
 
 
-def _as_list(labels: Any) -> list[Any]:
-    listed = labels.tolist() if hasattr(labels, "tolist") else labels
-    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
-        raise ValueError(f"labels: expected a list of int or str, got {type(labels).__name__}.")
-    return list(listed)
-
-
-def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
-    if classes is None:
-        raise ValueError(
-            "labels: strings need the class names in the order of the head's rows, which this "
-            "model does not say; load it with classes=[...] (--classes)."
-        )
-    row_of: Mapping[str, int] = {name: row for row, name in enumerate(classes)}
-    unknown = sorted(set(labels) - set(row_of))
-    if unknown:
-        raise ValueError(f"labels: {unknown[:5]} are not among the classes {list(classes)}.")
-    return np.array([row_of[label] for label in labels], dtype=np.int64)
+def _encode(classifier: LoadedClassifier, texts: Sequence[str], first_row: int = 0) -> Encoded:
+    return encode(
+        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
+    )
 
 
 def _iterate(
     classifier: LoadedClassifier,
-    texts: Sequence[str],
+    encoded: Encoded,
     batch_tokens: int,
     verify: bool,
     first_row: int = 0,
 ) -> Iterator[FeatureBatch]:
-    encoded = encode(
-        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
-    )
     names, eps = classifier.input_names, classifier.eps
     for rows in buckets(encoded.lengths, batch_tokens):
         inputs = pad(
@@ -340,7 +306,8 @@ def _collect(
         logits=np.empty((len(checked), n_classes), dtype=np.float32),
         truncated=np.zeros(len(checked), dtype=np.bool_),
     )
-    for batch in _iterate(classifier, checked, batch_tokens, True, first_row):
+    encoded = _encode(classifier, checked, first_row)
+    for batch in _iterate(classifier, encoded, batch_tokens, True, first_row):
         result.features[batch.rows] = batch.features
         result.logits[batch.rows] = batch.logits
         result.truncated[batch.rows] = batch.truncated
