@@ -243,7 +243,7 @@ def check_same_model(
 
 
 def _check_names(class_names: Any, n_classes: int) -> list[str]:
-    names = class_names.tolist() if hasattr(class_names, "tolist") else class_names
+    names = class_names.tolist() if isinstance(class_names, np.ndarray) else class_names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names is {class_names!r}; expected a list of str.")
     if len(names) != n_classes:

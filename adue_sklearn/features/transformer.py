@@ -229,7 +229,7 @@ def _path(name: str, value: Any) -> str:
 
 
 def _names(classes: Any) -> tuple[str, ...]:
-    names = classes.tolist() if hasattr(classes, "tolist") else classes
+    names = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"classes is {type(classes).__name__} ({str(names)[:60]}); expected a list of str."
