@@ -1,34 +1,40 @@
-r"""The AdUE score, its three-term loss and the analytic gradient.
+r"""The AdUE scores, the three-term loss and its analytic gradient, for one head or a stack of them.
 
 Everything here is element-wise work on logits ``z`` (..., n, C) in float64; the matrix products
 that make ``z`` belong to the caller. Two facts decide the form of the code.
 
 * A confident row has ``1 - max p`` far under the spacing of floats around 1. Its score, the
-  logarithm of its score and the gradient are therefore built from ``gap``, the log-odds of
-  "any class but the largest", and never from ``1 - max(p)``.
-* The score's gradient is proportional to ``eps = 1 - max p`` and so is the score: their ratio,
-  which is what the cross-entropy of a wrong row needs, stays of order one. It is computed as a
-  ratio, so that rows with ``eps`` under the smallest float still push the head.
+  logarithm of its score and the gradient are therefore built from the log-odds of "any class but
+  the largest", and never from ``1 - max(p)``.
+* The distance of a score from its value at one-hot probabilities is proportional to
+  ``eps = 1 - max p``, and so is its gradient. Their ratio, which is what the cross-entropy of a
+  wrong row needs, stays of order one. It is computed as a ratio, so that rows with ``eps`` under
+  the smallest float still push the head.
 
-Source: Zabolotnyi et al. (2025), arXiv 2505.15443, section 3; ``docs/method.md`` derives the rest.
+``lam`` and ``alpha`` may be numbers or tensors that broadcast against (..., n): one a head.
+
+Sources: Zabolotnyi et al. (2025), arXiv 2505.15443, section 3 (``"smoothmax"``) and its second
+version (``"entropy"``); ``docs/method.md`` has the algebra.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+Measure = Literal["smoothmax", "entropy"]
 Scale = Literal["unit", "paper"]
+Number: TypeAlias = float | Tensor
 
 #: The paper's scale clamps the score to this distance from 0 and 1 inside the cross-entropy.
 PAPER_CLAMP = 1e-7
 #: On the unit scale only exactly uniform probabilities reach 1; this keeps their loss finite.
 UNIT_CEILING = 1e-12
-#: Under this ``eps`` the ratio score / eps has reached its limit in float64.
+#: Under this ``eps`` a ratio to ``eps`` has reached its limit in float64.
 _TINY = 1e-200
 
 
@@ -36,25 +42,23 @@ class TopClass(NamedTuple):
     """Probabilities seen from the largest class.
 
     ``largest`` (..., n, 1) is that class; ``eps`` (..., n) is ``1 - max p`` and ``log_eps`` its
-    logarithm; ``share`` (..., n, C) the other classes' part in ``eps``, zero at ``largest``.
+    logarithm; ``log_share`` (..., n, C - 1) the logarithm of the other classes' parts in ``eps``,
+    in their order but for the last class, which stands in the gap that the largest leaves.
     """
 
     largest: Tensor
     log_eps: Tensor
     eps: Tensor
-    share: Tensor
+    log_share: Tensor
 
 
 def top_class(z: Tensor) -> TopClass:
     """Split probabilities into the largest class and the distribution over the others."""
     maximum, largest = z.max(dim=-1, keepdim=True)
-    others = (z - maximum).scatter(-1, largest, -math.inf)
+    others = torch.where(_classes_but_last(z) == largest, z[..., -1:], z[..., :-1]) - maximum
     gap = others.logsumexp(dim=-1)
     return TopClass(
-        largest,
-        torch.nn.functional.logsigmoid(gap),
-        torch.sigmoid(gap),
-        torch.softmax(others, dim=-1),
+        largest, torch.nn.functional.logsigmoid(gap), torch.sigmoid(gap), others - gap[..., None]
     )
 
 
@@ -63,69 +67,101 @@ def softmax_response(z: Tensor) -> Tensor:
     return top_class(z).eps
 
 
-class SmoothMax(NamedTuple):
-    """``SmoothMax(p) = logsumexp(lam * p) / lam``, relative to a one-hot ``p``.
+class Distance(NamedTuple):
+    """A score's distance from its value at one-hot probabilities, over ``eps``.
 
-    ``ratio`` (..., n) is ``(s_max - s) / eps``; ``weight_top`` (..., n) and ``weight`` (..., n, C)
-    are ``softmax(lam * p)`` at the largest class and (zero there) at the others.
+    ``ratio`` (..., n) is the distance over ``eps``, ``slope_top`` (..., n) and ``slope_others``
+    (..., n, C - 1) its derivatives by the logits over ``eps``.
     """
 
     ratio: Tensor
-    weight_top: Tensor
-    weight: Tensor
+    slope_top: Tensor
+    slope_others: Tensor
 
 
-def smooth_max(top: TopClass, lam: float) -> SmoothMax:
-    """Evaluate SmoothMax without cancellation (two forms, either side of ``lam * eps = 1``)."""
-    n_classes = top.share.shape[-1]
-    eps = top.eps
-    p_others = eps[..., None] * top.share
-    exp_lam = math.exp(-lam)
-    at_one_hot = 1.0 + (n_classes - 1) * exp_lam
+def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
+    """Return ``s_max - s`` for ``s = logsumexp(lam p) / lam`` (two forms, no cancellation)."""
+    lam = torch.as_tensor(lam, dtype=torch.float64, device=top.eps.device)
+    eps, share = top.eps, top.log_share.exp()
+    n_others = share.shape[-1]
+    exp_lam = torch.exp(-lam)
+    at_one_hot = 1.0 + n_others * exp_lam
+    per_row = lam[..., None]
+    p_others = eps[..., None] * share
 
-    # exp(-lam (max p - p_c)); the entry of the largest class itself is left out.
-    relative = torch.exp(lam * (p_others - (1.0 - eps)[..., None]))
-    relative = relative.scatter(-1, top.largest, 0.0)
+    # Weights softmax(lam p), relative to that of the largest class: exp(-lam (max p - p_c)).
+    relative = torch.exp(per_row * (p_others - (1.0 - eps)[..., None]))
     total = relative.sum(dim=-1)
 
-    far = eps + (math.log(at_one_hot) - torch.log1p(total)) / lam
-    # The form near one-hot overflows nowhere because it is used for lam * eps < 1 only.
-    eps_near = eps.clamp(max=1.0 / lam)
-    others_near = eps_near[..., None] * top.share
-    shift = torch.expm1(-lam * eps_near) + exp_lam * torch.expm1(lam * others_near).sum(dim=-1)
-    near = -torch.log1p(shift / at_one_hot) / lam
-
+    far = eps + (torch.log(at_one_hot) - torch.log1p(total)) / lam
+    # Only used for lam * eps < 1; the clamp keeps the other rows from overflowing.
+    eps_near = torch.minimum(eps, 1.0 / lam)
+    others_near = torch.expm1(per_row * (eps_near[..., None] * share)).sum(dim=-1)
+    near = -torch.log1p((torch.expm1(-lam * eps_near) + exp_lam * others_near) / at_one_hot) / lam
     distance = torch.where(lam * eps < 1.0, near, far)
-    limit = -math.expm1(-lam) / at_one_hot
+    limit = -torch.expm1(-lam) / at_one_hot
     ratio = torch.where(eps < _TINY, limit, distance / eps.clamp(min=_TINY))
+
     weight_top = 1.0 / (1.0 + total)
-    return SmoothMax(ratio, weight_top, relative * weight_top[..., None])
+    weights = relative * weight_top[..., None]
+    inner = weight_top - (weights * share).sum(dim=-1)
+    slope_others = share * (weights - weight_top[..., None] + (eps * inner)[..., None])
+    return Distance(ratio, (eps - 1.0) * inner, -slope_others)
 
 
-def smooth_max_range(lam: float, n_classes: int) -> tuple[float, float]:
-    """Return ``s_max - s_min`` and ``1 - s_max`` of SmoothMax over ``n_classes`` classes."""
-    excess = math.log1p((n_classes - 1) * math.exp(-lam)) / lam
-    return 1.0 - 1.0 / n_classes - math.log(n_classes) / lam + excess, -excess
+def entropy_distance(top: TopClass) -> Distance:
+    """Return the entropy ``-sum p log p``, which is 0 at one-hot probabilities."""
+    eps, share = top.eps, top.log_share.exp()
+    # log(max p) / eps, which tends to -1.
+    log_top = torch.where(eps < 1e-8, -1.0 - eps / 2, torch.log1p(-eps) / eps.clamp(min=_TINY))
+    among_others = -(share * top.log_share).sum(dim=-1)
+    ratio = (eps - 1.0) * log_top - top.log_eps + among_others
+    slope_top = (eps - 1.0) * (log_top + ratio)
+    log_p = top.log_eps[..., None] + top.log_share
+    return Distance(ratio, slope_top, -share * (log_p + (eps * ratio)[..., None]))
 
 
-def adue_score(z: Tensor, lam: float, scale: Scale) -> Tensor:
+class Scaling(NamedTuple):
+    """The score is ``lowest + distance / unit``; the largest distance is ``span``."""
+
+    unit: Tensor
+    lowest: Tensor
+    span: Tensor
+
+
+def scaling(measure: Measure, scale: Scale, lam: Number, n_classes: int) -> Scaling:
+    """Return how a distance becomes a score."""
+    lam = torch.as_tensor(lam, dtype=torch.float64)
+    one = torch.ones_like(lam)
+    if measure == "entropy":  # normalised by its maximum on either scale, as published
+        return Scaling(math.log(n_classes) * one, 0.0 * one, math.log(n_classes) * one)
+    excess = torch.log1p((n_classes - 1) * torch.exp(-lam)) / lam
+    span = 1.0 - 1.0 / n_classes - math.log(n_classes) / lam + excess
+    return Scaling(span, 0.0 * one, span) if scale == "unit" else Scaling(one, -excess, span)
+
+
+def adue_score(z: Tensor, lam: Number, scale: Scale, measure: Measure = "smoothmax") -> Tensor:
     """Return the AdUE uncertainty (..., n) of logits ``z`` (..., n, C).
 
-    On the ``"unit"`` scale ``(s_max - s) / (s_max - s_min)``, in [0, 1]; on the ``"paper"`` scale
-    ``1 - SmoothMax(p)`` as published, which may be negative. Both rank rows alike.
+    ``"smoothmax"``, ``"unit"``: ``(s_max - s) / (s_max - s_min)``, in [0, 1]. ``"paper"``:
+    ``1 - s`` as published, which may be negative; both rank rows alike. ``"entropy"``: the
+    entropy over ``log C``, in [0, 1].
     """
     top = top_class(z)
-    span, lowest = smooth_max_range(lam, z.shape[-1])
-    distance = top.eps * smooth_max(top, lam).ratio
-    if scale == "unit":
-        return (distance / span).clamp(max=1.0)
-    return lowest + distance
+    by = _on(z, scaling(measure, scale, lam, z.shape[-1]))
+    score = by.lowest + top.eps * _distance(top, measure, lam).ratio / by.unit
+    return score if (measure, scale) == ("smoothmax", "paper") else score.clamp(max=1.0)
 
 
-def reference_score(z: Tensor, scale: Scale) -> Tensor:
-    """Return the softmax response (..., n) on the scale the AdUE score is drawn towards."""
-    n_classes = z.shape[-1]
-    return softmax_response(z) / (1.0 - 1.0 / n_classes if scale == "unit" else 1.0)
+def reference_score(z: Tensor, scale: Scale, measure: Measure = "smoothmax") -> Tensor:
+    """Return what the score of the original head is drawn towards (..., n).
+
+    Its softmax response, over the largest value of it on the unit scale; or its normalised
+    entropy.
+    """
+    if measure == "entropy":
+        return adue_score(z, 1.0, scale, "entropy")
+    return softmax_response(z) / (1.0 - 1.0 / z.shape[-1] if scale == "unit" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -143,51 +179,89 @@ class LossTerms:
 
 
 def row_losses(
-    z: Tensor, errors: Tensor, reference: Tensor, *, lam: float, scale: Scale, alpha: float
+    z: Tensor,
+    errors: Tensor,
+    reference: Tensor,
+    *,
+    lam: Number,
+    scale: Scale,
+    alpha: Number,
+    measure: Measure = "smoothmax",
+    error_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cross-entropy (n,), ``alpha * (U - U_SR)^2`` (n,) and d(both) / dz (n, C), row-wise.
+    """Return cross-entropy (..., n), ``alpha (U - reference)^2`` (..., n) and d(both)/dz, row-wise.
 
-    ``errors`` (n,) is 1.0 where the original head is wrong; ``reference`` (n,) is
-    :func:`reference_score` of the original logits.
+    Parameters
+    ----------
+    z : Tensor of float64 of shape (..., n, C)
+        Logits of the uncertainty head.
+    errors : Tensor of shape (n,) or (..., n)
+        1.0 where the original head is wrong.
+    reference : Tensor of shape (n,) or (..., n)
+        :func:`reference_score` of the original logits.
+    lam, alpha : float or Tensor that broadcasts against (..., n)
+        Sharpness of SmoothMax, weight of the second term.
+    scale, measure : str
+        Which score.
+    error_weights : Tensor that broadcasts against (..., n), default=None
+        Weights of the rows in the cross-entropy.
+
+    Returns
+    -------
+    cross_entropy, regularization : Tensor of shape (..., n)
+    dz : Tensor of shape (..., n, C)
     """
     top = top_class(z)
-    smooth = smooth_max(top, lam)
-    span, lowest = smooth_max_range(lam, z.shape[-1])
-    distance = top.eps * smooth.ratio
-    # dU/dz = -(eps / span) * slope on the unit scale, -eps * slope on the paper's.
-    slope = _slope(top, smooth)
+    distance = _distance(top, measure, lam)
+    by = _on(z, scaling(measure, scale, lam, z.shape[-1]))
+    score = by.lowest + top.eps * distance.ratio / by.unit
+    wrong = errors > 0
 
+    # Each `per_...` times the slope is a derivative by z.
+    per_score = top.eps / by.unit
     if scale == "unit":
-        score = distance / span
-        remaining = (span - distance) / span
-        log_score = top.log_eps + torch.log(smooth.ratio / span)
-        inside = remaining > UNIT_CEILING
-        log_remaining = torch.log(remaining.clamp(min=UNIT_CEILING))
-        # d(-log U)/dz and d(-log(1 - U))/dz as multiples of `slope`.
-        per_error = 1.0 / smooth.ratio
-        per_correct = torch.where(
-            inside, -top.eps / (span * remaining.clamp(min=UNIT_CEILING)), 0.0
+        remaining = (by.span - top.eps * distance.ratio) / by.span
+        kept = remaining > UNIT_CEILING
+        remaining = remaining.clamp(min=UNIT_CEILING)
+        cross_entropy = -torch.where(
+            wrong, top.log_eps + torch.log(distance.ratio / by.unit), torch.log(remaining)
         )
-        per_score = -top.eps / span
+        # d(-log U) has eps in numerator and denominator: only the ratio is left.
+        per_entropy = torch.where(
+            wrong, -1.0 / distance.ratio, torch.where(kept, per_score / remaining, 0.0)
+        )
     else:
-        score = lowest + distance
         clamped = score.clamp(PAPER_CLAMP, 1.0 - PAPER_CLAMP)
-        inside = clamped == score
-        log_score, log_remaining = torch.log(clamped), torch.log1p(-clamped)
-        per_error = torch.where(inside, top.eps / clamped, 0.0)
-        per_correct = torch.where(inside, -top.eps / (1.0 - clamped), 0.0)
-        per_score = -top.eps
+        cross_entropy = -torch.where(wrong, torch.log(clamped), torch.log1p(-clamped))
+        per_entropy = per_score * torch.where(wrong, -1.0 / clamped, 1.0 / (1.0 - clamped))
+        per_entropy = torch.where(clamped == score, per_entropy, 0.0)
+    if error_weights is not None:
+        cross_entropy, per_entropy = error_weights * cross_entropy, error_weights * per_entropy
 
     deviation = score - reference
-    cross_entropy = -torch.where(errors > 0, log_score, log_remaining)
-    factor = torch.where(errors > 0, per_error, per_correct) + 2.0 * alpha * deviation * per_score
-    return cross_entropy, alpha * deviation**2, factor[..., None] * slope
-
-
-def _slope(top: TopClass, smooth: SmoothMax) -> Tensor:
-    """Return ``(ds/dz) / eps`` (..., n, C): the softmax-Jacobian of SmoothMax over ``eps``."""
-    inner = smooth.weight_top - (smooth.weight * top.share).sum(dim=-1)
-    others = top.share * (
-        smooth.weight - smooth.weight_top[..., None] + (top.eps * inner)[..., None]
+    factor = per_entropy + 2.0 * alpha * deviation * per_score
+    dz = _by_class(
+        top.largest, factor * distance.slope_top, factor[..., None] * distance.slope_others
     )
-    return others.scatter(-1, top.largest, ((1.0 - top.eps) * inner)[..., None])
+    return cross_entropy, alpha * deviation.square(), dz
+
+
+def _distance(top: TopClass, measure: Measure, lam: Number) -> Distance:
+    return entropy_distance(top) if measure == "entropy" else smooth_max_distance(top, lam)
+
+
+def _on(z: Tensor, by: Scaling) -> Scaling:
+    return Scaling(*(value.to(z.device) for value in by))
+
+
+def _classes_but_last(z: Tensor) -> Tensor:
+    return torch.arange(z.shape[-1] - 1, device=z.device)
+
+
+def _by_class(largest: Tensor, of_top: Tensor, of_others: Tensor) -> Tensor:
+    """Undo the order of :class:`TopClass`: return values (..., n, C) by class."""
+    in_gap = torch.arange(of_others.shape[-1], device=largest.device) == largest
+    first = torch.where(in_gap, of_top[..., None], of_others)
+    gap = torch.where(in_gap, of_others, 0.0).sum(dim=-1)
+    last = torch.where(in_gap.any(dim=-1), gap, of_top)
+    return torch.cat([first, last[..., None]], dim=-1)

@@ -22,9 +22,12 @@ from adue_sklearn.adue.objective import (
 SCALES = ["unit", "paper"]
 
 
-def plain_score(z, lam, scale):
+def plain_score(z, lam, scale, measure="smoothmax"):
     """Return the formula as it is written in the paper, for autograd."""
     n_classes = z.shape[-1]
+    if measure == "entropy":
+        p = torch.softmax(z, dim=-1)
+        return -(p * torch.log(p)).sum(dim=-1) / math.log(n_classes)
     s = torch.logsumexp(lam * torch.softmax(z, dim=-1), dim=-1) / lam
     if scale == "paper":
         return 1 - s
@@ -33,8 +36,8 @@ def plain_score(z, lam, scale):
     return (highest - s) / (highest - lowest)
 
 
-def plain_loss(z, errors, reference, lam, scale, alpha):
-    score = plain_score(z, lam, scale)
+def plain_loss(z, errors, reference, lam, scale, alpha, measure="smoothmax"):
+    score = plain_score(z, lam, scale, measure)
     inside = score.clamp(PAPER_CLAMP, 1 - PAPER_CLAMP) if scale == "paper" else score
     cross_entropy = -(errors * inside.log() + (1 - errors) * (1 - inside).log())
     return cross_entropy, alpha * (score - reference) ** 2
@@ -56,19 +59,24 @@ def exact_unit_score(row, lam):
         return (highest - smooth(p)) / (highest - lowest)
 
 
+@pytest.mark.parametrize("measure", ["smoothmax", "entropy"])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("lam", [1.0, 10.0, 100.0])
 @pytest.mark.parametrize("n_classes", [2, 5, 150])
-def test_loss_and_gradient_agree_with_autograd_on_the_written_formula(n_classes, lam, scale):
+def test_loss_and_gradient_agree_with_autograd_on_the_written_formula(
+    n_classes, lam, scale, measure
+):
     generator = torch.Generator().manual_seed(n_classes)
     z = 3 * torch.randn(40, n_classes, generator=generator, dtype=torch.float64)
     z.requires_grad_()
     errors = (torch.rand(40, generator=generator) < 0.5).double()
     reference = torch.rand(40, generator=generator, dtype=torch.float64)
-    expected = plain_loss(z, errors, reference, lam, scale, 0.7)
+    expected = plain_loss(z, errors, reference, lam, scale, 0.7, measure)
     (gradient,) = torch.autograd.grad(sum(part.sum() for part in expected), z)
 
-    *got, dz = row_losses(z.detach(), errors, reference, lam=lam, scale=scale, alpha=0.7)
+    *got, dz = row_losses(
+        z.detach(), errors, reference, lam=lam, scale=scale, alpha=0.7, measure=measure
+    )
 
     for part, wanted in zip(got, expected, strict=True):
         torch.testing.assert_close(part, wanted.detach(), rtol=1e-9, atol=1e-9)
@@ -85,6 +93,48 @@ def test_unit_score_keeps_its_digits_from_uniform_to_saturated_rows(n_classes, g
     expected = exact_unit_score(row, lam)
     got = adue_score(torch.tensor(row[None]), lam, "unit").item()
     assert got == pytest.approx(float(expected), rel=1e-9 if lam >= 1 else 1e-6, abs=0)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 0.5, 3.0, 20.0, 60.0, 400.0])
+@pytest.mark.parametrize("n_classes", [2, 5, 150])
+def test_entropy_score_keeps_its_digits_from_uniform_to_saturated_rows(n_classes, gap):
+    row = np.zeros(n_classes)
+    row[1] = gap
+    row[0] = gap / 3
+    with mpmath.workdps(400):
+        weights = [mpmath.exp(v - max(row)) for v in row]
+        p = [w / sum(weights) for w in weights]
+        expected = float(-sum(v * mpmath.log(v) for v in p) / mpmath.log(n_classes))
+    got = adue_score(torch.tensor(row[None]), 1.0, "unit", "entropy").item()
+    assert got == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def test_a_stack_of_heads_is_each_head_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    z = 3 * torch.randn(4, 30, 3, generator=generator, dtype=torch.float64)
+    errors = (torch.rand(30, generator=generator) < 0.5).double()
+    reference = torch.rand(30, generator=generator, dtype=torch.float64)
+    weights = torch.rand(4, 30, generator=generator, dtype=torch.float64)
+    lam, alpha = (
+        torch.tensor([[5.0], [20.0], [100.0], [1.0]]),
+        torch.tensor([[0.0], [1.0], [2.0], [0.5]]),
+    )
+    for scale in SCALES:
+        stacked = row_losses(
+            z, errors, reference, lam=lam, scale=scale, alpha=alpha, error_weights=weights
+        )
+        for i in range(4):
+            alone = row_losses(
+                z[i],
+                errors,
+                reference,
+                lam=float(lam[i]),
+                scale=scale,
+                alpha=float(alpha[i]),
+                error_weights=weights[i],
+            )
+            for part, wanted in zip(stacked, alone, strict=True):
+                torch.testing.assert_close(part[i], wanted, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("gap", [50.0, 200.0, 2000.0])
