@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils.validation import validate_data
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from adue_sklearn._validation import naming
@@ -146,19 +147,18 @@ def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def threads_for(X: Array) -> Iterator[None]:
-    """Use one thread inside if ``X`` is so small that sharing its products gains nothing.
+    """Limit threads during a descent over ``X``, whose steps are many and short.
 
-    Many short parallel products on a busy machine cost up to 30 times one thread's time: each
-    waits for a core that another process holds.
+    A short parallel product waits for a core whenever another process holds one, up to a hundred
+    times one thread's time. numpy's and scipy's BLAS, which only see vectors as long as the head,
+    get one thread; torch does if ``X`` is small. Both get back what they had.
     """
     before = torch.get_num_threads()
-    small = X.shape[0] * X.shape[1] < _SHARED_ELEMENTS
-    if not small or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    if X.shape[0] * X.shape[1] < _SHARED_ELEMENTS:
+        torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 
