@@ -107,10 +107,10 @@ class Yardstick:
     """What rounding may do to the logits of the probes, in the precision of a loaded model.
 
     Rounding grows through the layers, so the tolerance of a single layer (`check_batch`) would be
-    too tight. Relative to the largest logit scale of the probes (`logit_scale`), 14 tiny
-    architectures and a tuned MiniLM were off by up to 6 machine epsilons in bfloat16 and up to 34
-    in float32, merged against unmerged or padded against alone. A merge that loses the adapter, a
-    pooled pad token or a mixed-up batch is off by a hundred epsilons of bfloat16 and more.
+    too tight. Relative to the largest logit scale of two texts (`logit_scale`), 14 tiny random
+    architectures and a tuned MiniLM were off by up to 6 machine epsilons in bfloat16 and 25 in
+    float32, merged against unmerged and in batches against alone (``docs/architectures.md``). A
+    lost adapter, a pooled pad token or mixed-up rows are off by tens of epsilons of bfloat16.
 
     Attributes
     ----------
@@ -206,7 +206,8 @@ def check_merge(unmerged: Logits, merged: Yardstick, kind: str) -> float:
         f"This {kind} adapter does not merge into the weights that it runs with; give a model that "
         "was merged and tested elsewhere."
         if merged.precision == "float32"
-        else "Updates smaller than the weights' last digit are lost. Load with dtype=torch.float32."
+        else "The adapter's updates are lost in the last digit of the weights, or rounding drowns "
+        "the answers. Load with dtype=torch.float32."
     )
     raise ValueError(
         f"model: merged with its adapter it gives other logits than unmerged "

@@ -6,37 +6,13 @@ import shutil
 import numpy as np
 import peft
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification
 
 from adue_sklearn.features import compute_features, load_classifier
-from tests.lora_cases import (
-    ARCHITECTURES,
-    head_logits,
-    make_config,
-    make_texts,
-    make_tokenizer,
-    one_by_one,
-)
+from tests.adapter_cases import ENCODER, KINDS, make_base, train_as_it_were
+from tests.lora_cases import head_logits, make_texts, one_by_one
 
 TEXTS = make_texts(8)
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
-
-
-def make_base(family, n_classes=2):
-    """A whole classifier, its head trained as it were, and its tokenizer."""
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_config(make_config(family, n_classes)).eval()
-    return model, make_tokenizer(encoder=ARCHITECTURES[family].encoder)
-
-
-def train_as_it_were(live, seed=0):
-    """Move everything that training would move; LoRA starts where it changes nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    for value in live.parameters():
-        if value.requires_grad:
-            value.data += 0.3 * torch.randn(value.shape, generator=generator)
-    return live.eval()
 
 
 def save(folder, live, base, tokenizer):
@@ -52,50 +28,6 @@ def check(model, expected, **options):
     np.testing.assert_allclose(logits, expected, **TOLERANCE)
     np.testing.assert_allclose(head_logits(features, classifier.head), expected, **TOLERANCE)
     return classifier
-
-
-ENCODER = {"task_type": "SEQ_CLS", "target_modules": ["query", "value"]}
-DECODER = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj"]}
-CONV1D = {"task_type": "SEQ_CLS", "target_modules": ["c_attn"], "fan_in_fan_out": True}
-KINDS = {
-    "bias=lora_only": ("roberta", peft.LoraConfig(bias="lora_only", **ENCODER)),
-    "bias=lora_only, Conv1D": ("gpt2", peft.LoraConfig(bias="lora_only", **CONV1D)),
-    "DoRA": ("roberta", peft.LoraConfig(use_dora=True, **ENCODER)),
-    "DoRA, decoder": ("llama", peft.LoraConfig(use_dora=True, **DECODER)),
-    "rsLoRA": ("qwen2", peft.LoraConfig(use_rslora=True, **DECODER)),
-    "every linear layer": ("llama", peft.LoraConfig(**DECODER | {"target_modules": "all-linear"})),
-    "embeddings": ("llama", peft.LoraConfig(**DECODER | {"target_modules": ["embed_tokens"]})),
-    "LoRA on the head": ("llama", peft.LoraConfig(target_modules=["q_proj", "score"])),
-    "LoRA on the head's layers": (
-        "roberta",
-        peft.LoraConfig(target_modules=["query", "classifier.dense", "classifier.out_proj"]),
-    ),
-    "modules_to_save": (
-        "bert",
-        peft.LoraConfig(target_modules=["query"], modules_to_save=["pooler", "classifier"]),
-    ),
-    "IA3": (
-        "llama",
-        peft.IA3Config(
-            task_type="SEQ_CLS",
-            target_modules=["k_proj", "v_proj", "down_proj"],
-            feedforward_modules=["down_proj"],
-        ),
-    ),
-    "IA3, a head of several layers": (
-        "roberta",
-        peft.IA3Config(task_type="SEQ_CLS", target_modules=["key"], feedforward_modules=[]),
-    ),
-    "IA3, Conv1D": (
-        "gpt2",
-        peft.IA3Config(
-            feedforward_modules=["mlp.c_proj"],
-            **CONV1D | {"target_modules": ["c_attn", "mlp.c_proj"]},
-        ),
-    ),
-    "LoHa": ("roberta", peft.LoHaConfig(r=2, **ENCODER)),
-    "VeRA": ("llama", peft.VeraConfig(r=2, **DECODER | {"target_modules": ["q_proj"]})),
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,12 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    LlamaForSequenceClassification,
+)
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from adue_sklearn.features import (
     compute_features,
@@ -172,13 +177,30 @@ def test_a_model_that_mixes_the_rows_of_a_batch_is_refused():
 
 
 def test_a_model_whose_answer_depends_on_padding_is_refused():
-    class WithoutMask(type(AutoModelForSequenceClassification.from_config(make_config("bert", 2)))):
+    class WithoutMask(BertForSequenceClassification):
         def forward(self, input_ids, return_dict=True):
             return super().forward(input_ids=input_ids, return_dict=True)
 
     model = WithoutMask(make_config("bert", 2))
     with pytest.raises(ValueError, match=r"when it is padded, on either side .*pad_token_id"):
         load_classifier(model, tokenizer=make_tokenizer())
+
+
+def test_a_model_that_pools_its_last_position_is_padded_on_the_left():
+    class LastPosition(LlamaForSequenceClassification):
+        def forward(self, input_ids, attention_mask=None, return_dict=True):
+            hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state
+            return SequenceClassifierOutputWithPast(logits=self.score(hidden[:, -1]))
+
+    torch.manual_seed(0)
+    model = LastPosition(make_config("llama", 2)).eval()
+    tokenizer = make_tokenizer(encoder=False)  # it pads on the right
+    classifier = load_classifier(model, tokenizer=tokenizer)
+    assert classifier.padding_side == "left"
+    assert classifier.provenance["padding_side"] == "left"
+    texts = make_texts(8)
+    _, logits = compute_features(classifier, texts)
+    np.testing.assert_allclose(logits, one_by_one(model, tokenizer, texts), atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
