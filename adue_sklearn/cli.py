@@ -43,6 +43,9 @@ Classes = Annotated[
     typer.Option(help="Class names in head order: 'negative,positive' or a JSON file with a list."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; by default bfloat16 on a GPU.")
+]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
 TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
@@ -72,6 +75,7 @@ def extract(
         typer.Option(min=1, help="Cut texts to this many tokens [default: the model's]."),
     ] = None,
     device: Device = "auto",
+    dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
     shard_rows: Annotated[
         int, typer.Option(min=1, help="Rows a file: what an interruption can cost.")
@@ -92,7 +96,12 @@ def extract(
         data, text_column=text_column, label_column=None if unlabelled else label_column
     )
     classifier = load_classifier(
-        model, base_model=base_model, device=device, max_length=max_length, classes=names
+        model,
+        base_model=base_model,
+        device=device,
+        dtype=_parse_dtype(dtype),
+        max_length=max_length,
+        classes=names,
     )
     done = interrupted_rows(out)
     with _progress("Extracting", len(texts)) as advance:
@@ -106,14 +115,6 @@ def extract(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
         f"{len(store.init_W)} classes."
     )
-    cut = store.provenance.get("truncated_rows", 0)
-    if cut:
-        _say(
-            "warning",
-            "yellow",
-            f"{cut} of {len(store)} texts were cut at {classifier.max_length} tokens "
-            "(--max-length).",
-        )
     if store.labels is not None:
         wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
         console.print(f"The model errs on {int(wrong.sum())} of them ({wrong.mean():.1%}).")
@@ -174,6 +175,7 @@ def predict(
     base_model: BaseModel = None,
     text_column: TextColumnName = "text",
     device: Device = "auto",
+    dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
     allow_other_model: OtherModel = False,
 ) -> None:
@@ -189,6 +191,7 @@ def predict(
         model,
         base_model=base_model,
         device=device,
+        dtype=_parse_dtype(dtype),
         max_length=fitted.provenance.get("max_length"),
         classes=fitted.class_names,
     )
@@ -326,6 +329,17 @@ def _parse_classes(classes: str | None) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f'--classes: {classes} must hold a list of names, such as ["no", "yes"].')
     return names
+
+
+def _parse_dtype(dtype: str | None) -> Any:
+    if dtype is None:
+        return None
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"--dtype is {dtype!r}; expected one of {', '.join(known)}.")
+    return known[dtype]
 
 
 def _write_lines(out: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -194,7 +194,8 @@ def test_cut_texts_are_counted(adue, workplace, tmp_path):
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
         "--classes", CLASSES, "--max-length", 5,
     )  # fmt: skip
-    assert "of 80 texts were cut at 5 tokens" in err
+    assert "cut at 5 tokens" in err
+    assert err.count("cut at") == 1
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +256,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         ('{"text": "w1", "label": "bad"}', ("--max-length", 10_000), "max_length"),
         ('{"text": "w1", "label": "bad"}', ("--base-model", "nowhere"), "--base-model"),
         ('{"text": "w1", "label": "bad"}', ("--classes", "a,b,c"), "classes"),
+        ('{"text": "w1", "label": "bad"}', ("--dtype", "float8"), "--dtype is 'float8'"),
     ],
 )
 def test_bad_data_and_options_end_in_one_line_and_leave_nothing(

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
-from adue_sklearn.adue.objective import LossTerms, Scale, adue_score, reference_score, row_losses
+from adue_sklearn._heads import IntArray, OriginalHead
+from adue_sklearn._torch import Array, resolve_device, threads_for
+from adue_sklearn.adue.objective import Measure, Scale, adue_score
+from adue_sklearn.adue.problem import ErrorWeight, HeadProblem
 from adue_sklearn.adue.solvers import (
+    Observer,
     Solution,
     Stage,
     Vector,
     descents,
     minimize_along,
     moderated,
+    one_cycle_adam,
 )
-from adue_sklearn.base import IntArray, OriginalHead, UncertaintyEstimator
+from adue_sklearn.base import UncertaintyEstimator
+
+#: Under so many errors among the fit rows there is a warning.
+FEW_ERRORS = 20
 
 
 class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
@@ -55,10 +63,34 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         ``"unit"`` maps the score to [0, 1] so that the cross-entropy can say "surely wrong";
         ``"paper"`` is the published score, at most ``1 - 1/C - log(C)/lam`` and clamped to
         ``[1e-7, 1 - 1e-7]`` in the cross-entropy. Both rank the rows of a given head alike.
+    measure : {"smoothmax", "entropy"}, default="smoothmax"
+        What is made of the class probabilities: one minus their smooth maximum, or their entropy
+        over ``log C`` (``lam`` then plays no part, ``scale="paper"`` only clamps), drawn towards
+        the original head's.
+    error_weight : {"balanced"} or None, default=None
+        ``"balanced"``: in the cross-entropy errors count as much as correct rows together.
+    solver : {"lbfgs", "adam"}, default="lbfgs"
+        ``"lbfgs"`` is deterministic and goes to a minimum. ``"adam"`` is the paper's recipe, with
+        OneCycle learning rate and last weights, for reproducing published numbers.
     max_iter : int, default=1000
-        Most L-BFGS iterations of one descent.
+        L-BFGS: most iterations of one descent.
     tol : float, default=1e-4
-        A descent has converged when no entry of the gradient is larger.
+        L-BFGS: a descent has converged when no entry of the gradient is larger.
+    learning_rate : float, default=1e-4
+        Adam: the highest rate of the cycle.
+    epochs : int, default=10
+        Adam: passes over the rows.
+    batch_size : int, default=128
+        Adam: rows in a step.
+    dropout : float in [0, 1), default=0.1
+        Adam: share of the inputs of each layer that is dropped in training, in heads of several
+        layers only.
+    random_state : int, RandomState instance or None, default=None
+        Adam: order of the rows and dropout.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers, such as tanh in RoBERTa's and the exact
+        gelu in ELECTRA's. Only for heads of several layers: ``init_W`` and ``init_b`` are lists
+        then, all layers are trained, and ``X`` is what enters the first.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
@@ -71,6 +103,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         Its bias; zeros where the original head has none.
     init_coef_, init_intercept_ : ndarray of float64
         The original head, shaped alike.
+    coefs_, intercepts_, init_coefs_, init_intercepts_ : list of ndarray of float64
+        The same of a head of several layers, which has these instead; first layer first.
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the head's rows.
     loss_ : float
@@ -79,7 +113,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         Its three summands, weights included: ``"cross_entropy"``, ``"regularization"``,
         ``"l2sp"``.
     n_iter_ : int
-        L-BFGS iterations over all descents.
+        L-BFGS iterations over all descents, or steps of Adam.
     n_samples_fit_ : int
         Number of fit rows.
     n_errors_ : int
@@ -94,7 +128,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     ConvergenceWarning
         If the gradient is still larger than ``tol`` after ``max_iter`` iterations.
     UserWarning
-        If every row is an error, or (without ``init_W``) none is: the head keeps its start then.
+        If every row is an error or, with ``init_W``, fewer than 20 are; if (without ``init_W``)
+        none is: the head keeps its start then.
 
     See Also
     --------
@@ -108,7 +143,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     References
     ----------
     .. [1] Zabolotnyi et al., "AdUE: Improving uncertainty estimation head for LoRA adapters in
-       LLMs", 2025, arXiv:2505.15443.
+       LLMs", 2025, arXiv:2505.15443; the entropy is from its second version (2026).
 
     Examples
     --------
@@ -125,6 +160,14 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         "beta": [Interval(Real, 0, None, closed="left")],
         "lam": [Interval(Real, 0, None, closed="neither")],
         "scale": [StrOptions({"unit", "paper"})],
+        "measure": [StrOptions({"smoothmax", "entropy"})],
+        "error_weight": [StrOptions({"balanced"}), None],
+        "solver": [StrOptions({"lbfgs", "adam"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "random_state": ["random_state"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
         **UncertaintyEstimator._parameter_constraints,
@@ -137,34 +180,56 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         lam: float = 100.0,
         *,
         scale: Scale = "unit",
+        measure: Measure = "smoothmax",
+        error_weight: ErrorWeight = None,
+        solver: Literal["lbfgs", "adam"] = "lbfgs",
         max_iter: int = 1000,
         tol: float = 1e-4,
+        learning_rate: float = 1e-4,
+        epochs: int = 10,
+        batch_size: int = 128,
+        dropout: float = 0.1,
+        random_state: int | np.random.RandomState | None = None,
+        activation: str | None = None,
         device: str = "auto",
     ) -> None:
-        super().__init__(device=device)
+        super().__init__(activation=activation, device=device)
         self.alpha = alpha
         self.beta = beta
         self.lam = lam
         self.scale = scale
+        self.measure = measure
+        self.error_weight = error_weight
+        self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.random_state = random_state
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         errors = self._original_errors(X, labels, head)
         self.n_samples_fit_, self.n_errors_ = len(errors), int(errors.sum())
-        problem = _HeadProblem(self, X, errors, head)
+        problem = HeadProblem(
+            X,
+            self._original_logits(X),
+            errors,
+            head,
+            activation=self.activation,
+            alpha=self.alpha,
+            beta=self.beta,
+            scale=self.scale,
+            measure=self.measure,
+            error_weight=self.error_weight,
+        )
         if self.n_errors_ == 0:
             _complain_of_no_errors(len(errors), head)
             shift, self.n_iter_ = problem.start(), 0
         else:
-            if self.n_errors_ == len(errors):
-                warnings.warn(
-                    f"The original head errs on all {len(errors)} fit rows: nothing tells errors "
-                    "from correct answers. Check the order of labels and head rows.",
-                    UserWarning,
-                    stacklevel=4,
-                )
-            shift = self._minimize(problem, X)
+            _warn_of_odd_errors(self.n_errors_, len(errors), head)
+            shift = self._train(problem, X)
         terms = problem.terms(shift, self.lam)
         self.loss_ = terms.total
         self.loss_terms_ = {
@@ -172,20 +237,28 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
             "regularization": terms.regularization,
             "l2sp": terms.l2sp,
         }
-        dW, db = problem.split(shift)
-        self.coef_ = head.W + dW.cpu().numpy()
-        self.intercept_ = head.b + db.cpu().numpy()
+        self._set_head("", *problem.layers_at(shift))
 
-    def _minimize(self, problem: _HeadProblem, X: Array) -> Vector:
+    def _train(self, problem: HeadProblem, X: Array) -> Vector:
         gap = problem.typical_gap()
         planned = descents(
-            problem.start(), problem.scaled(moderated(gap)), lam=self.lam, typical_gap=gap
+            problem.start(), problem.softened(moderated(gap)), lam=self.lam, typical_gap=gap
         )
-        progress = self._init_callback_context(max_subtasks=len(planned))
+        adam = self.solver == "adam"
+        progress = self._init_callback_context(max_subtasks=self.epochs if adam else len(planned))
         progress.call_on_fit_task_begin(estimator=self, X=X)
         with threads_for(X):
-            solutions = [self._descend(problem, plan, start, progress) for plan, start in planned]
+            if adam:
+                shift = self._run_adam(problem, resolve_device(self.device, X), progress)
+            else:
+                shift = self._descend_all(problem, planned, progress)
         progress.call_on_fit_task_end(estimator=self, X=X)
+        return shift
+
+    def _descend_all(
+        self, problem: HeadProblem, planned: list[tuple[list[Stage], Vector]], progress: Any
+    ) -> Vector:
+        solutions = [self._descend(problem, plan, start, progress) for plan, start in planned]
         self.n_iter_ = sum(solution.n_iter for solution in solutions)
         best = min(solutions, key=lambda solution: solution.value)
         if not best.converged:
@@ -194,113 +267,77 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
                 f"entry is {best.gradient_norm:.1e}, tol={self.tol:.1e}. Raise max_iter, or "
                 "scale the features if they are very large.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return best.x
 
     def _descend(
-        self, problem: _HeadProblem, plan: list[Stage], start: Vector, progress: Any
+        self, problem: HeadProblem, plan: list[Stage], start: Vector, progress: Any
     ) -> Solution:
         """Follow one plan; ``progress`` is scikit-learn's callback context of the fit."""
         descent = progress.subcontext(task_name="descent", max_subtasks=None)
         descent.call_on_fit_task_begin(estimator=self)
-
-        def on_iteration(_: Vector) -> None:
-            step = descent.subcontext(task_name="lbfgs-iter")
-            step.call_on_fit_task_begin(estimator=self)
-            step.call_on_fit_task_end(estimator=self)
-
         solution = minimize_along(
             problem.value_and_gradient,
             plan,
             start,
             tol=self.tol,
             max_iter=self.max_iter,
-            on_iteration=on_iteration if hasattr(self, "_skl_callbacks") else None,
+            on_iteration=self._observer(descent, "lbfgs-iter"),
         )
         descent.call_on_fit_task_end(estimator=self)
         return solution
 
+    def _run_adam(self, problem: HeadProblem, device: torch.device, progress: Any) -> Vector:
+        random_state = check_random_state(self.random_state)
+        generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
+        shift, self.n_iter_ = one_cycle_adam(
+            lambda x, rows: problem.batch_gradient(
+                x, rows, lam=self.lam, dropout=self.dropout, generator=generator
+            ),
+            problem.start(),
+            n_rows=len(problem),
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            random_state=random_state,
+            device=device,
+            on_epoch=self._observer(progress, "epoch"),
+        )
+        return shift
+
+    def _observer(self, context: Any, task_name: str) -> Observer | None:
+        """Return what tells scikit-learn's callbacks, if any, that a step of a task is done."""
+        if not hasattr(self, "_skl_callbacks"):
+            return None
+
+        def observe(_: Vector) -> None:
+            step = context.subcontext(task_name=task_name)
+            step.call_on_fit_task_begin(estimator=self)
+            step.call_on_fit_task_end(estimator=self)
+
+        return observe
+
     def _uncertainty(self, X: Array) -> Tensor:
-        return adue_score(self._logits(X, self.coef_, self.intercept_), self.lam, self.scale)
+        z = self._logits(X, *self._get_head(""))
+        return adue_score(z, self.lam, self.scale, self.measure)
 
 
-class _HeadProblem:
-    """The objective as a function of the flattened shift ``theta - theta_init``.
-
-    The shift is small where the original logits may be large, so these are computed once in
-    float64 and the products at every step can run in the dtype of the features.
-    """
-
-    def __init__(
-        self, estimator: AdUEEstimator, X: Array, errors: np.ndarray[Any, Any], head: OriginalHead
-    ) -> None:
-        device = resolve_device(estimator.device, X)
-        self._X = to_tensor(X, device, gemm_dtype(X))
-        self._original = estimator._original_logits(X)
-        self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
-        self._reference = reference_score(self._original, estimator.scale)
-        self._alpha, self._beta, self._scale = estimator.alpha, estimator.beta, estimator.scale
-        self._W, self._b = head.W, head.b
-        self._shape = head.W.shape
-        self._has_bias = head.has_bias
-
-    def start(self) -> Vector:
-        """Return the shift of the original head: zeros."""
-        n_classes, n_features = self._shape
-        return np.zeros(n_classes * (n_features + self._has_bias))
-
-    def split(self, shift: Vector) -> tuple[Tensor, Tensor]:
-        """Return the shift of the weights (C, d) and of the biases (C,)."""
-        n_classes, n_features = self._shape
-        flat = torch.from_numpy(shift).to(self._original.device)
-        dW = flat[: n_classes * n_features].reshape(self._shape)
-        db = flat[n_classes * n_features :] if self._has_bias else flat.new_zeros(n_classes)
-        return dW, db
-
-    def scaled(self, factor: float) -> Vector:
-        """Return the shift of the original head multiplied by ``factor``."""
-        parts = [self._W.ravel(), self._b] if self._has_bias else [self._W.ravel()]
-        return (factor - 1.0) * np.concatenate(parts)
-
-    def typical_gap(self) -> float:
-        """Return the median difference of the two largest original logits."""
-        top = self._original.topk(2, dim=1).values
-        return float((top[:, 0] - top[:, 1]).median())
-
-    def value_and_gradient(self, shift: Vector, stage: Stage) -> tuple[float, Vector]:
-        """Return the objective (softened as ``stage`` says) and its gradient."""
-        dW, db = self.split(shift)
-        cross_entropy, regularization, dz = self._row_losses(dW, db, stage)
-        dz = dz / (len(dz) * stage.temperature)
-        gradient_W = (dz.T.to(self._X.dtype) @ self._X).to(torch.float64) + 2 * self._beta * dW
-        parts = [gradient_W.ravel()]
-        if self._has_bias:
-            parts.append(dz.sum(dim=0) + 2 * self._beta * db)
-        value = (cross_entropy + regularization).mean() + self._penalty(dW, db)
-        return float(value), torch.cat(parts).cpu().numpy()
-
-    def terms(self, shift: Vector, lam: float) -> LossTerms:
-        """Return the objective's three summands."""
-        dW, db = self.split(shift)
-        cross_entropy, regularization, _ = self._row_losses(dW, db, Stage(lam, 1.0))
-        return LossTerms(
-            float(cross_entropy.mean()), float(regularization.mean()), float(self._penalty(dW, db))
+def _warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
+    if n_errors == n_rows:
+        message = (
+            f"The original head errs on all {n_rows} fit rows: nothing tells errors from correct "
+            "answers. Check the order of labels and head rows."
         )
-
-    def _row_losses(self, dW: Tensor, db: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
-        z = self._original + (self._X @ dW.T.to(self._X.dtype)).to(torch.float64) + db
-        return row_losses(
-            z / stage.temperature,
-            self._errors,
-            self._reference,
-            lam=stage.lam,
-            scale=self._scale,
-            alpha=self._alpha,
+    elif head.given and n_errors < FEW_ERRORS:
+        message = (
+            f"The original head makes {n_errors} errors on the {n_rows} fit rows, under "
+            f"{FEW_ERRORS}: too few to learn from. Rows that the classifier was trained on look "
+            "like this; fit on rows it has not seen, or on more of them."
         )
-
-    def _penalty(self, dW: Tensor, db: Tensor) -> Tensor:
-        return self._beta * (dW.square().sum() + db.square().sum())
+    else:
+        return
+    warnings.warn(message, UserWarning, stacklevel=5)
 
 
 def _complain_of_no_errors(n_rows: int, head: OriginalHead) -> None:

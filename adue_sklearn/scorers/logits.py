@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._torch import Array
 from adue_sklearn.adue.objective import softmax_response
-from adue_sklearn.base import IntArray, OriginalHead, UncertaintyEstimator
+from adue_sklearn.base import UncertaintyEstimator
 
 
 class SoftmaxResponseScorer(UncertaintyEstimator):
@@ -16,6 +17,8 @@ class SoftmaxResponseScorer(UncertaintyEstimator):
 
     Parameters
     ----------
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.

@@ -17,6 +17,15 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from adue_sklearn._heads import (
+    FloatArray,
+    IntArray,
+    OriginalHead,
+    check_class_labels,
+    check_labels,
+    encode_labels,
+    resolve_head,
+)
 from adue_sklearn._torch import (
     Array,
     gemm_dtype,
@@ -25,16 +34,7 @@ from adue_sklearn._torch import (
     row_chunks,
     validate_features,
 )
-from adue_sklearn.base import (
-    FloatArray,
-    IntArray,
-    OriginalHead,
-    UncertaintyEstimator,
-    check_class_labels,
-    check_labels,
-    encode_labels,
-    resolve_head,
-)
+from adue_sklearn.base import UncertaintyEstimator
 
 Variant = Literal["class", "marginal", "relative"]
 Shrinkage = float | Literal["auto"]
@@ -197,6 +197,8 @@ class MahalanobisScorer(UncertaintyEstimator):
         Weight of ``trace(S) / d * I`` in the covariance. ``"auto"`` is the estimate of Ledoit and
         Wolf, which needs all rows at once. 0 is the score as published; features that are
         constant or collinear, as those of tuned models may nearly be, are an error then.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
@@ -265,9 +267,10 @@ class MahalanobisScorer(UncertaintyEstimator):
         *,
         normalize: bool = False,
         shrinkage: Shrinkage = 1e-3,
+        activation: str | None = None,
         device: str = "auto",
     ) -> None:
-        super().__init__(device=device)
+        super().__init__(activation=activation, device=device)
         self.variant = variant
         self.normalize = normalize
         self.shrinkage = shrinkage
@@ -332,8 +335,11 @@ class MahalanobisScorer(UncertaintyEstimator):
         """Set what the first call of ``partial_fit`` decides; return labels as row numbers."""
         self._nearest_mean_predicts = init_W is None
         if init_W is not None:
-            head, labels = resolve_head(X, y, init_W, init_b, classes, name=type(self).__name__)
-            self.init_coef_, self.init_intercept_, self.classes_ = head.W, head.b, head.classes
+            head, labels = resolve_head(
+                X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__
+            )
+            self._set_head("init_", head.weights, head.biases)
+            self.classes_ = head.classes
             return labels
         y = check_labels(y, X.shape[0], type(self).__name__)
         self.classes_ = np.unique(y if classes is None else check_class_labels(classes))

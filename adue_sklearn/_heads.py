@@ -1,0 +1,333 @@
+"""The frozen head that a classifier predicts with: given as arrays, or fitted here; and labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+from adue_sklearn._torch import Array, as_numpy
+from adue_sklearn._validation import naming
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+#: What a head may apply between its layers; gelu is the exact one.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": torch.nn.functional.gelu,
+    "relu": torch.relu,
+}
+#: Folds in which an original head fitted here predicts rows it has not seen.
+_OUT_OF_FOLD = 5
+
+
+class OriginalHead(NamedTuple):
+    """A frozen classification head, first layer first; row ``i`` of the last scores ``classes[i]``.
+
+    A linear head has one layer: ``logits = X @ W.T + b``. An encoder's full head has two, with an
+    activation between them. A bias of None is a layer without bias, for which none is trained.
+    ``given`` tells a head that came from outside from one fitted on the same rows.
+    """
+
+    weights: tuple[FloatArray, ...]
+    biases: tuple[FloatArray | None, ...]
+    classes: npt.NDArray[Any]
+    given: bool
+
+
+def apply_head(
+    X: Tensor, weights: list[Tensor], biases: list[Tensor | None], activation: str | None
+) -> Tensor:
+    """Return the logits (n, C) of rows (n, d), layer after layer."""
+    hidden = X
+    for layer, (W, b) in enumerate(zip(weights, biases, strict=True)):
+        if layer:
+            hidden = ACTIVATIONS[str(activation)](hidden)
+        hidden = hidden @ W.T if b is None else torch.addmm(b, hidden, W.T)
+    return hidden
+
+
+def resolve_head(
+    X: Array,
+    y: Any,
+    init_W: Any,
+    init_b: Any,
+    classes: Any,
+    *,
+    activation: str | None,
+    name: str,
+) -> tuple[OriginalHead, IntArray]:
+    """Return the original head, given or fitted on ``X, y``, and labels as its row numbers.
+
+    ``name`` is the estimator's, for messages.
+    """
+    y = check_labels(y, X.shape[0], name)
+    if init_W is not None:
+        head = check_head(init_W, init_b, classes, X, activation=activation)
+        return head, encode_labels(y, head.classes, named=classes is not None)
+    if init_b is not None or classes is not None:
+        given = "init_b" if init_b is not None else "classes"
+        raise ValueError(
+            f"{given} was given without init_W; pass the head's weights too, or neither."
+        )
+    return _fit_head(X, y)
+
+
+def check_head(
+    init_W: Any, init_b: Any, classes: Any, X: Array, *, activation: str | None
+) -> OriginalHead:
+    """Validate a frozen head against features ``X`` (n_samples, n_features).
+
+    Returns
+    -------
+    OriginalHead
+        In float64, with ``classes`` in row order.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, its shape and the shape that is expected.
+    """
+    n_samples, n_features = X.shape
+    if not _is_list_of_layers(init_W):
+        W = _finite(init_W, "init_W", ndim=2, shape="(n_classes, n_features)")
+        _check_width(W, "init_W", n_features, "X")
+        b = None if init_b is None else _check_bias(init_b, "init_b", W, "init_W")
+        weights: tuple[FloatArray, ...] = (W,)
+        biases: tuple[FloatArray | None, ...] = (b,)
+    else:
+        weights, biases = _check_layers(init_W, init_b, n_features, activation)
+    n_classes = len(weights[-1])
+    if n_classes == n_samples:
+        raise ValueError(
+            f"init_W has as many rows as X ({n_samples}). Searches and cross-validation cut "
+            "every fit parameter that is as long as X, so such a head cannot be told from a cut "
+            "one; fit on a different number of rows (drop one), or tie the head to the "
+            "estimator instead of passing it through a search."
+        )
+    if n_classes < 2:
+        raise ValueError(
+            f"init_W has {n_classes} row, but a head needs one row a class, at least 2; write a "
+            "single-logit head w as two rows, [-w / 2, w / 2]."
+        )
+    return OriginalHead(weights, biases, _check_classes(classes, n_classes), given=True)
+
+
+def _is_list_of_layers(init_W: Any) -> bool:
+    """Tell a list of matrices from one matrix, which may be nested lists."""
+    return isinstance(init_W, list | tuple) and any(map(_is_matrix, init_W))
+
+
+def _is_matrix(layer: Any) -> bool:
+    nested = isinstance(layer, list | tuple) and len(layer) > 0
+    return bool(getattr(layer, "ndim", 0) == 2 or (nested and isinstance(layer[0], list | tuple)))
+
+
+def _check_layers(
+    init_W: Any, init_b: Any, n_features: int, activation: str | None
+) -> tuple[tuple[FloatArray, ...], tuple[FloatArray | None, ...]]:
+    if init_b is None:
+        init_b = [None] * len(init_W)
+    if not isinstance(init_b, list | tuple) or len(init_b) != len(init_W):
+        raise ValueError(
+            f"init_W is a list of {len(init_W)} layers, init_b is "
+            f"{f'a list of {len(init_b)}' if isinstance(init_b, list | tuple) else type(init_b)}; "
+            "expected one bias (or None) a layer, first layer first."
+        )
+    if len(init_W) > 1 and activation is None:
+        raise ValueError(
+            f"init_W has {len(init_W)} layers, but activation is None; set activation to what the "
+            f"head applies between them: {', '.join(ACTIVATIONS)}."
+        )
+    weights, biases = [], []
+    width, source = n_features, "X"
+    for number, (layer, bias) in enumerate(zip(init_W, init_b, strict=True)):
+        name = f"init_W[{number}]"
+        W = _finite(layer, name, ndim=2, shape="(n_out, n_in)")
+        _check_width(W, name, width, source)
+        weights.append(W)
+        biases.append(None if bias is None else _check_bias(bias, f"init_b[{number}]", W, name))
+        width, source = len(W), name
+    return tuple(weights), tuple(biases)
+
+
+def _check_width(W: FloatArray, name: str, width: int, source: str) -> None:
+    if W.shape[1] != width:
+        what = f"X has {width} features" if source == "X" else f"{source} gives {width} outputs"
+        hint = f" It looks transposed; pass {name}.T." if len(W) == width else ""
+        rows = "n_classes" if source == "X" and name == "init_W" else "n_out"
+        raise ValueError(
+            f"{name} has shape {W.shape}, but {what}; expected ({rows}, {width}).{hint}"
+        )
+
+
+def _check_bias(bias: Any, name: str, W: FloatArray, weights_name: str) -> FloatArray:
+    b = _finite(bias, name, ndim=1, shape=f"({len(W)},)")
+    if b.shape != (len(W),):
+        raise ValueError(
+            f"{name} has shape {b.shape}, but {weights_name} has {len(W)} rows; expected "
+            f"({len(W)},)."
+        )
+    return b
+
+
+def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool) -> IntArray:
+    """Return labels as row numbers of a given head.
+
+    ``named`` tells whether ``classes`` came from the user: otherwise labels are row numbers.
+    """
+    if not named:
+        if y.dtype.kind in "OUST":
+            raise ValueError(
+                f"y holds strings ({_shorten(np.unique(y.astype(str)))}), but classes was not "
+                "given; pass classes, the labels in the order of init_W's rows."
+            )
+        n_classes = len(classes)
+        outside = (y < 0) | (y >= n_classes) | (y != np.floor(y))
+        if outside.any():
+            raise ValueError(
+                f"y holds {_shorten(np.unique(y[outside]))}, but init_W has {n_classes} rows: "
+                f"labels must be its row numbers 0 to {n_classes - 1}; or pass classes, the "
+                "labels in the order of init_W's rows."
+            )
+        return y.astype(np.int64)
+    if (y.dtype.kind in "OUST") != (classes.dtype.kind in "OUST"):
+        raise ValueError(
+            f"y has dtype {y.dtype} and classes {classes.dtype} ({_shorten(classes)}): y must hold "
+            "entries of classes. For row numbers leave classes out."
+        )
+    if len(classes) == 0:
+        raise ValueError("classes is empty; expected the labels of the head's rows.")
+    order = np.argsort(classes)
+    place = np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)
+    labels = order[place]
+    unknown = classes[labels] != y
+    if unknown.any():
+        raise ValueError(
+            f"y holds {_shorten(np.unique(y[unknown]))}, not among classes "
+            f"({_shorten(classes)}); every label must be one of the head's classes."
+        )
+    return labels.astype(np.int64)
+
+
+def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
+    """Return labels as a 1-D array of ``n_samples`` discrete values; ``name`` is for messages."""
+    if y is None:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None; pass the true labels."
+        )
+    with naming("y"):
+        y = column_or_1d(as_numpy(y), warn=True)
+        if y.dtype == object:
+            y = _plain_labels(y)
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise ValueError("Input y contains NaN or infinity; drop the rows without a label.")
+        check_classification_targets(y)
+    if len(y) != n_samples:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: X has {n_samples} rows, "
+            f"y has {len(y)} labels; they must be as many."
+        )
+    return y.astype(np.int64) if y.dtype.kind == "b" else y
+
+
+def _plain_labels(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an object array of numbers as numbers; strings stay, a mixture is an error."""
+    if all(isinstance(label, str) for label in y):
+        return y
+    if all(isinstance(label, Real) for label in y):
+        return np.array(y.tolist())
+    odd = next(label for label in y if not isinstance(label, str))
+    raise ValueError(
+        f"y mixes labels of different kinds, such as {odd!r} ({type(odd).__name__}); expected all "
+        "strings or all numbers."
+    )
+
+
+def check_class_labels(classes: Any) -> npt.NDArray[Any]:
+    """Return ``classes`` as a 1-D array of different strings or numbers."""
+    with naming("classes"):
+        array = as_numpy(classes)
+        if array.ndim != 1 or len(array) == 0:
+            raise ValueError(f"classes has shape {array.shape}; expected one label a class.")
+        if array.dtype == object:
+            array = _plain_labels(array)
+        if array.dtype.kind not in "iufbOUST":
+            raise ValueError(f"classes has dtype {array.dtype}; expected strings or numbers.")
+        if len(np.unique(array)) != len(array):
+            raise ValueError(f"classes repeats a label: {_shorten(array)}; each row needs its own.")
+        return array
+
+
+def _check_classes(classes: Any, n_classes: int) -> npt.NDArray[Any]:
+    if classes is None:
+        return np.arange(n_classes)
+    array = check_class_labels(classes)
+    if len(array) != n_classes:
+        raise ValueError(
+            f"classes has shape {array.shape}, but init_W has {n_classes} rows; expected one "
+            "label a row, in the same order."
+        )
+    return array
+
+
+def _finite(values: Any, name: str, *, ndim: int, shape: str) -> FloatArray:
+    try:
+        array = np.array(as_numpy(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is no array of numbers ({type(values).__name__}: {error}); expected {shape}."
+        ) from error
+    if array.ndim != ndim:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} contains NaN or infinity; load the head again, in float32 at least."
+        )
+    return array
+
+
+def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
+    """Fit the original head: scikit-learn's multinomial logistic regression."""
+    classes, labels = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y holds one class only ({_shorten(classes)}); without init_W a head is fitted, "
+            "which needs at least 2 classes."
+        )
+    model = _logistic_regression().fit(as_numpy(X), labels)
+    W, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(classes) == 2:  # one row of logits: the same probabilities as these two
+        W, b = np.vstack([-W, W]) / 2, np.concatenate([-b, b]) / 2
+    return OriginalHead((W,), (b,), classes, given=False), labels.astype(np.int64)
+
+
+def out_of_fold_predictions(X: npt.NDArray[Any], labels: IntArray) -> IntArray:
+    """Return what a head like the one fitted here predicts for rows it was not fitted on."""
+    rarest = int(np.bincount(labels).min())
+    folds = StratifiedKFold(max(2, min(_OUT_OF_FOLD, rarest)))
+    with warnings.catch_warnings():
+        # A class with a single row cannot be in every fold: its row counts as an error.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return cross_val_predict(_logistic_regression(), X, labels, cv=folds)
+
+
+def _logistic_regression() -> LogisticRegression:
+    return LogisticRegression(max_iter=1000)
+
+
+def _shorten(values: npt.NDArray[Any], most: int = 5) -> str:
+    shown = ", ".join(repr(v) for v in values[:most].tolist())
+    return shown + (f", ... ({len(values)} in all)" if len(values) > most else "")
