@@ -38,7 +38,7 @@ def check_texts(texts: Any) -> list[str]:
     """Return the texts as a list; raise if they are not a non-empty sequence of str."""
     # Sets have no order and mappings give their keys: rows would not be what was meant.
     no_list = isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable)
-    if no_list:
+    if no_list or getattr(texts, "ndim", 1) == 0:
         raise ValueError(f"texts: expected a list of str, got one {type(texts).__name__}.")
     listed = list(texts)
     if not listed:

@@ -158,6 +158,7 @@ def load_classifier(
         a tokenizer without pad token, a model without a last linear layer, an adapter that is lost
         in merging, or a model whose answers depend on the batch.
     """
+    _check_types(base_model=base_model, tokenizer=tokenizer, dtype=dtype)
     if isinstance(model, str | os.PathLike):
         raw = _from_files(os.fspath(model), base_model, adapter_name, device, dtype)
         tokenizer = load_tokenizer(tokenizer, raw.sources)
@@ -178,6 +179,21 @@ def load_classifier(
         provenance=raw.provenance | model_facts(loaded, head, length, checks),
         checks=checks,
     )
+
+
+def _check_types(*, base_model: Any, tokenizer: Any, dtype: Any) -> None:
+    """Refuse arguments of a type that no later message would name."""
+    if not (base_model is None or isinstance(base_model, str | os.PathLike)):
+        raise ValueError(
+            f"base_model: expected a folder or hub name, got {type(base_model).__name__}."
+        )
+    known = isinstance(tokenizer, str | os.PathLike) or hasattr(tokenizer, "pad_token_id")
+    if not (tokenizer is None or known):
+        raise ValueError(
+            f"tokenizer: expected a tokenizer or its folder, got {type(tokenizer).__name__}."
+        )
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise ValueError(f"dtype: expected a torch dtype such as torch.float32, got {dtype!r}.")
 
 
 @dataclass(frozen=True, eq=False)
