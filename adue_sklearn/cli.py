@@ -20,7 +20,8 @@ from adue_sklearn import __version__
 from adue_sklearn._store_commands import interrupted_rows, store_commands
 
 if TYPE_CHECKING:
-    from adue_sklearn.features import FeatureStore
+    from adue_sklearn.features import FeatureStore, LoadedClassifier
+    from adue_sklearn.persistence import ModelFacts
 
 app = typer.Typer(
     help="Which answers of a LoRA-tuned text classifier should not be trusted.",
@@ -49,10 +50,6 @@ Precision = Annotated[
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
 TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
-Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="The data has no labels.")]
-MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Most tokens of a text; the model's own limit if unset.")
-]
 OtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Only warn if the model is another one.")
 ]
@@ -72,7 +69,7 @@ def extract(
     classes: Classes = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Cut texts to this many tokens [default: the model's]."),
+        typer.Option(min=1, help="Most tokens of a text; by default what the model allows."),
     ] = None,
     device: Device = "auto",
     dtype: Precision = None,
@@ -111,7 +108,7 @@ def extract(
         )  # fmt: skip
     if done and not interrupted_rows(out):
         console.print(f"Went on with an interrupted run, which had done {done} rows.")
-    console.print(
+    _tell(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
         f"{len(store.init_W)} classes."
     )
@@ -133,12 +130,13 @@ def fit(
     """Tune and fit AdUE on held-out rows; print it beside softmax response and Mahalanobis."""
     from adue_sklearn._reports import cross_validated_table
     from adue_sklearn.model_selection import tune_adue
-    from adue_sklearn.persistence import save_head
+    from adue_sklearn.persistence import check_same_model, save_head
 
+    _require_new_folder(out)
     calibration = _open_labelled(store)
     train = None if train_store is None else _open_labelled(train_store)
     if train is not None:
-        _require_same_head(train, calibration)
+        check_same_model(_facts(calibration), _facts(train))
         _warn_of_shared_rows(train, calibration)
     head = (calibration.init_W, calibration.init_b)
     search = tune_adue(
@@ -156,14 +154,14 @@ def fit(
         *head,
         train=None if train is None else (train.features, train.labels),
     )
+    console.print(table)
     save_head(
         search.best_estimator_,
         out,
         provenance=calibration.provenance,
         class_names=calibration.classes,
     )
-    console.print(table)
-    console.print(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
+    _tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
 
 
 @app.command()
@@ -185,6 +183,8 @@ def predict(
     from adue_sklearn.features import compute_features, load_classifier
     from adue_sklearn.persistence import check_same_model, load_head
 
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; name a file, such as {out / 'scored.jsonl'}.")
     fitted = load_head(head)
     texts, _ = read_texts(data, text_column=text_column, label_column=None)
     classifier = load_classifier(
@@ -195,19 +195,13 @@ def predict(
         max_length=fitted.provenance.get("max_length"),
         classes=fitted.class_names,
     )
-    check_same_model(
-        fitted,
-        provenance=classifier.provenance,
-        init_W=classifier.head.W,
-        init_b=classifier.head.b,
-        allow_other_model=allow_other_model,
-    )
+    check_same_model(fitted.facts, _facts(classifier), allow_other_model=allow_other_model)
     with _progress("Scoring", len(texts)) as advance:
         features, _ = compute_features(
             classifier, texts, batch_tokens=batch_tokens, progress=advance
         )
     _write_lines(out, score_rows(fitted.estimator, features, fitted.class_names))
-    console.print(f"{out}: {len(texts)} rows.")
+    _tell(f"{out}: {len(texts)} rows.")
 
 
 @app.command()
@@ -222,13 +216,7 @@ def evaluate(
 
     fitted = load_head(head)
     test = _open_labelled(store)
-    check_same_model(
-        fitted,
-        provenance=test.provenance,
-        init_W=test.init_W,
-        init_b=test.init_b,
-        allow_other_model=allow_other_model,
-    )
+    check_same_model(fitted.facts, _facts(test), allow_other_model=allow_other_model)
     _warn_of_memorised_rows(fitted.estimator, test)
     name = "AdUE" if type(fitted.estimator).__name__ == "AdUEEstimator" else "fitted score"
     console.print(fresh_rows_table({name: fitted.estimator}, test.features, test.labels))
@@ -277,12 +265,13 @@ def _open_labelled(path: Path) -> FeatureStore:
     return store
 
 
-def _require_same_head(train: FeatureStore, calibration: FeatureStore) -> None:
-    if not np.array_equal(train.init_W, calibration.init_W):
-        raise ValueError(
-            f"{train.path} and {calibration.path} come from models with different heads; extract "
-            "both with the same model and precision."
-        )
+def _facts(made: FeatureStore | LoadedClassifier) -> ModelFacts:
+    from adue_sklearn.features import FeatureStore
+    from adue_sklearn.persistence import ModelFacts
+
+    if isinstance(made, FeatureStore):
+        return ModelFacts.of(made.provenance, made.init_W, made.init_b, made.classes)
+    return ModelFacts.of(made.provenance, made.head.W, made.head.b, made.classes)
 
 
 def _warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:
@@ -316,6 +305,13 @@ def _warn_of_memorised_rows(estimator: Any, test: FeatureStore) -> None:
         )
 
 
+def _require_new_folder(out: Path) -> None:
+    """Refuse a target that a head cannot be saved to before the work is done, not after."""
+    from adue_sklearn.persistence import check_target
+
+    check_target(out)
+
+
 def _parse_classes(classes: str | None) -> list[str] | None:
     """Read 'a,b,c' or a JSON file that holds a list of names."""
     if classes is None:
@@ -324,8 +320,8 @@ def _parse_classes(classes: str | None) -> list[str] | None:
         return [name.strip() for name in classes.split(",")]
     try:
         names = json.loads(Path(classes).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--classes: {classes} is no JSON: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--classes: {classes} cannot be read as JSON: {error}.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f'--classes: {classes} must hold a list of names, such as ["no", "yes"].')
     return names
@@ -368,8 +364,15 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
         _say("warning", "yellow", str(message))
 
 
+def _tell(message: str) -> None:
+    """Print one line as it is: paths may look like markup."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def _say(kind: str, colour: str, message: str) -> None:
-    stderr.print(Text.assemble((f"{kind}: ", f"bold {colour}"), message))
+    stderr.print(
+        Text.assemble((f"{kind}: ", f"bold {colour}"), message), highlight=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

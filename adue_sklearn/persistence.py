@@ -1,35 +1,79 @@
 """A fitted estimator as a folder of safetensors and JSON; no pickle, nothing is executed.
 
-``estimator.json`` holds the class name, the parameters and what is not an array of numbers;
-``arrays.safetensors`` the rest. Both carry what is needed to refuse features of another model.
+``estimator.json`` holds the class name, the parameters and what is not an array of numbers, and
+names the file of the arrays, ``arrays-HASH.safetensors``. Saving writes the arrays first and the
+JSON last, so that a folder holds the old head or the new one at any moment. Both carry what is
+needed to refuse features of another model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import numpy.typing as npt
+from safetensors.numpy import load, save
 
 import adue_sklearn
+from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.features._files import write_atomically
 from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
-__all__ = ["FittedHead", "check_same_model", "load_head", "save_head"]
+__all__ = [
+    "FittedHead",
+    "ModelFacts",
+    "ModelMismatchError",
+    "check_same_model",
+    "load_head",
+    "save_head",
+]
 
 FORMAT_VERSION = 1
-_JSON, _ARRAYS = "estimator.json", "arrays.safetensors"
+_JSON, _ARRAYS = "estimator.json", "arrays-*.safetensors"
 _ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
     cls.__name__: cls
     for cls in (adue_sklearn.AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer)
 }
+
+
+class ModelFacts(NamedTuple):
+    """What tells one classifier's features from another's.
+
+    ``weights`` and ``biases`` (None for a layer without) are the classification head, first layer
+    first; ``class_names`` the names of its rows, if known.
+    """
+
+    provenance: Mapping[str, Any]
+    weights: list[npt.NDArray[Any]]
+    biases: list[npt.NDArray[Any] | None]
+    class_names: list[str] | None
+
+    @classmethod
+    def of(
+        cls,
+        provenance: Mapping[str, Any],
+        init_W: Any,
+        init_b: Any,
+        class_names: Sequence[str] | None = None,
+    ) -> ModelFacts:
+        """Return the facts of features that came with a head, given as to ``fit``."""
+        deep = isinstance(init_W, list | tuple)
+        weights = list(init_W) if deep else [init_W]
+        biases = list(init_b) if deep and init_b is not None else [init_b] * len(weights)
+        return cls(
+            provenance,
+            [as_numpy(W) for W in weights],
+            [None if b is None else as_numpy(b) for b in biases],
+            None if class_names is None else list(class_names),
+        )
 
 
 class FittedHead(NamedTuple):
@@ -38,6 +82,12 @@ class FittedHead(NamedTuple):
     estimator: UncertaintyEstimator
     provenance: dict[str, Any]
     class_names: list[str] | None
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What features have to agree with."""
+        weights, biases = self.estimator._get_head("init_")
+        return ModelFacts(self.provenance, list(weights), list(biases), self.class_names)
 
 
 class ModelMismatchError(ValueError):
@@ -88,13 +138,7 @@ def save_head(
     """
     with naming("directory"):
         directory = Path(directory)
-    if directory.exists():
-        strangers = {entry.name for entry in directory.iterdir()} - {_JSON, _ARRAYS}
-        if strangers:
-            raise FileExistsError(
-                f"{directory} holds other files ({', '.join(sorted(strangers)[:3])}), so a head is "
-                "not saved there; name a new folder."
-            )
+    old_arrays = check_target(directory)
     if provenance is not None and not isinstance(provenance, Mapping):
         raise TypeError(
             f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
@@ -102,25 +146,30 @@ def save_head(
     arrays, values = _split_state(estimator)
     if class_names is not None:
         class_names = _check_names(class_names, len(estimator.classes_))
+    content = save(arrays)
+    arrays_name = _ARRAYS.replace("*", hashlib.sha256(content).hexdigest()[:16])
     document = {
         "format_version": FORMAT_VERSION,
         "adue_sklearn": adue_sklearn.__version__,
         "class": type(estimator).__name__,
-        "params": estimator.get_params(deep=False),
-        "attributes": values,
-        "provenance": dict(provenance or {}),
+        "arrays": arrays_name,
+        "params": {
+            name: _plain(f"parameter {name}", value)
+            for name, value in estimator.get_params(deep=False).items()
+        },
+        "attributes": {name: _plain(f"attribute {name}", v) for name, v in values.items()},
+        "provenance": {
+            str(name): _plain(f"provenance[{name!r}]", value)
+            for name, value in (provenance or {}).items()
+        },
         "class_names": class_names,
     }
-    try:
-        text = json.dumps(document, indent=2) + "\n"
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"provenance holds what JSON cannot: {error}.") from error
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".tmp-") as scratch:
-        save_file(arrays, Path(scratch) / _ARRAYS)
-        (Path(scratch) / _JSON).write_text(text)
-        for name in (_ARRAYS, _JSON):  # the JSON last: without it there is no head
-            os.replace(Path(scratch) / name, directory / name)
+    write_atomically(directory / arrays_name, content)
+    write_atomically(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
+    for file in old_arrays:
+        if file.name != arrays_name:
+            file.unlink(missing_ok=True)
     return directory
 
 
@@ -146,14 +195,13 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     """
     with naming("directory"):
         directory = Path(directory)
-    if not (directory / _JSON).is_file() or not (directory / _ARRAYS).is_file():
+    if not (directory / _JSON).is_file():
         raise FileNotFoundError(
-            f"{directory} is no fitted head: it should hold {_JSON} and {_ARRAYS}. "
+            f"{directory} is no fitted head: it holds no {_JSON}. "
             "'adue fit STORE --out HEAD' writes one."
         )
     try:
-        document = json.loads((directory / _JSON).read_text())
-        arrays = load_file(directory / _ARRAYS)
+        document = json.loads((directory / _JSON).read_text(encoding="utf-8"))
         version, name = document["format_version"], document["class"]
         if version > FORMAT_VERSION:
             raise ValueError(
@@ -162,84 +210,168 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
             )
         if name not in _ESTIMATORS:
             raise ValueError(f"it holds a {name}; known are {', '.join(sorted(_ESTIMATORS))}")
-        estimator = _ESTIMATORS[name](**document["params"])
-        for key, value in {**document["attributes"], **arrays}.items():
-            setattr(estimator, key, _decode(value))
-    except FileNotFoundError:
-        raise
+        head = FittedHead(
+            _restore(_ESTIMATORS[name], document, _read_arrays(directory, document["arrays"])),
+            dict(document["provenance"]),
+            document["class_names"],
+        )
     except Exception as error:
-        raise ValueError(f"{directory} cannot be read as a fitted head: {error}.") from error
-    return FittedHead(estimator, document["provenance"], document["class_names"])
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{directory} cannot be read as a fitted head: {what}.") from error
+    return head
 
 
 def check_same_model(
-    head: FittedHead,
-    *,
-    provenance: Mapping[str, Any],
-    init_W: Any,
-    init_b: Any,
-    allow_other_model: bool = False,
+    known: ModelFacts, new: ModelFacts, *, allow_other_model: bool = False
 ) -> None:
-    """Refuse features that another model made than the head was fitted on.
+    """Refuse features that another model made than those known before.
 
     Parameters
     ----------
-    head : FittedHead
-        From :func:`load_head`.
-    provenance : mapping
+    known : ModelFacts
+        Of a :attr:`FittedHead.facts`, or of a first set of features.
+    new : ModelFacts
         Of the new features.
-    init_W, init_b : array-like
-        The classification head that the new features came with; ``init_b`` may be None.
     allow_other_model : bool, default=False
         Warn instead of raising.
 
     Raises
     ------
     ModelMismatchError
-        If the adapter's hash, the feature view, W or b differ.
+        If the adapter's hash, the feature view, W, b or the order of the classes differ.
 
     Warns
     -----
     UserWarning
         If only paths, library versions, ``max_length`` or the precision differ.
     """
-    known = head.provenance
-    same_precision = known.get("precision") == provenance.get("precision")
-    estimator: Any = head.estimator
-    differences = [
-        f"{key} ({known[key]!r} then, {provenance[key]!r} now)"
-        for key in ("adapter_sha256", "view")
-        if key in known and key in provenance and known[key] != provenance[key]
-    ]
-    bias = np.zeros(len(estimator.init_intercept_)) if init_b is None else init_b
-    for name, then, now in (
-        ("init_W", estimator.init_coef_, init_W),
-        ("init_b", estimator.init_intercept_, bias),
-    ):
-        if not _close(then, np.asarray(now), same_precision=same_precision):
-            differences.append(f"{name} (shape {then.shape} then, {np.shape(now)} now)")
+    differences = _differences(known, new)
     if differences:
         message = (
-            f"These features come from another model than the uncertainty head was fitted on: "
-            f"{'; '.join(differences)} differ. Fit a head for this model, or pass "
-            "allow_other_model (--allow-other-model) if you know that they belong together."
+            f"These features come from another model than the first: {'; '.join(differences)}. "
+            "Make both with the same model and classes, or pass allow_other_model "
+            "(--allow-other-model) if you know that they belong together."
         )
         if not allow_other_model:
             raise ModelMismatchError(message)
         warnings.warn(message, UserWarning, stacklevel=2)
-    minor = [
-        key
+    changes = [
+        f"{key}: {known.provenance[key]} then, {new.provenance[key]} now"
         for key in ("base_model", "model", "revision", "max_length", "precision", "versions")
-        if key in known and key in provenance and known[key] != provenance[key]
+        if _differ(known.provenance, new.provenance, key)
     ]
-    if minor:
-        changes = "; ".join(f"{key}: {known[key]} then, {provenance[key]} now" for key in minor)
+    if changes:
         warnings.warn(
-            f"The features were made differently than those the head was fitted on ({changes}). "
-            "The model is the same.",
+            f"The same model made these features in another way ({'; '.join(changes)}).",
             UserWarning,
             stacklevel=2,
         )
+
+
+def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
+    """Return, in words, what makes two models different ones."""
+    differences = [
+        f"{key} is {new.provenance[key]!r}, was {known.provenance[key]!r}"
+        for key in ("adapter_sha256", "view")
+        if _differ(known.provenance, new.provenance, key)
+    ]
+    same_precision = not _differ(known.provenance, new.provenance, "precision")
+    for name, then, now in (
+        ("init_W", known.weights, new.weights),
+        ("init_b", _filled(known), _filled(new)),
+    ):
+        shapes = [a.shape for a in then], [a.shape for a in now]
+        if shapes[0] != shapes[1]:
+            differences.append(f"{name} has shape {shapes[1]}, had {shapes[0]}")
+        elif not all(_close(a, b, same_precision) for a, b in zip(then, now, strict=True)):
+            differences.append(f"{name} has other values")
+    if None not in (known.class_names, new.class_names) and known.class_names != new.class_names:
+        differences.append(f"the classes are {new.class_names}, were {known.class_names}")
+    return differences
+
+
+def _differ(known: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    return key in known and key in new and known[key] != new[key]
+
+
+def _filled(facts: ModelFacts) -> list[npt.NDArray[Any]]:
+    """Return biases, zeros where a layer has none."""
+    return [
+        np.zeros(len(W)) if b is None else b
+        for W, b in zip(facts.weights, facts.biases, strict=True)
+    ]
+
+
+def _close(then: npt.NDArray[Any], now: npt.NDArray[Any], same_precision: bool) -> bool:
+    # A head that was cast to bfloat16 keeps 8 bits of each weight.
+    tolerance = (1e-6 if same_precision else 2.0**-7) * np.abs(then).max(initial=0.0)
+    return bool(np.abs(then - now).max(initial=0.0) <= tolerance)
+
+
+def check_target(directory: Path) -> list[Path]:
+    """Return the files of an older head; refuse a folder that holds anything else.
+
+    Raises
+    ------
+    FileExistsError
+        If it is a file, or holds something else than a saved head.
+    """
+    if not directory.exists():
+        return []
+    if not directory.is_dir():
+        raise FileExistsError(f"directory: {directory} is a file; name a new folder.")
+    old_arrays = list(directory.glob(_ARRAYS))
+    left_over = set(directory.glob(".*.tmp"))  # of a save that was interrupted
+    strangers = set(directory.iterdir()) - {directory / _JSON} - set(old_arrays) - left_over
+    if strangers:
+        raise FileExistsError(
+            f"directory: {directory} holds other files "
+            f"({', '.join(sorted(file.name for file in strangers)[:3])}), so a head is not saved "
+            "there; name a new folder."
+        )
+    return [*old_arrays, *left_over]
+
+
+def _read_arrays(directory: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays and check that they are those the JSON means."""
+    content = (directory / Path(name).name).read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] not in name:
+        raise ValueError(f"{name} is damaged: its hash is not the one in its name")
+    return load(content)
+
+
+def _restore(
+    cls: type[UncertaintyEstimator],
+    document: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+) -> UncertaintyEstimator:
+    """Return the estimator; raise where something is missing, foreign or does not fit."""
+    estimator = cls(**document["params"])
+    estimator._validate_params()
+    state = {name: _decode(value) for name, value in document["attributes"].items()}
+    for key in sorted(arrays, key=_list_order):
+        name, _, place = key.partition(".")
+        if place:
+            state.setdefault(name, []).append(arrays[key])
+        else:
+            state[name] = arrays[key]
+    for name, value in state.items():
+        if hasattr(cls, name):
+            raise ValueError(f"attribute {name!r} is none of a fitted {cls.__name__}")
+        setattr(estimator, name, value)
+    # One row through the methods: what is missing or has another shape shows here.
+    device, estimator.device = estimator.device, "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the row has no feature names
+        row = np.zeros((1, int(estimator.n_features_in_)))
+        estimator.predict_proba(row), estimator.predict_uncertainty(row)
+    estimator.device = device
+    return estimator
+
+
+def _list_order(key: str) -> tuple[str, int]:
+    name, _, place = key.partition(".")
+    return name, int(place or 0)
 
 
 def _check_names(class_names: Any, n_classes: int) -> list[str]:
@@ -251,36 +383,44 @@ def _check_names(class_names: Any, n_classes: int) -> list[str]:
     return list(names)
 
 
-def _close(then: np.ndarray, now: np.ndarray, *, same_precision: bool) -> bool:
-    if then.shape != now.shape:
-        return False
-    # A head that was cast to bfloat16 keeps 8 bits of each weight.
-    tolerance = (1e-6 if same_precision else 2.0**-7) * np.abs(then).max(initial=0.0)
-    return bool(np.abs(then - now).max(initial=0.0) <= tolerance)
-
-
-def _split_state(estimator: UncertaintyEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return fitted attributes as arrays of numbers and as JSON values."""
+def _split_state(
+    estimator: UncertaintyEstimator,
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Return fitted attributes as arrays of numbers and as the rest."""
     name = type(estimator).__name__
     if _ESTIMATORS.get(name) is not type(estimator):
         raise TypeError(
             f"estimator is a {name}, which cannot be saved as a head; expected one of "
             f"{', '.join(sorted(_ESTIMATORS))}."
         )
+    if not hasattr(estimator, "classes_"):
+        raise ValueError(f"estimator: this {name} is not fitted; call fit before saving it.")
     parameters = estimator.get_params(deep=False)
-    arrays, values = {}, {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    values: dict[str, Any] = {}
     for key, value in vars(estimator).items():
-        if key in parameters:
+        if key in parameters or key.startswith("_skl"):  # scikit-learn's callbacks
             continue
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+        if isinstance(value, list) and all(isinstance(layer, np.ndarray) for layer in value):
+            arrays |= {f"{key}.{i}": np.ascontiguousarray(layer) for i, layer in enumerate(value)}
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
             arrays[key] = np.ascontiguousarray(value)
         elif isinstance(value, np.ndarray):
             values[key] = {"strings": value.tolist(), "dtype": value.dtype.kind}
         else:
             values[key] = value
-    if "init_coef_" not in arrays:
-        raise ValueError(f"This {name} is not fitted; call fit before saving it.")
     return arrays, values
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value that JSON can hold; numpy's numbers become Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} holds what JSON cannot: {error}.") from error
+    return value
 
 
 def _decode(value: Any) -> Any:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.callback import ProgressBar
 
-from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
-from adue_sklearn.persistence import ModelMismatchError, check_same_model, load_head, save_head
+from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer, persistence
+from adue_sklearn.persistence import (
+    ModelFacts,
+    ModelMismatchError,
+    check_same_model,
+    load_head,
+    save_head,
+)
 
 PROVENANCE = {
     "model": "adapters/a",
@@ -52,7 +60,8 @@ def test_a_loaded_estimator_scores_to_the_bit_as_the_saved_one(estimator, names,
 
 
 def test_the_folder_holds_json_and_safetensors_only(saved):
-    assert sorted(path.name for path in saved.iterdir()) == ["arrays.safetensors", "estimator.json"]
+    names = sorted(path.name for path in saved.iterdir())
+    assert [names[0][:7], *names[1:]] == ["arrays-", "estimator.json"]
     document = json.loads((saved / "estimator.json").read_text())
     assert document["class"] == "AdUEEstimator"
     assert document["provenance"] == PROVENANCE
@@ -98,53 +107,136 @@ def test_what_is_no_head_is_named(tmp_path, saved):
             load_head(saved)
 
 
-def test_a_truncated_file_is_named(saved):
-    file = saved / "arrays.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
+def arrays_file(folder):
+    (file,) = folder.glob("arrays-*.safetensors")
+    return file
+
+
+def test_a_damaged_file_is_named(saved):
+    file = arrays_file(saved)
+    content = file.read_bytes()
+    for damaged in (content[:-10], content[:-1] + b"x", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cannot be read as a fitted head: .* is damaged"):
+            load_head(saved)
+    file.unlink()
     with pytest.raises(ValueError, match="cannot be read as a fitted head"):
         load_head(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["params"].update(lam=-5), "'lam' parameter"),
+        (lambda d: d["attributes"].update(predict="x"), "'predict' is none of"),
+        (lambda d: d.pop("provenance"), "provenance"),
+        (lambda d: d.pop("arrays"), "arrays"),
+        (lambda d: d["attributes"].update(n_features_in_=11), ""),
+    ],
+)
+def test_json_that_does_not_fit_is_refused_on_loading(saved, change, message):
+    document = json.loads((saved / "estimator.json").read_text())
+    change(document)
+    (saved / "estimator.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=f"cannot be read as a fitted head.*{message}"):
+        load_head(saved)
+
+
+def test_a_missing_or_misshapen_array_is_refused_on_loading(adue, tmp_path):
+    for number, spoil in enumerate(
+        (lambda e: vars(e).pop("coef_"), lambda e: setattr(e, "coef_", e.coef_[:, 1:]))
+    ):
+        spoiled = pickle.loads(pickle.dumps(adue))
+        spoil(spoiled)
+        save_head(spoiled, tmp_path / str(number))
+        with pytest.raises(ValueError, match="cannot be read as a fitted head"):
+            load_head(tmp_path / str(number))
+
+
+def test_an_interrupted_save_leaves_the_old_head(saved, problem, monkeypatch):
+    expected = load_head(saved).estimator.predict_uncertainty(problem.X)
+    other = AdUEEstimator(lam=5.0).fit(*problem.fit_args)
+    original = persistence.write_atomically
+
+    def interrupted(file, content):
+        if file.suffix == ".json":
+            raise KeyboardInterrupt
+        original(file, content)
+
+    monkeypatch.setattr(persistence, "write_atomically", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_head(other, saved)
+    np.testing.assert_array_equal(
+        load_head(saved).estimator.predict_uncertainty(problem.X), expected
+    )
+    monkeypatch.undo()
+    (saved / ".estimator.json.1.tmp").write_text("left over")
+    save_head(other, saved)
+    assert load_head(saved).estimator.lam == 5.0
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_numpy_numbers_and_callbacks_do_not_stand_in_the_way(problem, tmp_path):
+    adue = AdUEEstimator(np.float32(0.5), max_iter=np.int64(100)).set_callbacks(ProgressBar())
+    adue.fit(*problem.fit_args)
+    loaded = load_head(save_head(adue, tmp_path / "head")).estimator
+    assert (loaded.alpha, loaded.max_iter) == (0.5, 100)
+    adue.random_state = np.random.RandomState(0)
+    with pytest.raises(TypeError, match="parameter random_state holds what JSON cannot"):
+        save_head(adue, tmp_path / "head")
+    with pytest.raises(TypeError, match=r"provenance\['when'\] holds what JSON cannot"):
+        save_head(loaded, tmp_path / "head", provenance={"when": object()})
+
+
+def test_a_head_of_several_layers_comes_back(problem, tmp_path):
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=(5, 12)), rng.normal(size=(3, 5))], [None, rng.normal(size=3)]
+    adue = AdUEEstimator(activation="tanh").fit(problem.X, problem.y, *layers)
+    loaded = load_head(save_head(adue, tmp_path / "head"))
+    np.testing.assert_array_equal(
+        loaded.estimator.predict_uncertainty(problem.X), adue.predict_uncertainty(problem.X)
+    )
+    check_same_model(loaded.facts, ModelFacts.of({}, *layers))
+    with pytest.raises(ModelMismatchError, match="init_W"):
+        check_same_model(loaded.facts, ModelFacts.of({}, problem.W, problem.b))
+
+
+def facts(problem, *, W_factor=1.0, b_shift=0.0, names=None, **provenance):
+    return ModelFacts.of(PROVENANCE | provenance, problem.W * W_factor, problem.b + b_shift, names)
 
 
 def test_the_same_model_is_accepted_silently(saved, problem):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_same_model(
-            load_head(saved),
-            provenance=PROVENANCE,
-            init_W=problem.W.astype(np.float32),
-            init_b=problem.b.astype(np.float32),
-        )
+        check_same_model(load_head(saved).facts, facts(problem))
+        check_same_model(load_head(saved).facts, facts(problem, names=["a", "b", "c"]))
 
 
 @pytest.mark.parametrize(
-    ("provenance", "W_factor", "b_shift", "named"),
+    ("change", "named"),
     [
-        ({"adapter_sha256": "bbbb"}, 1, 0, "adapter_sha256"),
-        ({"view": "head"}, 1, 0, "view"),
-        ({}, 1.01, 0, "init_W"),
-        ({}, 1, 0.1, "init_b"),
-        ({"precision": "bfloat16"}, 1.1, 0, "init_W"),
+        ({"adapter_sha256": "bbbb"}, "adapter_sha256"),
+        ({"view": "head"}, "view"),
+        ({"W_factor": 1.01}, "init_W"),
+        ({"b_shift": 0.1}, "init_b"),
+        ({"W_factor": 1.1, "precision": "bfloat16"}, "init_W"),
+        ({"names": ["c", "b", "a"]}, "classes are"),
     ],
 )
-def test_features_of_another_model_are_refused_unless_allowed(
-    saved, problem, provenance, W_factor, b_shift, named
-):
-    given = {
-        "provenance": PROVENANCE | provenance,
-        "init_W": problem.W * W_factor,
-        "init_b": problem.b + b_shift,
-    }
+def test_features_of_another_model_are_refused_unless_allowed(saved, problem, change, named):
+    new = facts(problem, **change)
     with pytest.raises(ModelMismatchError, match=named):
-        check_same_model(load_head(saved), **given)
-    with pytest.warns(UserWarning, match=named):
-        check_same_model(load_head(saved), **given, allow_other_model=True)
+        check_same_model(load_head(saved).facts, new)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_same_model(load_head(saved).facts, new, allow_other_model=True)
+    assert named in str(caught[0].message)
 
 
 def test_another_number_of_classes_is_refused(saved, problem):
-    with pytest.raises(ModelMismatchError, match=r"init_W \(shape \(3, 12\) then, \(2, 12\) now\)"):
-        check_same_model(
-            load_head(saved), provenance=PROVENANCE, init_W=problem.W[:2], init_b=problem.b[:2]
-        )
+    new = ModelFacts.of(PROVENANCE, problem.W[:2], problem.b[:2])
+    with pytest.raises(ModelMismatchError, match=r"init_W has shape \[\(2, 12\)\]"):
+        check_same_model(load_head(saved).facts, new)
 
 
 @pytest.mark.parametrize(
@@ -153,20 +245,11 @@ def test_another_number_of_classes_is_refused(saved, problem):
 )
 def test_other_paths_versions_and_lengths_only_warn(saved, problem, change):
     with pytest.warns(UserWarning, match=next(iter(change))):
-        check_same_model(
-            load_head(saved),
-            provenance=PROVENANCE | change,
-            init_W=problem.W,
-            init_b=problem.b,
-        )
+        check_same_model(load_head(saved).facts, facts(problem, **change))
 
 
 def test_a_head_rounded_to_another_precision_only_warns(saved, problem):
-    W, b = (torch.tensor(a).to(torch.bfloat16).float().numpy() for a in (problem.W, problem.b))
+    W, b = (torch.tensor(a).to(torch.bfloat16) for a in (problem.W, problem.b))
+    new = ModelFacts.of(PROVENANCE | {"precision": "bfloat16"}, W, b)
     with pytest.warns(UserWarning, match="precision"):
-        check_same_model(
-            load_head(saved),
-            provenance=PROVENANCE | {"precision": "bfloat16"},
-            init_W=W,
-            init_b=b,
-        )
+        check_same_model(load_head(saved).facts, new)
