@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn._torch import as_numpy
+from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import (
     aurc_score,
@@ -33,12 +34,25 @@ FEW_ERRORS = 20
 Scores = Mapping[str, npt.NDArray[np.float64]]
 
 
-def comparison(title: str, errors: npt.NDArray[np.bool_], scores: Scores, *, note: str) -> Group:
+def comparison(
+    title: str,
+    errors: npt.NDArray[np.bool_],
+    scores: Scores,
+    *,
+    note: str = "",
+    undecided: tuple[str, ...] = (),
+) -> Group:
     """Return a table of error-detection metrics, one row a score, and what can be concluded.
 
-    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with.
+    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Nothing is
+    concluded about scores named in ``undecided``.
     """
     n_errors = int(errors.sum())
+    if n_errors in (0, len(errors)):
+        which = "no errors" if n_errors == 0 else "only errors"
+        return Group(
+            Text(f"{title}: {len(errors)} rows with {which}, so no score can be measured.")
+        )
     table = Table(
         title=f"{title}: {len(errors)} rows, {n_errors} errors ({n_errors / len(errors):.1%})",
         title_justify="left",
@@ -49,7 +63,8 @@ def comparison(title: str, errors: npt.NDArray[np.bool_], scores: Scores, *, not
         table.add_column(header, justify="right", no_wrap=True)
     for name, uncertainty in scores.items():
         table.add_row(name, *_cells(name, errors, uncertainty, scores[REFERENCE]))
-    return Group(table, *(Text(line) for line in [*_verdicts(errors, scores), note] if line))
+    decided = {name: score for name, score in scores.items() if name not in undecided}
+    return Group(table, *(Text(line) for line in [*_verdicts(errors, decided), note] if line))
 
 
 def cross_validated_table(
@@ -90,7 +105,9 @@ def cross_validated_table(
             f"Mahalanobis ({fitted_on})": distances,
             "AdUE": out_of_fold(search.best_estimator_),
         },
-        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE a little.",
+        # Its settings were chosen on these folds: what they say of it proves nothing.
+        undecided=("AdUE",),
+        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE; fresh rows decide.",
     )
 
 
@@ -99,10 +116,14 @@ def fresh_rows_table(
 ) -> Group:
     """Compare fitted estimators of one original head with its softmax response on fresh rows."""
     first = next(iter(estimators.values()))
-    response = SoftmaxResponseScorer().fit(X, np.zeros(len(X), dtype=int), *_head_of(first))
-    everyone = {REFERENCE: response, **estimators}
-    scores = {name: as_numpy(e.predict_uncertainty(X)) for name, e in everyone.items()}
-    return comparison("Fresh rows", first.errors(X, y), scores, note=note)
+    response = softmax_response(first._original_logits(first._check_features(X)))
+    scores = {name: as_numpy(e.predict_uncertainty(X)) for name, e in estimators.items()}
+    return comparison(
+        "Fresh rows",
+        first.errors(X, y),
+        {REFERENCE: response.cpu().numpy(), **scores},
+        note=note,
+    )
 
 
 def score_rows(
@@ -118,10 +139,6 @@ def score_rows(
             "probability": float(probability),
             "uncertainty": float(uncertainty),
         }
-
-
-def _head_of(estimator: Any) -> tuple[Any, Any]:
-    return estimator.init_coef_, estimator.init_intercept_
 
 
 def _cells(

@@ -46,7 +46,7 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
     if suffix in (".jsonl", ".json", ".ndjson"):
         rows = _read_json_lines(_existing(path))
     elif suffix in (".csv", ".tsv", ".parquet"):
-        rows = _read_with_datasets(_existing(path), suffix)
+        rows = _read_table(_existing(path), suffix, text_column)
     elif path.exists():
         raise ValueError(
             f"{source}: the format cannot be told from the name; expected .jsonl, .csv or .parquet."
@@ -80,23 +80,26 @@ def _existing(path: Path) -> Path:
 
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number} is no JSON ({error}); expected one object a line, "
-                    'such as {"text": "...", "label": "..."}.'
-                ) from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}, line {number} is a {type(row).__name__}, not an object; expected "
-                    'one object a line, such as {"text": "...", "label": "..."}.'
-                )
-            rows.append(row)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}); expected one object a line, "
+                'such as {"text": "...", "label": "..."}.'
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number} is a {type(row).__name__}, not an object; expected "
+                'one object a line, such as {"text": "...", "label": "..."}.'
+            )
+        rows.append(row)
     return rows
 
 
@@ -122,17 +125,22 @@ def _datasets(what: str) -> Any:
     return datasets
 
 
-def _read_with_datasets(path: Path, suffix: str) -> list[dict[str, Any]]:
-    datasets = _datasets(f"Reading {path.name}")
+def _read_table(path: Path, suffix: str, text_column: str) -> list[dict[str, Any]]:
+    _datasets(f"Reading {path.name}")
+    import pandas  # both come with datasets
+    from pyarrow import parquet
+
     if path.stat().st_size == 0:
         return []
     try:
         if suffix == ".parquet":
-            from pyarrow import parquet  # comes with datasets, which refuses a file of no rows
-
             return parquet.read_table(path).to_pylist()
         separator = "\t" if suffix == ".tsv" else ","
-        return datasets.Dataset.from_csv(str(path), keep_in_memory=True, sep=separator).to_list()
+        # "NA" and "12" are texts like any other.
+        table = pandas.read_csv(
+            path, sep=separator, keep_default_na=False, dtype={text_column: str}
+        )
+        return table.to_dict("records")
     except Exception as error:
         raise ValueError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
 

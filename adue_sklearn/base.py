@@ -20,6 +20,8 @@ from adue_sklearn._heads import (
     IntArray,
     OriginalHead,
     apply_head,
+    check_labels,
+    encode_labels,
     out_of_fold_predictions,
     resolve_head,
 )
@@ -109,7 +111,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__
         )
         self._set_head("init_", head.weights, head.biases)
-        self.classes_ = head.classes
+        self.classes_, self._head_given = head.classes, head.given
         self._fit(X, labels, head)
         return self
 
@@ -217,14 +219,25 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,)
-            True labels, as in ``fit``. A label that ``fit`` has not seen is an error.
+            True labels, as in ``fit``. Where no head was given, a label that ``fit`` has not
+            seen is an error.
 
         Returns
         -------
         errors : ndarray of bool of shape (n_samples,)
             True where ``predict(X) != y``.
+
+        Raises
+        ------
+        ValueError
+            If a label is not among the classes of a head that was given.
         """
-        return prediction_errors(self.predict(X), y)
+        predicted = as_numpy(self.predict(X))
+        errors = prediction_errors(predicted, y)
+        if self._head_given:
+            labels = check_labels(y, len(predicted), type(self).__name__)
+            encode_labels(labels, self.classes_, named=True)  # raises for a label it has not
+        return errors
 
     @abstractmethod
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:

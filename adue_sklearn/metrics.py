@@ -213,7 +213,7 @@ def _normal_interval(
     of_errors: npt.NDArray[np.float64], of_correct: npt.NDArray[np.float64], confidence: float
 ) -> Estimate:
     """Return the mean of ``of_errors`` with the normal interval of a two-sample U-statistic."""
-    check_scalar(confidence, "confidence", Real, min_val=0, max_val=1, include_boundaries="neither")
+    _check_share(confidence, "confidence", "neither")
     value = float(of_errors.mean())
     if min(len(of_errors), len(of_correct)) < 2:
         return Estimate(value, np.nan, np.nan)

@@ -141,7 +141,8 @@ def tune_adue(
     folds = error_stratified_folds(X, y, init_W, init_b, classes=classes, n_splits=n_splits)
     search = GridSearchCV(AdUEEstimator(), DEFAULT_GRID, cv=folds, n_jobs=n_jobs)
     if progress:
-        search.set_callbacks(ProgressBar())
+        # Depth 0: one bar for the search, none for the hundreds of fits in it.
+        search.set_callbacks(ProgressBar(max_propagation_depth=0))
     return search.fit(X, y, init_W=init_W, init_b=init_b, classes=classes)
 
 

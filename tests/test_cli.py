@@ -292,6 +292,60 @@ def test_help_and_version_are_there(adue):
         assert command in out
 
 
+def test_what_cannot_be_written_to_is_said_before_the_work(adue, stores, head, workplace, tmp_path):
+    case, folder = workplace
+    (tmp_path / "notes.txt").write_text("mine")
+    status, out, err = adue("fit", stores / "calibration", "--out", tmp_path)
+    assert (status, out) == (1, "")
+    assert "holds other files (notes.txt)" in err
+    status, out, err = adue("fit", stores / "calibration", "--out", tmp_path / "notes.txt")
+    assert (status, out) == (1, "")
+    assert "is a file" in err
+    status, out, err = adue(
+        "predict", head[0], case.adapter, folder / "test.jsonl", "--out", tmp_path
+    )
+    assert (status, out) == (1, "")
+    assert "is a folder; name a file" in err
+
+
+def test_a_train_store_of_another_model_is_refused(adue, stores, other_store, tmp_path):
+    arguments = ("fit", stores / "calibration", "--out", tmp_path / "head", "--train-store")
+    status, _, err = adue(*arguments, other_store[1])
+    assert status == 1
+    assert "adapter_sha256" in err
+
+
+def test_classes_in_another_order_are_refused(adue, workplace, head, tmp_path):
+    case, folder = workplace
+    status, _, err = adue(
+        "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
+        "--classes", "good,bad",
+    )  # fmt: skip
+    assert status == 0, err
+    status, _, err = adue("evaluate", head[0], tmp_path / "store")
+    assert status == 1
+    assert "the classes are ['good', 'bad'], were ['bad', 'good']" in err
+
+
+def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
+    source = FeatureStore.open(stores / "test")
+    right = np.asarray(source.logits[:2]).argmax(axis=1)
+    status, out, err = adue(
+        "evaluate", head[0], store_from(source, tmp_path / "few", slice(0, 2), right)
+    )
+    assert (status, err) == (0, "")
+    assert out == "Fresh rows: 2 rows with no errors: no score can be measured."
+
+
+def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
+    monkeypatch.setattr(cli.console, "_force_terminal", True)
+    monkeypatch.setattr(sys, "argv", ["adue", "demo"])
+    cli.main()
+    out, _ = capfd.readouterr()
+    assert out.count("AdUEEstimator - ") == 0
+    assert len(out) < 100_000
+
+
 def test_the_demo_compares_and_scores_its_sentences(adue):
     status, out, err = adue("demo")
     assert status == 0, err

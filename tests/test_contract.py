@@ -228,6 +228,16 @@ def test_wrong_number_of_features_at_prediction_is_named(estimator, problem):
 
 
 @every_estimator
+def test_labels_outside_a_given_head_are_named_at_scoring_too(estimator, problem):
+    fitted = clone(estimator).fit(*problem.fit_args)
+    for method in (fitted.score, fitted.errors):
+        with pytest.raises(ValueError, match="y holds 7, 8, 9, not among classes"):
+            method(problem.X, problem.y + 7)
+    headless = clone(estimator).fit(problem.X, problem.y)
+    assert headless.errors(problem.X, problem.y + 7).all()
+
+
+@every_estimator
 def test_labels_of_another_kind_at_scoring_are_named(estimator, problem):
     fitted = clone(estimator).fit(*problem.fit_args)
     with pytest.raises(ValueError, match="pass the kind of labels that fit was given"):

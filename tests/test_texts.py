@@ -47,6 +47,27 @@ def test_blank_lines_are_skipped(tmp_path):
     assert read_texts(str(path), label_column=None).texts == ["a", "b"]
 
 
+def test_texts_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
+    (tmp_path / "data.csv").write_text("text,label\nNA,1\n12,0\nnull,1\n")
+    read = read_texts(str(tmp_path / "data.csv"), label_column="label")
+    assert read == (["NA", "12", "null"], [1, 0, 1])
+
+
+def test_a_byte_order_mark_is_skipped_and_another_encoding_named(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + '{"text": "é"}\n'.encode())
+    assert read_texts(str(path), label_column=None).texts == ["é"]
+    path.write_bytes('{"text": "é"}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"data\.jsonl is not UTF-8"):
+        read_texts(str(path), label_column=None)
+
+
+def test_a_table_of_a_header_only_is_empty(tmp_path):
+    (tmp_path / "data.csv").write_text("text,label\n")
+    with pytest.raises(ValueError, match=r"data\.csv is empty"):
+        read_texts(str(tmp_path / "data.csv"), label_column="label")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_an_empty_file_is_named(tmp_path, suffix):
     path = tmp_path / f"data.{suffix}"

@@ -57,12 +57,14 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         Weight of the pull towards the original head, at least 0. Below about 0.001 the head
         overfits a few thousand rows.
     lam : float, default=100.0
-        Sharpness of the smooth maximum, above 0. Large is the maximum itself, small weighs the
-        whole distribution.
+        Sharpness of the smooth maximum, at least 0.001. Large is the maximum itself, small weighs
+        the whole distribution.
     scale : {"unit", "paper"}, default="unit"
         ``"unit"`` maps the score to [0, 1] so that the cross-entropy can say "surely wrong";
         ``"paper"`` is the published score, at most ``1 - 1/C - log(C)/lam`` and clamped to
-        ``[1e-7, 1 - 1e-7]`` in the cross-entropy. Both rank the rows of a given head alike.
+        ``[1e-7, 1 - 1e-7]`` in the cross-entropy. Both rank the rows of a given head alike, but
+        for rounding: the published score has a constant, ``(C - 1) exp(-lam) / lam`` at least,
+        under which confident rows tie (1e-46 for lam = 100, 5e-6 for lam = 10).
     measure : {"smoothmax", "entropy"}, default="smoothmax"
         What is made of the class probabilities: one minus their smooth maximum, or their entropy
         over ``log C`` (``lam`` then plays no part, ``scale="paper"`` only clamps), drawn towards
@@ -158,7 +160,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     _parameter_constraints: dict[str, list[Any]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
         "beta": [Interval(Real, 0, None, closed="left")],
-        "lam": [Interval(Real, 0, None, closed="neither")],
+        # Under this the smooth maximum is so flat that rounding shows.
+        "lam": [Interval(Real, 1e-3, None, closed="left")],
         "scale": [StrOptions({"unit", "paper"})],
         "measure": [StrOptions({"smoothmax", "entropy"})],
         "error_weight": [StrOptions({"balanced"}), None],

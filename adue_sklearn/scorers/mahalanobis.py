@@ -334,6 +334,7 @@ class MahalanobisScorer(UncertaintyEstimator):
     def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:
         """Set what the first call of ``partial_fit`` decides; return labels as row numbers."""
         self._nearest_mean_predicts = init_W is None
+        self._head_given = init_W is not None
         if init_W is not None:
             head, labels = resolve_head(
                 X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer
-from adue_sklearn.adue.objective import reference_score
+from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
 from tests.adue.test_objective import plain_loss
 from tests.problems import Problem
@@ -29,20 +29,32 @@ def objective(problem, W, b, *, alpha, beta, lam, scale):
     return sum(part.mean() for part in parts) + beta * anchor
 
 
-def long_adam_run(problem, *, steps=3000, **options):
-    """Return the lowest loss that Adam reaches from the original head over two step sizes."""
+def long_adam_run(problem, *, alpha, beta, lam, scale, steps=3000):
+    """Return the lowest loss that Adam reaches from the original head over three step sizes.
+
+    By the analytic gradient: that of the written formula is NaN at a saturated head.
+    """
+    X, W0, b0 = (torch.tensor(a) for a in (problem.X, problem.W, problem.b))
+    errors = torch.tensor(problem.errors, dtype=torch.float64)
+    reference = reference_score(X @ W0.T + b0, scale)
     lowest = np.inf
-    for lr in (1e-2, 1e-1):
-        W, b = (torch.tensor(a, requires_grad=True) for a in (problem.W, problem.b))
+    for lr in (1e-2, 1e-1, 1.0):
+        W, b = W0.clone(), b0.clone()
         adam = torch.optim.Adam([W, b], lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         for _ in range(steps):
-            adam.zero_grad()
-            loss = objective(problem, W, b, **options)
-            loss.backward()
+            cross_entropy, regularization, dz = row_losses(
+                X @ W.T + b, errors, reference, lam=lam, scale=scale, alpha=alpha
+            )
+            anchor = (W - W0).square().sum() + (b - b0).square().sum()
+            loss = (cross_entropy + regularization).mean() + beta * anchor
             lowest = min(lowest, loss.item())
+            dz /= len(X)
+            W.grad = dz.T @ X + 2 * beta * (W - W0)
+            b.grad = dz.sum(dim=0) + 2 * beta * (b - b0)
             adam.step()
             schedule.step()
+    assert np.isfinite(lowest)
     return lowest
 
 
@@ -63,7 +75,7 @@ def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_clas
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["unit", "paper"])
-@pytest.mark.parametrize("gap", [1.0, 10.0], ids=["ordinary", "saturated"])
+@pytest.mark.parametrize("gap", [1.0, 30.0], ids=["ordinary", "saturated"])
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_loss_is_at_most_5_percent_above_a_long_adam_run(n_classes, gap, scale):
     problem = Problem(n=300, d=10, n_classes=n_classes, gap=gap, seed=3)
