@@ -101,7 +101,7 @@ def check_head(
         Naming the argument, its shape and the shape that is expected.
     """
     n_samples, n_features = X.shape
-    if not _is_list_of_layers(init_W):
+    if not is_list_of_layers(init_W):
         W = _finite(init_W, "init_W", ndim=2, shape="(n_classes, n_features)")
         _check_width(W, "init_W", n_features, "X")
         b = None if init_b is None else _check_bias(init_b, "init_b", W, "init_W")
@@ -125,7 +125,7 @@ def check_head(
     return OriginalHead(weights, biases, _check_classes(classes, n_classes), given=True)
 
 
-def _is_list_of_layers(init_W: Any) -> bool:
+def is_list_of_layers(init_W: Any) -> bool:
     """Tell a list of matrices from one matrix, which may be nested lists."""
     return isinstance(init_W, list | tuple) and any(map(_is_matrix, init_W))
 

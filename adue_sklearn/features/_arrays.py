@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.features._checks import array, check_count, check_labels
 from adue_sklearn.features._files import StoreError
-from adue_sklearn.features._writer import FeatureStoreWriter, FloatArray
+from adue_sklearn.features._writer import FeatureStoreWriter
 
 
 def write_arrays(
@@ -21,7 +19,7 @@ def write_arrays(
     shard_rows: int,
 ) -> None:
     """Check arrays as a whole, then write them in shards."""
-    n_classes, n_features = writer.init_W.shape
+    n_classes, n_features = writer.head.n_classes, writer.head.n_features
     X = array("features", features, "f", (None, None))
     y = None if labels is None else array("labels", labels, "i", (len(X),))
     rows = np.arange(len(X)) if ids is None else array("ids", ids, "i", (len(X),))
@@ -30,7 +28,7 @@ def write_arrays(
         raise StoreError(
             f"features: {X.shape[1]} columns, but init_W has {n_features}; both must be the same."
         )
-    Z = _logits(X, writer.init_W, writer.init_b) if logits is None else logits
+    Z = writer.head.logits(X) if logits is None else logits
     Z = array("logits", Z, "f", (len(X), n_classes))
     if (y is not None) != writer.labelled:
         has, give = ("has", "give") if writer.labelled else ("has no", "leave out")
@@ -43,8 +41,3 @@ def write_arrays(
         for start in range(0, len(X), shard_rows):
             part = slice(start, start + shard_rows)
             writer.write_shard(X[part], Z[part], None if y is None else y[part], rows[part])
-
-
-def _logits(X: FloatArray, W: FloatArray, b: FloatArray | None) -> npt.NDArray[Any]:
-    product = X.astype(np.float64) @ W.T.astype(np.float64)
-    return product if b is None else product + b

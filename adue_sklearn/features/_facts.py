@@ -14,11 +14,13 @@ def model_facts(model: Any, head: Head, max_length: int, checks: LoadChecks) -> 
 
     Nothing in it was measured: an interrupted extraction goes on only if it is the same.
     """
+    several = {"layers": [layer.module for layer in head.layers], "activation": head.activation}
     weight = model.get_submodule(head.module).weight
     return {
         "architecture": type(model).__name__,
-        "view": "last_linear",
+        "view": "head" if head.inner else "last_linear",
         "head": head.module,
+        **(several if head.inner else {}),
         "pooling": "token" if head.per_token else "model",
         "padding_side": checks.padding_side,
         "batch_tolerance": checks.tolerance,

@@ -19,12 +19,15 @@ from adue_sklearn.features._files import (
     check_hash,
     map_tensors,
 )
+from adue_sklearn.features._layers import are_head_facts
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 HEAD = "head.safetensors"
 FORMAT = "adue-feature-store"
-FORMAT_VERSION = 1
+#: The newest version that is read. A head of several layers is written as version 2, which
+#: readers of version 1 refuse instead of taking its features for another layer's.
+FORMAT_VERSION = 2
 
 Manifest = dict[str, Any]
 
@@ -100,9 +103,15 @@ def shard_layout(manifest: Manifest, n_rows: int) -> Layout:
 
 def head_layout(manifest: Manifest) -> Layout:
     """Return the tensors of the head's file."""
-    n_classes, n_features = manifest["n_classes"], manifest["n_features"]
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {"W": ("F32", (n_classes, n_features))}
-    return {**layout, "b": ("F32", (n_classes,))} if manifest["head"]["bias"] else layout
+    head = manifest["head"]
+    only = {"n_out": manifest["n_classes"], "n_in": manifest["n_features"], "bias": head["bias"]}
+    layers = enumerate(head["layers"]) if "layers" in head else [("", only)]
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for number, layer in layers:
+        layout[f"W{number}"] = ("F32", (layer["n_out"], layer["n_in"]))
+        if layer["bias"]:
+            layout[f"b{number}"] = ("F32", (layer["n_out"],))
+    return layout
 
 
 def largest_id(folder: Path, manifest: Manifest) -> int:
@@ -178,6 +187,14 @@ def _check(file: Path, manifest: Any, unfinished: bool) -> None:
             f"'{file}' lacks {wrong} or holds something else there. "
             "Restore it or extract the store again."
         )
+    layers = manifest["head"].get("layers")
+    ends = layers and (layers[0]["n_in"], layers[-1]["n_out"])
+    if layers and ends != (manifest["n_features"], manifest["n_classes"]):
+        raise StoreError(
+            f"'{file}': the layers of its head go from {ends[0]} features to {ends[1]} classes, "
+            f"its rows have {manifest['n_features']} and {manifest['n_classes']}. "
+            "Restore it or extract the store again."
+        )
     in_shards = sum(entry["rows"] for entry in manifest["shards"])
     if in_shards != manifest["n_rows"]:
         raise StoreError(
@@ -225,6 +242,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "labelled": lambda value: isinstance(value, bool),
     "provenance": lambda value: isinstance(value, dict),
     "extractions": _are_extractions,  # absent from stores written before it existed
-    "head": lambda value: _is_file_entry(value) and isinstance(value.get("bias"), bool),
+    "head": lambda value: _is_file_entry(value) and are_head_facts(value),
     "shards": lambda value: _are_shards(value) and len(value) > 0,
 }

@@ -10,15 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adue_sklearn.features._chain import find_whole_head
+from adue_sklearn.features._hooks import accepted_inputs, model_logits
 from adue_sklearn.features.batching import Encoded, PaddingSide, encode, pad
-from adue_sklearn.features.heads import (
-    Head,
-    accepted_inputs,
-    find_head,
-    logit_scale,
-    model_logits,
-    run_head,
-)
+from adue_sklearn.features.finding import find_head, run_head
+from adue_sklearn.features.heads import Head, logit_scale
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -79,6 +75,10 @@ class Probe:
     def find_head(self, model: Any) -> Head:
         """Find the head with a padded batch of both texts."""
         return find_head(model, self.inputs(model, range(_LONG + 1), "right"))
+
+    def find_whole_head(self, model: Any, last: Head) -> Head:
+        """Find the layers of the head before its last one."""
+        return find_whole_head(model, last, self.inputs(model, self.everything, "right"))
 
     @property
     def everything(self) -> range:

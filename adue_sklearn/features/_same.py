@@ -17,6 +17,8 @@ _MODEL = (
     "architecture",
     "head",
     "view",
+    "layers",
+    "activation",
     "pooling",
     "revision",
     "max_length",
@@ -100,6 +102,7 @@ def _head_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     differences = _differences(then, now, _FORM)
     if then["head"]["sha256"] != now["head"]["sha256"]:
         differences.append("the head's weights differ")
+    differences += _differences(then["head"], now["head"], ["activation"])
     return differences
 
 

@@ -29,6 +29,7 @@ from adue_sklearn.features._files import (
     tensor_bytes,
     write_atomically,
 )
+from adue_sklearn.features._layers import HeadLayers
 from adue_sklearn.features._lock import HOLDER, LOCK, WriterLock
 from adue_sklearn.features._manifest import (
     FORMAT,
@@ -48,8 +49,6 @@ from adue_sklearn.features._manifest import (
 )
 from adue_sklearn.features._same import check_same_model, check_same_writing, is_in_store
 
-FloatArray = npt.NDArray[np.float32]
-
 
 class FeatureStoreWriter:
     """Writes a store shard by shard; the manifest last, when the ``with`` block ends well.
@@ -63,10 +62,12 @@ class FeatureStoreWriter:
     ----------
     path : path-like
         The directory to make; it may exist if it is empty. With ``append``, a finished store.
-    init_W : array-like of shape (C, d)
-        Weights of the head's last linear layer.
-    init_b : array-like of shape (C,), optional
-        Its bias.
+    init_W : array-like of shape (C, d), or list of them
+        Weights of the head's last linear layer; of a whole head a list, first layer first.
+    init_b : array-like of shape (C,), or list of them, optional
+        Its bias, or those of the layers, None for one without.
+    activation : {"tanh", "gelu", "relu"}, optional
+        What lies between the layers of a list.
     classes : sequence of str, optional
         Class names in the order of the head's rows.
     labelled : bool
@@ -94,8 +95,9 @@ class FeatureStoreWriter:
         self,
         path: str | os.PathLike[str],
         *,
-        init_W: npt.ArrayLike,
-        init_b: npt.ArrayLike | None = None,
+        init_W: Any,
+        init_b: Any = None,
+        activation: str | None = None,
         classes: Sequence[str] | None = None,
         labelled: bool,
         provenance: Mapping[str, Any] | None = None,
@@ -104,11 +106,8 @@ class FeatureStoreWriter:
         resume: bool = True,
     ) -> None:
         self.path = Path(path)
-        self.init_W: FloatArray = array("init_W", init_W, "f", (None, None))
-        self.init_b: FloatArray | None = (
-            None if init_b is None else array("init_b", init_b, "f", (len(self.init_W),))
-        )
-        self.classes = check_classes(classes, len(self.init_W))
+        self.head = HeadLayers.check(init_W, init_b, activation)
+        self.classes = check_classes(classes, self.head.n_classes)
         self.labelled = labelled
         self.provenance = check_provenance(provenance)
         # What this writing adds to the manifest's list of extractions: one entry or none, and as
@@ -119,8 +118,7 @@ class FeatureStoreWriter:
         self._record: list[dict[str, Any]] = json.loads(to_json({"extractions": record}))[
             "extractions"
         ]
-        head = {"W": self.init_W} if self.init_b is None else {"W": self.init_W, "b": self.init_b}
-        self._head = tensor_bytes(head)
+        self._head = tensor_bytes(self.head.tensors())
         self._append, self._resume = append, resume
         self._lock: contextlib.ExitStack | None = None
         self._old_shards: list[dict[str, Any]] = []
@@ -184,7 +182,7 @@ class FeatureStoreWriter:
         Parameters
         ----------
         features : array-like of shape (n, d)
-            What enters the head's last linear layer.
+            What enters the head.
         logits : array-like of shape (n, C)
             The model's logits.
         labels : array-like of shape (n,) of int, or None
@@ -201,7 +199,7 @@ class FeatureStoreWriter:
         """
         if self._lock is None or self.finished_before:
             raise StoreError("write_shard: call it inside the writer's 'with' block, once a shard.")
-        n_classes, n_features = self.init_W.shape
+        n_classes, n_features = self.head.n_classes, self.head.n_features
         X = array("features", features, "f", (None, n_features))
         tensors: dict[str, npt.NDArray[Any]] = {
             "features": X,
@@ -311,14 +309,14 @@ class FeatureStoreWriter:
             provenance["truncated_rows"] = provenance.get("truncated_rows", 0) + sum(cut)
         manifest = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": 1 if self.head.activation is None else FORMAT_VERSION,
             "n_rows": sum(entry["rows"] for entry in all_shards),
-            "n_features": self.init_W.shape[1],
-            "n_classes": self.init_W.shape[0],
+            "n_features": self.head.n_features,
+            "n_classes": self.head.n_classes,
             "classes": self.classes,
             "labelled": self.labelled,
             "dtype": "float32",
-            "head": {**file_entry(HEAD, self._head), "bias": self.init_b is not None},
+            "head": {**file_entry(HEAD, self._head), **self.head.facts()},
             "shards": all_shards,
             "provenance": provenance,
         }

@@ -16,7 +16,8 @@ from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features._labels import label_rows
 from adue_sklearn.features._warnings import warn_of_cut_texts, warn_of_label_order
 from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad
-from adue_sklearn.features.heads import check_batch, run_head
+from adue_sklearn.features.finding import run_head
+from adue_sklearn.features.heads import check_batch
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
 from adue_sklearn.features.store import FeatureStore, FeatureStoreWriter
 
@@ -41,7 +42,7 @@ class FeatureBatch:
     rows : ndarray of shape (B,), int64
         Positions in the list of texts.
     features : ndarray of shape (B, d), float32
-        What enters the head's last linear layer.
+        What enters the head's last linear layer, or its first for ``features="head"``.
     logits : ndarray of shape (B, C), float32
         What the model returned.
     truncated : ndarray of shape (B,), bool
@@ -72,7 +73,7 @@ def iter_features(
     batch_tokens : int, default=8192
         Most tokens of a batch, padding included; a longer text is a batch of its own.
     verify : bool, default=True
-        Check on every batch that ``features @ W.T + b`` is the model's logits.
+        Check on every batch that the head makes the model's logits of the features.
 
     Yields
     ------
@@ -124,9 +125,9 @@ def compute_features(
     Returns
     -------
     features : ndarray of shape (n, d), float32
-        What enters the head's last linear layer.
+        What enters the head's last linear layer, or its first for ``features="head"``.
     logits : ndarray of shape (n, C), float32
-        What the model returned; ``features @ W.T + b`` within the precision.
+        What the model returned; what the head makes of the features, within the precision.
 
     Raises
     ------
@@ -217,8 +218,9 @@ def extract_features(
     check_count("shard_rows", shard_rows)
     writer = FeatureStoreWriter(
         out,
-        init_W=classifier.head.W,
-        init_b=classifier.head.b,
+        init_W=classifier.head.init_W,
+        init_b=classifier.head.init_b,
+        activation=classifier.head.activation,
         classes=classifier.classes,
         labelled=y is not None,
         provenance=classifier.provenance,
@@ -299,11 +301,10 @@ def _collect(
     """Run all texts and put their rows in input order."""
     checked = check_texts(texts)
     check_count("batch_tokens", batch_tokens)
-    n_classes, n_features = classifier.head.W.shape
     result = FeatureBatch(
         rows=np.arange(len(checked)),
-        features=np.empty((len(checked), n_features), dtype=np.float32),
-        logits=np.empty((len(checked), n_classes), dtype=np.float32),
+        features=np.empty((len(checked), classifier.n_features), dtype=np.float32),
+        logits=np.empty((len(checked), classifier.n_classes), dtype=np.float32),
         truncated=np.zeros(len(checked), dtype=np.bool_),
     )
     encoded = _encode(classifier, checked, first_row)

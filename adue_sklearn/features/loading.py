@@ -24,8 +24,10 @@ from adue_sklearn.features._adapters import (
     live_sha256,
     merge,
 )
+from adue_sklearn.features._arguments import View, check_arguments, check_task
 from adue_sklearn.features._checks import check_classes
 from adue_sklearn.features._facts import model_facts
+from adue_sklearn.features._hooks import accepted_inputs
 from adue_sklearn.features._probe import (
     INPUTS,
     LoadChecks,
@@ -37,7 +39,7 @@ from adue_sklearn.features._probe import (
 )
 from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
 from adue_sklearn.features.batching import PaddingSide
-from adue_sklearn.features.heads import Head, accepted_inputs
+from adue_sklearn.features.heads import Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class LoadedClassifier:
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer.
     head : Head
-        Last linear layer of the classification head: module name, W (C, d), b (C,) or None.
+        The classification head: ``weights``, ``biases`` and ``activation``; one layer, the last,
+        unless it was loaded with ``features="head"`` and has several.
     classes : list of str or None
         Class names in the order of the head's rows, if known.
     max_length : int
@@ -79,6 +82,11 @@ class LoadedClassifier:
     def n_classes(self) -> int:
         """Number of rows of the head."""
         return len(self.head.W)
+
+    @property
+    def n_features(self) -> int:
+        """Number of inputs of the head's first layer."""
+        return int(self.head.weights[0].shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +125,7 @@ def load_classifier(
     dtype: torch.dtype | None = None,
     max_length: int | None = None,
     classes: Sequence[str] | None = None,
+    features: View = "last",
 ) -> LoadedClassifier:
     """Load a text classifier, merge its adapter, find its head, and try it on a few texts.
 
@@ -146,6 +155,9 @@ def load_classifier(
     classes : sequence of str, optional
         Class names in the order of the head's rows. By default the model's ``id2label``, if its
         names were ever set.
+    features : {"last", "head"}, default="last"
+        What is extracted: what enters the head's last linear layer, or its first. A head of one
+        layer is the same either way.
 
     Returns
     -------
@@ -156,9 +168,10 @@ def load_classifier(
     ValueError
         A base model that is not there, weights that were never trained (freshly initialised head),
         a tokenizer without pad token, a model without a last linear layer, an adapter that is lost
-        in merging, or a model whose answers depend on the batch.
+        in merging, a model whose answers depend on the batch, or (``features="head"``) a head that
+        is no plain chain of linear layers with tanh, exact gelu or relu between them.
     """
-    _check_types(base_model=base_model, tokenizer=tokenizer, dtype=dtype)
+    check_arguments(base_model=base_model, tokenizer=tokenizer, dtype=dtype, features=features)
     if isinstance(model, str | os.PathLike):
         raw = _from_files(os.fspath(model), base_model, adapter_name, device, dtype)
         tokenizer = load_tokenizer(tokenizer, raw.sources)
@@ -166,10 +179,13 @@ def load_classifier(
         raw = _from_live(model, tokenizer, adapter_name, device, dtype)
     base = raw.model.get_base_model() if isinstance(raw.model, peft.PeftModel) else raw.model
     raw.model.eval()
-    _check_task(base)
+    check_task(base)
     set_pad_token(base, tokenizer)
     length = resolve_max_length(max_length, base, tokenizer)
-    loaded, head, checks = _settle(raw, Probe.of(base, tokenizer, length))
+    probe = Probe.of(base, tokenizer, length)
+    loaded, head, checks = _settle(raw, probe)
+    if features == "head":
+        head = probe.find_whole_head(loaded, head)
     return LoadedClassifier(
         model=loaded,
         tokenizer=tokenizer,
@@ -179,21 +195,6 @@ def load_classifier(
         provenance=raw.provenance | model_facts(loaded, head, length, checks),
         checks=checks,
     )
-
-
-def _check_types(*, base_model: Any, tokenizer: Any, dtype: Any) -> None:
-    """Refuse arguments of a type that no later message would name."""
-    if not (base_model is None or isinstance(base_model, str | os.PathLike)):
-        raise ValueError(
-            f"base_model: expected a folder or hub name, got {type(base_model).__name__}."
-        )
-    known = isinstance(tokenizer, str | os.PathLike) or hasattr(tokenizer, "pad_token_id")
-    if not (tokenizer is None or known):
-        raise ValueError(
-            f"tokenizer: expected a tokenizer or its folder, got {type(tokenizer).__name__}."
-        )
-    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
-        raise ValueError(f"dtype: expected a torch dtype such as torch.float32, got {dtype!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,15 +326,6 @@ def _from_live(
     }
     target = model.device if device == "auto" else parse_device(device)
     return _Raw(copied, provenance, precision, target)
-
-
-def _check_task(model: Any) -> None:
-    task = model.config.problem_type
-    if model.config.num_labels < 2 or task in ("regression", "multi_label_classification"):
-        raise ValueError(
-            f"model: expected a classifier that gives one of two or more classes, got "
-            f"num_labels={model.config.num_labels}, problem_type={task!r}."
-        )
 
 
 def _resolve_classes(

@@ -1,10 +1,9 @@
 """FeatureStore: the features of a text classifier as a directory of safetensors and one manifest.
 
 The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids`` and, when the
-rows are labelled, ``labels``), ``head.safetensors`` (``W`` and, when the head has one, ``b``) and
-``manifest.json``. Every file is written under a temporary name, flushed to disk and renamed; the
-manifest comes last, so a directory with a manifest is complete. Nothing is pickled. The format and
-what it promises: ``docs/feature-store.md``.
+rows are labelled, ``labels``), ``head.safetensors`` and ``manifest.json``. Every file is written
+under a temporary name, flushed to disk and renamed; the manifest comes last, so a directory with a
+manifest is complete. Nothing is pickled. Format and promises: ``docs/feature-store.md``.
 
 This module needs numpy and safetensors only.
 """
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from adue_sklearn.features._arrays import write_arrays
 from adue_sklearn.features._files import StoreError, map_tensors
+from adue_sklearn.features._layers import FloatArray, HeadLayers
 from adue_sklearn.features._manifest import (
     Damage,
     Manifest,
@@ -32,7 +32,7 @@ from adue_sklearn.features._manifest import (
     shard_layout,
 )
 from adue_sklearn.features._repair import RepairReport, damage_error, find_damage, repair
-from adue_sklearn.features._writer import FeatureStoreWriter, FloatArray
+from adue_sklearn.features._writer import FeatureStoreWriter
 
 __all__ = ["FeatureStore", "FeatureStoreWriter", "StoreError"]
 
@@ -55,10 +55,13 @@ class FeatureStore:
         Class names in the order of the head's rows.
     provenance : dict
         Where the features come from: model, adapter hash, precision, library versions.
-    init_W : ndarray of shape (n_classes, n_features), float32
-        Weights of the head's last linear layer.
-    init_b : ndarray of shape (n_classes,), float32, or None
+    init_W : ndarray of shape (n_classes, n_features), float32, or list of ndarray
+        Weights of the head's last linear layer; a list, first layer first, where the features
+        enter a head of several layers.
+    init_b : ndarray of shape (n_classes,), float32, or None, or list of them
         Its bias; None when the layer has none.
+    activation : {"tanh", "gelu", "relu"} or None
+        What lies between the layers of a list.
     damaged : list of Damage
         Shards that `open` skipped: ``file``, ``what`` is wrong, ``rows`` (positions in the store).
 
@@ -95,8 +98,10 @@ class FeatureStore:
         ]
         self._columns: dict[str, npt.NDArray[Any]] = {}
         head = map_tensors(self.path / manifest["head"]["file"], head_layout(manifest))
-        self.init_W: FloatArray = head["W"]
-        self.init_b: FloatArray | None = head.get("b")
+        layers = HeadLayers.from_tensors(head, manifest["head"].get("activation"))
+        self.init_W: Any = layers.init_W
+        self.init_b: Any = layers.init_b
+        self.activation: str | None = layers.activation
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, skip_damaged: bool = False) -> FeatureStore:
@@ -144,8 +149,9 @@ class FeatureStore:
         path: str | os.PathLike[str],
         *,
         features: npt.ArrayLike,
-        init_W: npt.ArrayLike,
-        init_b: npt.ArrayLike | None = None,
+        init_W: Any,
+        init_b: Any = None,
+        activation: str | None = None,
         labels: npt.ArrayLike | None = None,
         ids: npt.ArrayLike | None = None,
         logits: npt.ArrayLike | None = None,
@@ -160,17 +166,19 @@ class FeatureStore:
         path : path-like
             The directory to make; it may exist if it is empty.
         features : array-like of shape (n, d)
-            What enters the head's last linear layer; stored as float32.
-        init_W : array-like of shape (C, d)
-            Weights of that layer.
-        init_b : array-like of shape (C,), optional
-            Its bias.
+            What enters the head's last linear layer (of a list the first); stored as float32.
+        init_W : array-like of shape (C, d), or list of them
+            Weights of that layer; of a whole head a list, first layer first.
+        init_b : array-like of shape (C,), or list of them, optional
+            Its bias, or those of the layers, None for one without.
+        activation : {"tanh", "gelu", "relu"}, optional
+            What lies between the layers of a list.
         labels : array-like of shape (n,) of int, optional
             True labels as row numbers of the head; None for an unlabelled store.
         ids : array-like of shape (n,) of int, optional
             Row numbers in the input; 0 to n - 1 by default.
         logits : array-like of shape (n, C), optional
-            The model's logits; ``features @ init_W.T + init_b`` by default.
+            The model's logits; by default what the head makes of the features.
         classes : sequence of str, optional
             Class names in the order of the head's rows.
         provenance : mapping, optional
@@ -191,6 +199,7 @@ class FeatureStore:
             path,
             init_W=init_W,
             init_b=init_b,
+            activation=activation,
             classes=classes,
             labelled=labels is not None,
             provenance=provenance,
@@ -240,7 +249,7 @@ class FeatureStore:
         ids : array-like of shape (n,) of int, optional
             Row numbers in the input; by default they go on after the largest in the store.
         logits : array-like of shape (n, C), optional
-            The model's logits; ``features @ init_W.T + init_b`` by default.
+            The model's logits; by default what the head makes of the features.
         shard_rows : int, default=4096
             Rows a file.
 
@@ -270,6 +279,7 @@ class FeatureStore:
             self.path,
             init_W=self.init_W,
             init_b=self.init_b,
+            activation=self.activation,
             classes=self.classes,
             labelled=self._manifest["labelled"],
             append=True,

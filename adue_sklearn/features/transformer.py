@@ -21,6 +21,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from adue_sklearn._torch import parse_device
+from adue_sklearn.features._arguments import View, check_view
 from adue_sklearn.features.batching import check_texts
 from adue_sklearn.features.extractor import compute_features
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
@@ -32,7 +33,7 @@ _IDENTITY = ("model", "base_model", "adapter_sha256", "revision", "view", "max_l
 
 
 class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
-    """Turn texts into the features that enter a LoRA classifier's last linear layer.
+    """Turn texts into the features that enter a LoRA classifier's head.
 
     Nothing is fitted: the model is as it is, and so are its head and class names. A text goes
     through the model once; after that its features come from the cache, in every clone of this
@@ -57,13 +58,19 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         Precision to run in, such as ``"float32"``; by default float32 on a CPU, bfloat16 on a GPU.
     batch_tokens : int, default=8192
         Most padded tokens in one batch.
+    features : {"last", "head"}, default="last"
+        What enters the head's last linear layer, or its first. For the latter the estimator needs
+        the head's ``activation_``. A head of one layer is the same either way.
 
     Attributes
     ----------
-    init_W_ : ndarray of float32 of shape (n_classes, n_features)
-        Weights of the classification head. Reading it loads the model, no data is needed.
-    init_b_ : ndarray of float32 of shape (n_classes,) or None
-        Its bias.
+    init_W_ : ndarray of float32 of shape (n_classes, n_features), or list of ndarray
+        Weights of the head's last linear layer; with ``features="head"``, of a head of several
+        layers, all of them, first layer first. Reading it loads the model, no data is needed.
+    init_b_ : ndarray of float32 of shape (n_classes,) or None, or list of them
+        Its bias, or those of the layers.
+    activation_ : {"tanh", "gelu", "relu"} or None
+        What the head applies between its layers; None where ``init_W_`` is one layer.
     classes_ : ndarray of str of shape (n_classes,) or None
         Class names in the order of the head's rows, if known.
     n_features_out_ : int
@@ -88,6 +95,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         device: str = "auto",
         dtype: str | None = None,
         batch_tokens: int = 8192,
+        features: str = "last",
     ) -> None:
         self.adapter = adapter
         self.cache = cache
@@ -97,6 +105,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         self.device = device
         self.dtype = dtype
         self.batch_tokens = batch_tokens
+        self.features = features
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Check the texts and load the model; nothing is learned.
@@ -114,7 +123,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             As it was.
         """
         _as_texts(X)
-        self.n_features_out_ = self.init_W_.shape[1]
+        self.n_features_out_ = self._classifier().n_features
         return self
 
     def transform(self, X: Any) -> Rows:
@@ -128,7 +137,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         Returns
         -------
         features : ndarray of float32 of shape (n_samples, n_features)
-            What enters the head's last linear layer.
+            What enters the head's last linear layer, or its first (parameter ``features``).
 
         Raises
         ------
@@ -174,9 +183,11 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         # No properties: whoever lists an object's members (dir, a notebook's repr) reads them, and
         # would load the model.
         if name == "init_W_":
-            return self._classifier().head.W
+            return self._classifier().head.init_W
         if name == "init_b_":
-            return self._classifier().head.b
+            return self._classifier().head.init_b
+        if name == "activation_":
+            return self._classifier().head.activation
         if name == "classes_":
             names = self._classifier().classes
             return None if names is None else np.array(names)
@@ -199,6 +210,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             None if self.max_length is None else _count(self.max_length),
             str(parse_device(self.device)),
             None if self.dtype is None else _precision(self.dtype),
+            check_view(self.features),
         )
 
 
@@ -211,6 +223,7 @@ def _load(
     max_length: int | None,
     device: str,
     dtype: torch.dtype | None,
+    features: View,
 ) -> LoadedClassifier:
     return load_classifier(
         adapter,
@@ -219,6 +232,7 @@ def _load(
         max_length=max_length,
         device=device,
         dtype=dtype,
+        features=features,
     )
 
 

@@ -250,9 +250,9 @@ def test_a_store_of_format_version_1_is_appended_to_and_repaired(tmp_path):
 def test_a_newer_format_is_refused_by_everything(tmp_path):
     shutil.copytree(OLD, tmp_path / "store")
     file = tmp_path / "store" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 2}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 3}))
     for read in (FeatureStore.open, FeatureStore.repair):
         with pytest.raises(
-            StoreError, match=r"format version 2; .* reads versions 1 to 1\. Upgrad"
+            StoreError, match=r"format version 3; .* reads versions 1 to 2\. Upgrad"
         ):
             read(tmp_path / "store")
