@@ -50,9 +50,8 @@ def comparison(
     n_errors = int(errors.sum())
     if n_errors in (0, len(errors)):
         which = "no errors" if n_errors == 0 else "only errors"
-        return Group(
-            Text(f"{title}: {len(errors)} rows with {which}, so no score can be measured.")
-        )
+        line = f"{title}: {len(errors)} rows with {which}, so no score can be measured."
+        return Group(Text(line))
     table = Table(
         title=f"{title}: {len(errors)} rows, {n_errors} errors ({n_errors / len(errors):.1%})",
         title_justify="left",

@@ -33,7 +33,7 @@ app.add_typer(store_commands, name="store")
 console = Console()
 stderr = Console(stderr=True)
 
-# What a command raises on bad input; anything else is a bug and shows its traceback.
+# What a command raises on bad input. Should it be a bug after all, --debug shows where.
 _EXPECTED = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
 
 BaseModel = Annotated[
@@ -252,6 +252,8 @@ def main() -> None:
     try:
         app()
     except _EXPECTED as error:
+        if "--debug" in sys.argv:
+            raise
         _say("error", "red", str(error))
         sys.exit(1)
 

@@ -284,6 +284,14 @@ def test_string_labels_without_class_names_ask_for_classes(adue, workplace, tmp_
     assert "--classes" in err
 
 
+def test_debug_shows_where_an_error_came_from(adue, tmp_path):
+    status, _, err = adue("evaluate", tmp_path / "head", tmp_path / "store")
+    assert status == 1
+    assert "Traceback" not in err
+    with pytest.raises(FileNotFoundError, match="is no fitted head"):
+        adue("--debug", "evaluate", tmp_path / "head", tmp_path / "store")
+
+
 def test_help_and_version_are_there(adue):
     status, out, _ = adue("--version")
     assert (status, out) == (0, adue_sklearn.__version__)
@@ -334,13 +342,14 @@ def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
         "evaluate", head[0], store_from(source, tmp_path / "few", slice(0, 2), right)
     )
     assert (status, err) == (0, "")
-    assert out == "Fresh rows: 2 rows with no errors: no score can be measured."
+    assert out == "Fresh rows: 2 rows with no errors, so no score can be measured."
 
 
 def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
     monkeypatch.setattr(cli.console, "_force_terminal", True)
     monkeypatch.setattr(sys, "argv", ["adue", "demo"])
-    cli.main()
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
     out, _ = capfd.readouterr()
     assert out.count("AdUEEstimator - ") == 0
     assert len(out) < 100_000
