@@ -28,6 +28,7 @@ class UncertaintyPipeline(Pipeline):
     such as :class:`adue_sklearn.features.LoraFeatureExtractor`, has it passed to the last step's
     ``fit``; ``predict_uncertainty`` is forwarded; and steps that change the features on their way
     to a given head are refused, since ``X @ W.T + b`` would no longer be the classifier's logits.
+    Of a head of several layers the last step has to know the ``activation``.
 
     Parameters
     ----------
@@ -73,7 +74,8 @@ class UncertaintyPipeline(Pipeline):
         Raises
         ------
         ValueError
-            If a head is given and a step before the last changes the features.
+            If a head is given and a step before the last changes the features, or if the head that
+            a step knows has several layers and the last step another ``activation``.
         """
         prefix = "" if _routing_enabled() else f"{self.steps[-1][0]}__"
         source = self._head_source()
@@ -81,6 +83,7 @@ class UncertaintyPipeline(Pipeline):
         if given or source is not None:
             self._refuse_changed_features(self.steps[0 if source is None else source + 1 : -1])
         if not given and source is not None:
+            self._refuse_other_activation(self.steps[source][1])
             head = dict(zip(_HEAD, _read_head(self.steps[source][1], y), strict=True))
             params |= {f"{prefix}{key}": value for key, value in head.items() if value is not None}
         return super().fit(X, y, **params)
@@ -116,6 +119,29 @@ class UncertaintyPipeline(Pipeline):
                     "given: init_W belongs to the features as the classifier makes them, and "
                     "X @ init_W.T would no longer be its logits. Take the step out, or fit "
                     "without a head."
+                )
+
+    def _refuse_other_activation(self, source: Any) -> None:
+        """Raise unless the last step (or what it searches over) applies the head as the model."""
+        needed = getattr(source, "activation_", None)
+        if needed is None:  # one layer
+            return
+        name, last = self.steps[-1]
+        found = {
+            parameter: value
+            for parameter, value in last.get_params().items()
+            if parameter.rpartition("__")[2] == "activation"
+        }
+        if not found:
+            raise ValueError(
+                f"Step '{name}' ({type(last).__name__}) has no parameter activation, so it cannot "
+                f"take a head of several layers; set features='last' on {type(source).__name__}."
+            )
+        for parameter, value in found.items():
+            if value != needed:
+                raise ValueError(
+                    f"{name}__{parameter} is {value!r}, but the classifier's head applies "
+                    f"{needed!r} between its layers; set {name}__{parameter}={needed!r}."
                 )
 
 

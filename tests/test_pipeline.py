@@ -115,6 +115,43 @@ def test_pipeline_hands_head_and_names_on_and_predicts_uncertainty(labelled):
     np.testing.assert_array_equal(pipe.classes_, CLASSES)
 
 
+def whole_head_pipeline(case, last):
+    return UncertaintyPipeline([("features", extractor(case, features="head")), ("adue", last)])
+
+
+def test_pipeline_hands_on_every_layer_of_a_whole_head(labelled):
+    case, texts, labels = labelled
+    pipe = whole_head_pipeline(case, AdUEEstimator(activation="tanh")).fit(texts, labels)
+    assert [W.shape for W in pipe[-1].init_coefs_] == [(16, 16), (2, 16)]
+    predicted = np.array(CLASSES)[case.logits_one_by_one(texts).argmax(axis=1)]
+    np.testing.assert_array_equal(pipe.predict(texts), predicted)
+    assert np.isfinite(pipe.predict_uncertainty(texts)).all()
+
+
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_an_activation_that_is_not_the_heads_is_refused(labelled, activation):
+    case, texts, labels = labelled
+    wrong = AdUEEstimator(activation=activation)
+    with pytest.raises(ValueError, match=r"applies 'tanh'.*set adue__activation='tanh'"):
+        whole_head_pipeline(case, wrong).fit(texts, labels)
+    search = GridSearchCV(wrong, {"alpha": [0.0, 1.0]})
+    with pytest.raises(ValueError, match=r"set adue__estimator__activation='tanh'"):
+        whole_head_pipeline(case, search).fit(texts, labels)
+
+
+def test_a_search_over_a_whole_head_can_be_the_last_step(labelled):
+    case, texts, labels = labelled
+    search = GridSearchCV(AdUEEstimator(activation="tanh"), {"alpha": [0.0, 1.0]}, cv=2)
+    pipe = whole_head_pipeline(case, search).fit(texts, labels)
+    assert np.isfinite(pipe.predict_uncertainty(texts)).all()
+
+
+def test_a_last_step_that_knows_no_activation_takes_no_whole_head(labelled):
+    case, texts, labels = labelled
+    with pytest.raises(ValueError, match=r"'adue' \(StandardScaler\) has no parameter activation"):
+        whole_head_pipeline(case, StandardScaler()).fit(texts, labels)
+
+
 def test_labels_may_be_row_numbers(labelled):
     case, texts, labels = labelled
     by_name = pipeline(case).fit(texts, labels)
