@@ -89,8 +89,9 @@ def cross_validated_table(
             uncertainty[fold] = fitted.predict_uncertainty(X[fold])
         return uncertainty
 
-    response = SoftmaxResponseScorer().fit(X, y, **head)
-    distance = MahalanobisScorer()
+    activation = search.best_estimator_.activation
+    response = SoftmaxResponseScorer(activation=activation).fit(X, y, **head)
+    distance = MahalanobisScorer(activation=activation)
     if train is None:
         distances, fitted_on = out_of_fold(distance), "held-out folds"
     else:

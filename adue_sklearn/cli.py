@@ -71,6 +71,9 @@ def extract(
         int | None,
         typer.Option(min=1, help="Most tokens of a text; by default what the model allows."),
     ] = None,
+    features: Annotated[
+        str, typer.Option(help="What enters the head's 'last' linear layer, or the whole 'head'.")
+    ] = "last",
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -84,9 +87,10 @@ def extract(
         bool, typer.Option(help="Go on where an interrupted run of the same command stopped.")
     ] = True,
 ) -> None:
-    """Run texts through a model once and store what enters its last linear layer."""
+    """Run texts through a model once and store what enters its classification head."""
     from adue_sklearn._texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
+    from adue_sklearn.features._arguments import check_view
 
     names = _parse_classes(classes)
     texts, labels = read_texts(
@@ -99,6 +103,7 @@ def extract(
         dtype=_parse_dtype(dtype),
         max_length=max_length,
         classes=names,
+        features=check_view(features),
     )
     done = interrupted_rows(out)
     with _progress("Extracting", len(texts)) as advance:
@@ -110,7 +115,7 @@ def extract(
         console.print(f"Went on with an interrupted run, which had done {done} rows.")
     _tell(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
-        f"{len(store.init_W)} classes."
+        f"{store.n_classes} classes."
     )
     if store.labels is not None:
         wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
@@ -143,6 +148,7 @@ def fit(
         calibration.features,
         calibration.labels,
         *head,
+        activation=calibration.activation,
         n_splits=folds,
         n_jobs=jobs,
         progress=console.is_terminal,
@@ -194,6 +200,7 @@ def predict(
         dtype=_parse_dtype(dtype),
         max_length=fitted.provenance.get("max_length"),
         classes=fitted.class_names,
+        features=fitted.view,
     )
     check_same_model(fitted.facts, _facts(classifier), allow_other_model=allow_other_model)
     with _progress("Scoring", len(texts)) as advance:
@@ -274,7 +281,7 @@ def _facts(made: FeatureStore | LoadedClassifier) -> ModelFacts:
 
     if isinstance(made, FeatureStore):
         return ModelFacts.of(made.provenance, made.init_W, made.init_b, made.classes)
-    return ModelFacts.of(made.provenance, made.head.W, made.head.b, made.classes)
+    return ModelFacts.of(made.provenance, made.head.init_W, made.head.init_b, made.classes)
 
 
 def _warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:

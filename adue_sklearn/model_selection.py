@@ -41,6 +41,7 @@ def error_stratified_folds(
     init_b: Any = None,
     *,
     classes: Any = None,
+    activation: str | None = None,
     n_splits: int = 5,
     random_state: int | None = 0,
 ) -> list[Fold]:
@@ -52,10 +53,12 @@ def error_stratified_folds(
         Features that enter the head's last linear layer.
     y : array-like of shape (n_samples,)
         True labels, as in an estimator's ``fit``.
-    init_W, init_b : array-like
+    init_W, init_b : array-like, or list of them
         The original head, as in an estimator's ``fit``.
     classes : array-like of shape (n_classes,), default=None
         The labels in the order of the head's rows.
+    activation : {"tanh", "gelu", "relu"}, default=None
+        What a head of several layers applies between them.
     n_splits : int, default=5
         Number of folds.
     random_state : int or None, default=0
@@ -81,7 +84,8 @@ def error_stratified_folds(
     [4, 4]
     """
     check_scalar(n_splits, "n_splits", Integral, min_val=2)
-    errors = SoftmaxResponseScorer().fit(X, y, init_W, init_b, classes=classes).errors(X, y)
+    scorer = SoftmaxResponseScorer(activation=activation)
+    errors = scorer.fit(X, y, init_W, init_b, classes=classes).errors(X, y)
     n_errors, n_correct = int(errors.sum()), int((~errors).sum())
     if min(n_errors, n_correct) < n_splits:
         few, kind = (n_errors, "errors") if n_errors < n_splits else (n_correct, "correct answers")
@@ -101,6 +105,7 @@ def tune_adue(
     init_b: Any = None,
     *,
     classes: Any = None,
+    activation: str | None = None,
     n_splits: int = 5,
     n_jobs: int | None = None,
     progress: bool = False,
@@ -113,10 +118,12 @@ def tune_adue(
         Features of rows that the classifier was not trained on.
     y : array-like of shape (n_samples,)
         True labels, as in an estimator's ``fit``.
-    init_W, init_b : array-like
+    init_W, init_b : array-like, or list of them
         The original head, as in an estimator's ``fit``.
     classes : array-like of shape (n_classes,), default=None
         The labels in the order of the head's rows.
+    activation : {"tanh", "gelu", "relu"}, default=None
+        What a head of several layers applies between them.
     n_splits : int, default=5
         Folds, stratified on the original head's errors.
     n_jobs : int or None, default=None
@@ -138,8 +145,12 @@ def tune_adue(
     >>> sorted(search.best_params_)
     ['alpha', 'beta', 'lam']
     """
-    folds = error_stratified_folds(X, y, init_W, init_b, classes=classes, n_splits=n_splits)
-    search = GridSearchCV(AdUEEstimator(), DEFAULT_GRID, cv=folds, n_jobs=n_jobs)
+    folds = error_stratified_folds(
+        X, y, init_W, init_b, classes=classes, activation=activation, n_splits=n_splits
+    )
+    search = GridSearchCV(
+        AdUEEstimator(activation=activation), DEFAULT_GRID, cv=folds, n_jobs=n_jobs
+    )
     if progress:
         # Depth 0: one bar for the search, none for the hundreds of fits in it.
         search.set_callbacks(ProgressBar(max_propagation_depth=0))

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,11 @@ class FittedHead(NamedTuple):
     estimator: UncertaintyEstimator
     provenance: dict[str, Any]
     class_names: list[str] | None
+
+    @property
+    def view(self) -> Literal["last", "head"]:
+        """Which features of a model it takes: of the head's last linear layer, or of all."""
+        return "last" if len(self.estimator._get_head("init_")[0]) == 1 else "head"
 
     @property
     def facts(self) -> ModelFacts:
@@ -238,7 +243,8 @@ def check_same_model(
     Raises
     ------
     ModelMismatchError
-        If the adapter's hash, the feature view, W, b or the order of the classes differ.
+        If the adapter's hash, the feature view, W, b, the activation between layers or the order
+        of the classes differ.
 
     Warns
     -----
@@ -272,7 +278,7 @@ def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
     """Return, in words, what makes two models different ones."""
     differences = [
         f"{key} is {new.provenance[key]!r}, was {known.provenance[key]!r}"
-        for key in ("adapter_sha256", "view")
+        for key in ("adapter_sha256", "view", "activation")
         if _differ(known.provenance, new.provenance, key)
     ]
     same_precision = not _differ(known.provenance, new.provenance, "precision")

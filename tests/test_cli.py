@@ -115,6 +115,51 @@ def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, wor
     assert rows[0].keys() == {"label", "probability", "uncertainty"}
 
 
+def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, workplace, tmp_path):
+    case, folder = workplace
+    for name in ("calibration", "test"):
+        status, out, err = adue(
+            "extract", case.adapter, folder / f"{name}.jsonl", "--out", tmp_path / name,
+            "--classes", CLASSES, "--features", "head",
+        )  # fmt: skip
+        assert status == 0, err
+        assert "2 classes" in out
+    status, out, err = adue(
+        "fit", tmp_path / "calibration", "--out", tmp_path / "head", "--folds", 2,
+        "--train-store", tmp_path / "test",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "Mahalanobis (training rows)" in out
+    fitted = load_head(tmp_path / "head")
+    assert [W.shape for W in fitted.estimator.coefs_] == [(16, 16), (2, 16)]
+    assert fitted.estimator.activation == "tanh"
+    status, out, err = adue("evaluate", tmp_path / "head", tmp_path / "test")
+    assert status == 0, err
+    assert "Fresh rows: 80 rows" in out
+    scored = tmp_path / "scored.jsonl"
+    status, _, err = adue(
+        "predict", tmp_path / "head", case.adapter, folder / "test.jsonl", "--out", scored
+    )
+    assert status == 0, err
+    rows = [json.loads(line) for line in scored.open()]
+    store = FeatureStore.open(tmp_path / "test")
+    assert [row["label"] for row in rows] == [store.classes[i] for i in store.logits.argmax(axis=1)]
+    np.testing.assert_allclose(
+        [row["uncertainty"] for row in rows],
+        fitted.estimator.predict_uncertainty(store.features),
+        atol=1e-4,
+    )
+
+
+def test_a_head_of_the_other_view_is_refused(adue, head, workplace, tmp_path):
+    case, folder = workplace
+    options = ("--classes", CLASSES, "--features", "head")
+    adue("extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store", *options)
+    status, _, err = adue("evaluate", head[0], tmp_path / "store")
+    assert status == 1
+    assert "view is 'head', was 'last_linear'" in err
+
+
 def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path):
     status, out, _ = adue(
         "fit",
@@ -257,6 +302,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         ('{"text": "w1", "label": "bad"}', ("--base-model", "nowhere"), "--base-model"),
         ('{"text": "w1", "label": "bad"}', ("--classes", "a,b,c"), "classes"),
         ('{"text": "w1", "label": "bad"}', ("--dtype", "float8"), "--dtype is 'float8'"),
+        ('{"text": "w1", "label": "bad"}', ("--features", "first"), "features: expected 'last'"),
     ],
 )
 def test_bad_data_and_options_end_in_one_line_and_leave_nothing(

@@ -59,6 +59,52 @@ def test_a_loaded_estimator_scores_to_the_bit_as_the_saved_one(estimator, names,
     assert loaded.score(problem.X, y) == estimator.score(problem.X, y)
 
 
+def whole_head(problem):
+    """Return weights and biases of two layers, the first without bias, for these features."""
+    rng = np.random.default_rng(0)
+    n_classes, n_features = problem.W.shape
+    return [rng.normal(size=(7, n_features)), rng.normal(size=(n_classes, 7))], [
+        None,
+        rng.normal(size=n_classes),
+    ]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        AdUEEstimator(activation="gelu"),
+        MahalanobisScorer(activation="gelu"),
+        SoftmaxResponseScorer(activation="gelu"),
+    ],
+    ids=str,
+)
+def test_a_whole_head_comes_back_to_the_bit(estimator, problem, tmp_path):
+    weights, biases = whole_head(problem)
+    estimator.fit(problem.X, problem.y, weights, biases)
+    fitted = load_head(save_head(estimator, tmp_path / "head"))
+    assert fitted.view == "head"
+    for method in ("predict", "predict_proba", "predict_uncertainty"):
+        np.testing.assert_array_equal(
+            getattr(fitted.estimator, method)(problem.X), getattr(estimator, method)(problem.X)
+        )
+    for saved, given in zip(fitted.facts.weights, weights, strict=True):
+        np.testing.assert_array_equal(saved, given)
+    check_same_model(fitted.facts, ModelFacts.of({}, weights, biases))
+    with pytest.raises(ModelMismatchError, match="init_W has other values"):
+        check_same_model(fitted.facts, ModelFacts.of({}, [2 * weights[0], weights[1]], biases))
+    with pytest.raises(ModelMismatchError, match="init_W has shape"):
+        check_same_model(fitted.facts, ModelFacts.of({}, weights[1], biases[1]))
+
+
+def test_another_activation_between_the_layers_is_another_model(problem, tmp_path):
+    weights, biases = whole_head(problem)
+    scorer = SoftmaxResponseScorer(activation="tanh").fit(problem.X, problem.y, weights, biases)
+    path = save_head(scorer, tmp_path / "head", provenance={"activation": "tanh"})
+    other = ModelFacts.of({"activation": "gelu"}, weights, biases)
+    with pytest.raises(ModelMismatchError, match="activation is 'gelu', was 'tanh'"):
+        check_same_model(load_head(path).facts, other)
+
+
 def test_the_folder_holds_json_and_safetensors_only(saved):
     names = sorted(path.name for path in saved.iterdir())
     assert [names[0][:7], *names[1:]] == ["arrays-", "estimator.json"]
