@@ -2,15 +2,18 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
-from adue_sklearn._heads import apply_head
+from adue_sklearn._heads import ACTIVATIONS, apply_head
 from adue_sklearn.features import (
     FeatureMismatchError,
     FeatureStore,
@@ -21,6 +24,7 @@ from adue_sklearn.features import (
     extract_features,
     load_classifier,
 )
+from adue_sklearn.features.heads import Head, Layer, check_batch
 from tests.lora_cases import make_config, make_texts, make_tokenizer
 
 TEXTS = make_texts(12)
@@ -33,8 +37,7 @@ HEADS = {
     "deberta-v2": (["pooler.dense", "classifier"], "gelu"),
     "mpnet": (["classifier.dense", "classifier.out_proj"], "tanh"),
     "t5": (["classification_head.dense", "classification_head.out_proj"], "tanh"),
-    "llama": (["score"], None),
-    "qwen2": (["score"], None),
+    **dict.fromkeys(["llama", "qwen2", "gemma", "mistral", "phi", "gpt2"], (["score"], None)),
 }
 
 
@@ -217,6 +220,38 @@ def test_an_activation_changed_after_loading_is_noticed(make_saved_case):
     classifier.model.classifier.activation = nn.Tanh()
     with pytest.raises(FeatureMismatchError, match=r"out_proj' is not gelu of what .*dense'"):
         compute_features(classifier, TEXTS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    d=st.sampled_from([1, 7, 768]),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    activation=st.sampled_from(["tanh", "gelu", "relu"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_honest_rounding_passes_in_every_layer(seed, d, scale, activation, dtype):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape, size=1.0):
+        return (size * torch.randn(*shape, generator=generator)).to(dtype)
+
+    h, W, b = random(16, d, size=scale), random(d, d, size=d**-0.5), random(d)
+    V, c = random(4, d, size=d**-0.5), random(4)
+    logits = ACTIVATIONS[activation](h @ W.T + b) @ V.T + c
+    head = Head(
+        "out",
+        V.float().numpy(),
+        c.float().numpy(),
+        inner=(Layer("dense", W.float().numpy(), b.float().numpy()),),
+        activation=activation,
+    )
+    features, eps = h.float().numpy(), torch.finfo(dtype).eps
+    check_batch(head, features, logits.float().numpy(), np.arange(16), eps)
+    wrong = replace(head, activation="relu" if activation == "tanh" else "tanh")
+    if scale == 30:
+        with pytest.raises(FeatureMismatchError, match=f"{wrong.activation} between"):
+            check_batch(wrong, features, logits.float().numpy(), np.arange(16), eps)
 
 
 # Estimators on whole heads
