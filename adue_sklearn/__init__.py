@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from adue_sklearn.adue import AdUEEstimator
+from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
@@ -10,6 +10,7 @@ __version__ = version("adue-sklearn")
 
 __all__ = [
     "AdUEEstimator",
+    "AdUESearchCV",
     "MahalanobisScorer",
     "SoftmaxResponseScorer",
     "UncertaintyPipeline",

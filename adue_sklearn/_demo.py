@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from adue_sklearn._reports import cross_validated_table, fresh_rows_table, score_rows
+from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.datasets import (
     load_movie_sentiment,
     minilm_path,
     movie_sentiment_adapter_path,
 )
-from adue_sklearn.model_selection import tune_adue
+from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.scorers import MahalanobisScorer
 
 SENTENCES = (
@@ -38,7 +39,9 @@ def run_demo(console: Console) -> None:
         "is it wrong?\n",
         highlight=False,
     )
-    search = tune_adue(*calibration, *head, progress=console.is_terminal)
+    folds = error_stratified_folds(*calibration, *head)
+    with console.status("Searching"):
+        search = AdUESearchCV(cv=folds).fit(*calibration, *head)
     console.print(cross_validated_table(search, *calibration, *head, train=train))
     adue = search.best_estimator_
     distance = MahalanobisScorer().fit(*train, *head)

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn._torch import as_numpy
+from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import (
@@ -67,7 +68,7 @@ def comparison(
 
 
 def cross_validated_table(
-    search: GridSearchCV,
+    search: AdUESearchCV | GridSearchCV,
     X: Any,
     y: Any,
     init_W: Any,

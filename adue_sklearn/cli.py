@@ -20,6 +20,9 @@ from adue_sklearn import __version__
 from adue_sklearn._store_commands import interrupted_rows, store_commands
 
 if TYPE_CHECKING:
+    from sklearn.model_selection import GridSearchCV
+
+    from adue_sklearn.adue import AdUESearchCV
     from adue_sklearn.features import FeatureStore, LoadedClassifier
     from adue_sklearn.persistence import ModelFacts
 
@@ -130,11 +133,10 @@ def fit(
         Path | None, typer.Option(help="Feature store of the training rows, for Mahalanobis.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 is one a core.")] = 1,
 ) -> None:
     """Tune and fit AdUE on held-out rows; print it beside softmax response and Mahalanobis."""
     from adue_sklearn._reports import cross_validated_table
-    from adue_sklearn.model_selection import tune_adue
+    from adue_sklearn.model_selection import error_stratified_folds
     from adue_sklearn.persistence import check_same_model, save_head
 
     _require_new_folder(out)
@@ -144,15 +146,10 @@ def fit(
         check_same_model(_facts(calibration), _facts(train))
         _warn_of_shared_rows(train, calibration)
     head = (calibration.init_W, calibration.init_b)
-    search = tune_adue(
-        calibration.features,
-        calibration.labels,
-        *head,
-        activation=calibration.activation,
-        n_splits=folds,
-        n_jobs=jobs,
-        progress=console.is_terminal,
-    )
+    rows = (calibration.features, calibration.labels)
+    splits = error_stratified_folds(*rows, *head, activation=calibration.activation, n_splits=folds)
+    with console.status("Searching"):
+        search = _search(splits, calibration.activation).fit(*rows, init_W=head[0], init_b=head[1])
     table = cross_validated_table(
         search,
         calibration.features,
@@ -282,6 +279,18 @@ def _facts(made: FeatureStore | LoadedClassifier) -> ModelFacts:
     if isinstance(made, FeatureStore):
         return ModelFacts.of(made.provenance, made.init_W, made.init_b, made.classes)
     return ModelFacts.of(made.provenance, made.head.init_W, made.head.init_b, made.classes)
+
+
+def _search(splits: list[Any], activation: str | None) -> AdUESearchCV | GridSearchCV:
+    """Return a search over AdUE's usual grid: in one stack, or fit by fit for a whole head."""
+    from sklearn.model_selection import GridSearchCV
+
+    from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+    from adue_sklearn.adue.search import DEFAULT_GRID
+
+    if activation is None:
+        return AdUESearchCV(cv=splits)
+    return GridSearchCV(AdUEEstimator(activation=activation), DEFAULT_GRID, cv=splits)
 
 
 def _warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:

@@ -1,4 +1,4 @@
-"""Choosing AdUE's parameters: the usual grid, and folds that hold errors and correct answers."""
+"""Which rows to fit and choose on: folds with errors in each, rows the classifier has not seen."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import fisher_exact
-from sklearn.callback import ProgressBar
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_scalar
 
 from adue_sklearn._torch import as_numpy
-from adue_sklearn.adue import AdUEEstimator
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
 __all__ = [
-    "DEFAULT_GRID",
     "count_shared_rows",
     "error_stratified_folds",
     "fit_rows_look_memorised",
-    "tune_adue",
 ]
-
-#: What ``adue fit`` tries. Small on purpose: a finer grid picks up more of the folds' noise.
-DEFAULT_GRID: dict[str, list[float]] = {
-    "alpha": [0.0, 0.3, 1.0],
-    "beta": [0.001, 0.01, 0.1],
-    "lam": [50.0, 100.0],
-}
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
@@ -96,65 +85,6 @@ def error_stratified_folds(
         )
     folds = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
     return list(folds.split(np.zeros(len(errors)), as_numpy(errors)))
-
-
-def tune_adue(
-    X: Any,
-    y: Any,
-    init_W: Any,
-    init_b: Any = None,
-    *,
-    classes: Any = None,
-    activation: str | None = None,
-    n_splits: int = 5,
-    n_jobs: int | None = None,
-    progress: bool = False,
-) -> GridSearchCV:
-    """Choose alpha, beta and lam by cross-validated ROC-AUC and fit AdUE on all rows.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Features of rows that the classifier was not trained on.
-    y : array-like of shape (n_samples,)
-        True labels, as in an estimator's ``fit``.
-    init_W, init_b : array-like, or list of them
-        The original head, as in an estimator's ``fit``.
-    classes : array-like of shape (n_classes,), default=None
-        The labels in the order of the head's rows.
-    activation : {"tanh", "gelu", "relu"}, default=None
-        What a head of several layers applies between them.
-    n_splits : int, default=5
-        Folds, stratified on the original head's errors.
-    n_jobs : int or None, default=None
-        Processes.
-    progress : bool, default=False
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    GridSearchCV
-        Fitted over :data:`DEFAULT_GRID`; ``best_estimator_`` is the :class:`AdUEEstimator`.
-
-    Examples
-    --------
-    >>> from adue_sklearn.datasets import load_movie_sentiment
-    >>> from adue_sklearn.model_selection import tune_adue
-    >>> data = load_movie_sentiment()
-    >>> search = tune_adue(*data.calibration, data.init_W, data.init_b, n_splits=2)
-    >>> sorted(search.best_params_)
-    ['alpha', 'beta', 'lam']
-    """
-    folds = error_stratified_folds(
-        X, y, init_W, init_b, classes=classes, activation=activation, n_splits=n_splits
-    )
-    search = GridSearchCV(
-        AdUEEstimator(activation=activation), DEFAULT_GRID, cv=folds, n_jobs=n_jobs
-    )
-    if progress:
-        # Depth 0: one bar for the search, none for the hundreds of fits in it.
-        search.set_callbacks(ProgressBar(max_propagation_depth=0))
-    return search.fit(X, y, init_W=init_W, init_b=init_b, classes=classes)
 
 
 def fit_rows_look_memorised(

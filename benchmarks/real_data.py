@@ -17,9 +17,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from adue_sklearn import MahalanobisScorer, SoftmaxResponseScorer
+from adue_sklearn import AdUESearchCV, MahalanobisScorer, SoftmaxResponseScorer
 from adue_sklearn.metrics import error_roc_auc_difference, error_roc_auc_score
-from adue_sklearn.model_selection import tune_adue
 
 
 def main() -> None:
@@ -27,15 +26,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     print("| set | errors | SR | Mahalanobis | AdUE | AdUE - SR (95 %) | chosen | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for path in sorted(args.data.glob("*.safetensors")):
-        print(row(path, args.jobs), flush=True)
+        print(row(path), flush=True)
 
 
-def row(path: Path, n_jobs: int) -> str:
+def row(path: Path) -> str:
     arrays = load_file(path)
     train, calibration, test = (
         (arrays[f"{part}.features"], arrays[f"{part}.labels"])
@@ -43,7 +41,7 @@ def row(path: Path, n_jobs: int) -> str:
     )
     head = (arrays["W"], arrays["b"])
     start = time.perf_counter()
-    search = tune_adue(*calibration, *head, n_jobs=n_jobs)
+    search = AdUESearchCV().fit(*calibration, *head)
     seconds = time.perf_counter() - start
     response = SoftmaxResponseScorer().fit(*calibration, *head)
     distance = MahalanobisScorer().fit(*train, *head)

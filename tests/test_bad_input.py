@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.base import clone
 
-from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer, metrics
+from adue_sklearn import (
+    AdUEEstimator,
+    AdUESearchCV,
+    MahalanobisScorer,
+    SoftmaxResponseScorer,
+    metrics,
+)
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.model_selection import error_stratified_folds, tune_adue
+from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import load_head, save_head
 from tests.problems import Problem
 
@@ -187,15 +193,21 @@ def test_metric_options(value):
     call(lambda: metrics.prediction_errors(PROBLEM.y, value), "y")
 
 
-@pytest.mark.parametrize("function", [error_stratified_folds, tune_adue])
 @pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes", "n_splits"])
 @settings(many, max_examples=20)
 @given(value=anything)
-def test_model_selection(function, argument, value, monkeypatch):
-    monkeypatch.setattr("adue_sklearn.model_selection.DEFAULT_GRID", {"alpha": [1.0]}, raising=True)
+def test_folds(argument, value):
     given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
     given[argument] = value
-    call(lambda: function(**given), argument, "init_W", "y", "n_splits")
+    call(lambda: error_stratified_folds(**given), argument, "init_W", "y", "n_splits")
+
+
+@pytest.mark.parametrize("parameter", AdUESearchCV().get_params())
+@settings(many, max_examples=20)
+@given(value=anything)
+def test_search_parameters(parameter, value):
+    options = {"param_grid": {"beta": [0.1, 1.0]}, "cv": 2, "max_iter": 5, parameter: value}
+    call(lambda: AdUESearchCV(**options).fit(*PROBLEM.fit_args), parameter)
 
 
 @settings(many, max_examples=25)

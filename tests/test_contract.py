@@ -16,7 +16,12 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
+from adue_sklearn import (
+    AdUEEstimator,
+    AdUESearchCV,
+    MahalanobisScorer,
+    SoftmaxResponseScorer,
+)
 from tests.problems import DEVICES, Problem
 
 ESTIMATORS = [
@@ -26,6 +31,7 @@ ESTIMATORS = [
     MahalanobisScorer(),
     MahalanobisScorer("marginal"),
     MahalanobisScorer("relative"),
+    AdUESearchCV({"beta": [0.01, 0.1]}, cv=2),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
@@ -114,7 +120,7 @@ def test_pickled_and_cloned_estimators_behave_alike(estimator, problem):
 @every_estimator
 def test_fitted_state_is_plain_arrays_and_numbers(estimator, problem):
     fitted = clone(estimator).fit(*map(torch.tensor, problem.fit_args))
-    for name, value in vars(fitted).items():
+    for name, value in vars(getattr(fitted, "best_estimator_", fitted)).items():
         assert value is None or isinstance(value, (np.ndarray, str, bool, int, float, dict)), name
 
 

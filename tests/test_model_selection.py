@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from adue_sklearn.model_selection import (
-    DEFAULT_GRID,
     count_shared_rows,
     error_stratified_folds,
     fit_rows_look_memorised,
-    tune_adue,
 )
 
 
@@ -39,13 +37,6 @@ def test_too_few_errors_or_correct_answers_for_the_folds_are_named(problem, keep
     rows = np.concatenate([np.flatnonzero(problem.errors == keep), few])
     with pytest.raises(ValueError, match=f"makes 3 {message} .* too few for n_splits=5"):
         error_stratified_folds(problem.X[rows], problem.y[rows], problem.W, problem.b)
-
-
-def test_tuning_tries_the_whole_grid_and_fits_the_best(problem):
-    search = tune_adue(*problem.fit_args, n_splits=2)
-    assert len(search.cv_results_["params"]) == np.prod([len(v) for v in DEFAULT_GRID.values()])
-    assert search.best_estimator_.get_params()["beta"] == search.best_params_["beta"]
-    assert search.best_estimator_.n_errors_ == problem.errors.sum()
 
 
 @pytest.mark.parametrize(

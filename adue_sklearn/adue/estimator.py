@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.callback import CallbackSupportMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -242,8 +242,19 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         }
         self._set_head("", *problem.layers_at(shift))
 
+    @with_callbacks
+    def _fit_on(
+        self, other: UncertaintyEstimator, X: Array, labels: IntArray, head: OriginalHead
+    ) -> None:
+        """Fit on the head and the validated rows of another estimator."""
+        self._set_head("init_", head.weights, head.biases)
+        for name in ("classes_", "_head_given", "n_features_in_", "feature_names_in_"):
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
+        self._fit(X, labels, head)
+
     def _train(self, problem: HeadProblem, X: Array) -> Vector:
-        gap = problem.typical_gap()
+        gap = problem.typical_gap
         planned = descents(
             problem.start(), problem.softened(moderated(gap)), lam=self.lam, typical_gap=gap
         )

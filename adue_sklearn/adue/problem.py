@@ -56,6 +56,7 @@ class HeadProblem:
         device = original.device
         self._X = to_tensor(X, device, gemm_dtype(X))
         self._original = original
+        self.typical_gap = typical_gap(original)
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
         self._reference = reference_score(original, scale, measure)
         self._error_weights = _error_weights(self._errors, error_weight)
@@ -63,9 +64,7 @@ class HeadProblem:
         self._alpha, self._beta, self._scale, self._measure = alpha, beta, scale, measure
         parts = [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
         self._shapes = [None if part is None else part.shape for part in parts]
-        self._init = torch.from_numpy(
-            np.concatenate([part.ravel() for part in parts if part is not None])
-        ).to(device)
+        self._init = torch.from_numpy(flat_head(head)).to(device)
 
     def __len__(self) -> int:
         return len(self._original)
@@ -80,11 +79,6 @@ class HeadProblem:
         in_last = sum(int(np.prod(shape)) for shape in self._shapes[-2:] if shape is not None)
         last[: len(last) - in_last] = 0.0
         return ((factor - 1.0) * last).cpu().numpy()
-
-    def typical_gap(self) -> float:
-        """Return the median difference of the two largest original logits."""
-        top = self._original.topk(2, dim=1).values
-        return float((top[:, 0] - top[:, 1]).median())
 
     def value_and_gradient(self, shift: Vector, stage: Stage) -> tuple[float, Vector]:
         """Return the objective (softened as ``stage`` says) and its gradient."""
@@ -182,6 +176,18 @@ class HeadProblem:
             parts.append(flat[start : start + size].reshape(shape))
             start += size
         return parts
+
+
+def flat_head(head: OriginalHead) -> Vector:
+    """Return a head as one vector: weights and bias of each layer in turn."""
+    parts = [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
+    return np.concatenate([part.ravel() for part in parts if part is not None])
+
+
+def typical_gap(original: Tensor) -> float:
+    """Return the median difference of the two largest logits (n, C): how saturated a head is."""
+    top = original.topk(2, dim=1).values
+    return float((top[:, 0] - top[:, 1]).median())
 
 
 def _product(X: Tensor, W: Tensor | None) -> Tensor:

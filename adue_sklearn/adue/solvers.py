@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 ValueAndGradient: TypeAlias = Callable[[Vector], tuple[float, Vector]]
+Start = TypeVar("Start")
 Observer: TypeAlias = Callable[[Vector], object]
 
 #: Sharpness of SmoothMax at each stage that lies below the target. With a sharp SmoothMax every
@@ -131,8 +132,8 @@ def minimize_along(
 
 
 def descents(
-    start: Vector, softened: Vector, *, lam: float, typical_gap: float
-) -> list[tuple[list[Stage], Vector]]:
+    start: Start, softened: Start, *, lam: float, typical_gap: float
+) -> list[tuple[list[Stage], Start]]:
     """Return the plans to follow, and from where; the lowest minimum is the solution.
 
     The objective is not convex. ``start`` (the original head) is left directly and along softer

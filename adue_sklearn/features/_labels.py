@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import naming
 from adue_sklearn.features._checks import check_labels
 
 
@@ -58,7 +60,8 @@ def label_rows(
 
 
 def _as_list(labels: Any) -> list[Any]:
-    listed = labels.tolist() if hasattr(labels, "tolist") else labels
+    with naming("labels"):
+        listed = as_numpy(labels).tolist() if hasattr(labels, "tolist") else labels
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise ValueError(f"labels: expected a list of int or str, got {type(labels).__name__}.")
     return list(listed)

@@ -256,3 +256,133 @@ def test_a_real_case_gains_nothing_less_than_softmax_response(movie):
     adue = AdUEEstimator().fit(*movie.calibration, movie.init_W, movie.init_b)
     response = SoftmaxResponseScorer().fit(*movie.calibration, movie.init_W, movie.init_b)
     assert adue.score(*movie.test) >= response.score(*movie.test) - 0.005
+
+
+@pytest.mark.parametrize("scale", ["unit", "paper"])
+def test_the_entropy_score_is_fitted_to_its_own_objective(problem, scale):
+    options = {"alpha": 0.3, "beta": 0.1, "scale": scale}
+    adue = AdUEEstimator(measure="entropy", **options).fit(*problem.fit_args)
+    X, W0, b0 = (torch.tensor(a) for a in (problem.X, problem.W, problem.b))
+    W, b = (torch.tensor(a, requires_grad=True) for a in (adue.coef_, adue.intercept_))
+    errors = torch.tensor(problem.errors.astype(float))
+    reference = reference_score(X @ W0.T + b0, scale, "entropy")
+    parts = plain_loss(X @ W.T + b, errors, reference, 1.0, scale, 0.3, "entropy")
+    loss = sum(p.mean() for p in parts) + 0.1 * ((W - W0).square().sum() + (b - b0).square().sum())
+    loss.backward()
+    assert adue.loss_ == pytest.approx(loss.item(), rel=1e-9)
+    assert W.grad.abs().max() <= 1.01e-4
+    p = adue.predict_proba(problem.X)
+    entropy = -(p * np.log(p)).sum(axis=1) / np.log(3)
+    still = AdUEEstimator(measure="entropy", beta=1e9).fit(*problem.fit_args)
+    np.testing.assert_allclose(still.predict_uncertainty(problem.X), entropy, atol=1e-6)
+
+
+ACTIVATIONS = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}
+
+
+@pytest.fixture
+def deep():
+    """Return features, labels and a head of two layers that errs."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 8))
+    layers = [0.5 * rng.normal(size=(6, 8)), rng.normal(size=(3, 6))]
+    biases = [0.1 * rng.normal(size=6), None]
+    y = (np.tanh(X @ layers[0].T + rng.normal(size=6)) @ layers[1].T).argmax(axis=1)
+    return X, y, layers, biases
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_all_layers_of_a_deep_head_are_trained_to_a_stationary_point(deep, activation):
+    X, y, layers, biases = deep
+    # relu gives exactly uniform rows, whose loss the written formula cannot say on the unit scale.
+    scale = "paper" if activation == "relu" else "unit"
+    adue = AdUEEstimator(beta=0.05, scale=scale, activation=activation).fit(X, y, layers, biases)
+    parameters = [
+        torch.tensor(a, requires_grad=True)
+        for a in (adue.coefs_[0], adue.intercepts_[0], adue.coefs_[1])
+    ]
+    starts = [torch.tensor(a) for a in (layers[0], biases[0], layers[1])]
+
+    def logits(W1, b1, W2):
+        return ACTIVATIONS[activation](torch.tensor(X) @ W1.T + b1) @ W2.T
+
+    original = logits(*starts)
+    errors = (original.argmax(dim=1) != torch.tensor(y)).double()
+    parts = plain_loss(
+        logits(*parameters), errors, reference_score(original, scale), 100.0, scale, 1.0
+    )
+    anchor = sum((p - s).square().sum() for p, s in zip(parameters, starts, strict=True))
+    loss = sum(part.mean() for part in parts) + 0.05 * anchor
+    loss.backward()
+    assert adue.loss_ == pytest.approx(loss.item(), rel=1e-8)
+    for parameter, start in zip(parameters, starts, strict=True):
+        assert parameter.grad.abs().max() <= 1.01e-4
+        assert (parameter - start).abs().max() > 1e-3
+    np.testing.assert_array_equal(adue.predict(X), original.argmax(dim=1).numpy())
+    np.testing.assert_array_equal(adue.intercepts_[1], 0)
+    assert not hasattr(adue, "coef_")
+
+
+def test_refitting_on_a_linear_head_leaves_no_trace_of_a_deep_one(deep, problem):
+    adue = AdUEEstimator(activation="tanh").fit(*deep)
+    adue.fit(*problem.fit_args)
+    assert not hasattr(adue, "coefs_")
+    assert not hasattr(adue, "init_coefs_")
+    expected = AdUEEstimator().fit(*problem.fit_args).predict_uncertainty(problem.X)
+    np.testing.assert_array_equal(adue.predict_uncertainty(problem.X), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda W, b: (W, b, None), "init_W has 2 layers, but activation is None"),
+        (lambda W, b: (W[::-1], b, "tanh"), r"init_W\[0\] has shape \(3, 6\), but X has 8"),
+        (
+            lambda W, b: ([W[0], W[1][:, :4]], b, "tanh"),
+            r"init_W\[1\].*init_W\[0\] gives 6 outputs",
+        ),
+        (lambda W, b: (W, b[:1], "tanh"), "init_W is a list of 2 layers, init_b is a list of 1"),
+        (lambda W, b: (W, b[0], "tanh"), "init_W is a list of 2 layers, init_b is"),
+        (lambda W, b: (W, [b[0][:2], None], "tanh"), r"init_b\[0\] has shape \(2,\)"),
+        (lambda W, b: (W, b, "swish"), "'activation' parameter"),
+    ],
+)
+def test_layers_that_do_not_fit_together_are_named(deep, change, message):
+    X, y, layers, biases = deep
+    W, b, activation = change(layers, biases)
+    with pytest.raises(ValueError, match=message):
+        AdUEEstimator(activation=activation).fit(X, y, W, b)
+
+
+@pytest.mark.parametrize("kind", ["linear", "deep"])
+def test_adam_lowers_the_loss_and_is_the_same_for_the_same_seed(problem, deep, kind):
+    args = problem.fit_args if kind == "linear" else deep
+    options = {
+        "solver": "adam",
+        "learning_rate": 1e-2,
+        "beta": 0.001,
+        "activation": None if kind == "linear" else "tanh",
+    }
+    first, second, other = (
+        AdUEEstimator(random_state=seed, **options).fit(*args) for seed in (0, 0, 1)
+    )
+    assert first.n_iter_ == 10 * -(-len(args[0]) // 128)
+    assert first.loss_ == second.loss_ != other.loss_
+    start = AdUEEstimator(random_state=0, **options | {"learning_rate": 1e-12}).fit(*args)
+    assert first.loss_ < start.loss_ - 0.01
+
+
+def test_balanced_errors_count_as_much_as_correct_rows(problem):
+    # Repeating the errors until both kinds are as many is the same objective.
+    right, wrong = np.flatnonzero(~problem.errors), np.flatnonzero(problem.errors)
+    rows = np.concatenate([np.tile(right, len(wrong)), np.tile(wrong, len(right))])
+    options = {"alpha": 0.0, "beta": 0.1, "tol": 1e-7}
+    weighted = AdUEEstimator(error_weight="balanced", **options).fit(*problem.fit_args)
+    repeated = AdUEEstimator(**options).fit(problem.X[rows], problem.y[rows], problem.W, problem.b)
+    assert weighted.loss_ == pytest.approx(repeated.loss_, rel=1e-3)
+
+
+def test_few_errors_warn_that_the_rows_look_memorised(problem):
+    rows = np.concatenate([np.flatnonzero(problem.errors)[:5], np.flatnonzero(~problem.errors)])
+    with pytest.warns(UserWarning, match="5 errors on .* under 20: too few .* trained on"):
+        AdUEEstimator().fit(problem.X[rows], problem.y[rows], problem.W, problem.b)

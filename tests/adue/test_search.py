@@ -1,0 +1,265 @@
+"""AdUESearchCV: the same answer as GridSearchCV, solved as one stack."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
+
+from adue_sklearn import AdUEEstimator, AdUESearchCV, UncertaintyPipeline
+from adue_sklearn.adue.objective import reference_score
+from adue_sklearn.adue.stack import Stack, minimize_stack
+from adue_sklearn.metrics import aurc_scorer, error_average_precision_scorer
+from adue_sklearn.model_selection import error_stratified_folds
+from tests.problems import Problem
+
+GRID = {"alpha": [0.1, 1.0], "beta": [0.01, 0.1, 10.0], "lam": [10.0, 100.0]}
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+@pytest.mark.parametrize("gap", [1.0, 10.0])
+def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
+    problem = Problem(n=600, d=15, n_classes=n_classes, gap=gap)
+    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    head = {"init_W": problem.W, "init_b": problem.b}
+    expected = GridSearchCV(AdUEEstimator(), GRID, cv=folds).fit(problem.X, problem.y, **head)
+    search = AdUESearchCV(GRID, cv=folds).fit(problem.X, problem.y, **head)
+    assert search.cv_results_["params"] == [
+        {**setting, "scale": "unit", "measure": "smoothmax"}
+        for setting in expected.cv_results_["params"]
+    ]
+    # Not convex: where the ways differ by rounding, a problem may end in another minimum.
+    difference = np.abs(
+        search.cv_results_["mean_test_score"] - expected.cv_results_["mean_test_score"]
+    )
+    assert np.median(difference) < 2e-3
+    assert abs(search.best_score_ - expected.best_score_) < 1e-2
+    assert search.n_splits_ == 3
+
+
+def test_the_chosen_setting_is_fitted_on_all_rows(problem):
+    search = AdUESearchCV(GRID, cv=3).fit(*problem.fit_args)
+    alone = AdUEEstimator(**search.best_params_).fit(*problem.fit_args)
+    np.testing.assert_array_equal(
+        search.predict_uncertainty(problem.X), alone.predict_uncertainty(problem.X)
+    )
+    np.testing.assert_array_equal(search.predict(problem.X), alone.predict(problem.X))
+    assert search.score(problem.X, problem.y) == alone.score(problem.X, problem.y)
+    assert search.best_score_ == search.cv_results_["mean_test_score"].max()
+    assert search.cv_results_["rank_test_score"][search.best_index_] == 1
+
+
+def test_every_problem_of_a_stack_ends_where_it_ends_alone(problem):
+    X, W, b = (torch.tensor(a) for a in (problem.X, problem.W, problem.b))
+    original = X @ W.T + b
+    rng = np.random.default_rng(0)
+    rows = torch.tensor((rng.random((6, 400)) < 0.7).astype(float))
+    stack = Stack(
+        X,
+        original,
+        torch.tensor(problem.errors.astype(float)),
+        reference_score(original, "unit"),
+        rows / rows.sum(dim=1, keepdim=True),
+        alpha=torch.tensor([0.0, 0.1, 1.0, 0.0, 0.3, 3.0], dtype=torch.float64),
+        beta=torch.tensor([0.1, 0.01, 0.3, 1.0, 0.1, 0.05], dtype=torch.float64),
+        lam=torch.tensor([5.0, 5.0, 10.0, 20.0, 3.0, 5.0], dtype=torch.float64),
+        has_bias=True,
+        scale="unit",
+        measure="smoothmax",
+    )
+    options = {"tol": 1e-6, "max_iter": 500}
+    ones = torch.ones(6, dtype=torch.float64)
+    together = minimize_stack(
+        stack, original.new_zeros(6, stack.n_parameters), temperature=ones, **options
+    )
+    assert bool(together.converged(1e-6).all())
+    for i in range(6):
+        alone = minimize_stack(
+            stack.select(torch.tensor([i])),
+            original.new_zeros(1, stack.n_parameters),
+            temperature=ones[:1],
+            **options,
+        )
+        assert together.value[i].item() == pytest.approx(alone.value.item(), rel=1e-9)
+        torch.testing.assert_close(together.x[i], alone.x[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_a_stack_is_that_of_its_values(problem):
+    X, W, b = (torch.tensor(a) for a in (problem.X[:50], problem.W, problem.b))
+    original = X @ W.T + b
+    generator = torch.Generator().manual_seed(0)
+    stack = Stack(
+        X,
+        original,
+        torch.tensor(problem.errors[:50].astype(float)),
+        reference_score(original, "unit"),
+        torch.rand(2, 50, generator=generator, dtype=torch.float64),
+        alpha=torch.tensor([0.5, 1.0], dtype=torch.float64),
+        beta=torch.tensor([0.1, 0.2], dtype=torch.float64),
+        lam=torch.tensor([10.0, 50.0], dtype=torch.float64),
+        has_bias=True,
+        scale="unit",
+        measure="smoothmax",
+    )
+    x = 0.1 * torch.randn(2, stack.n_parameters, generator=generator, dtype=torch.float64)
+    direction = torch.randn(2, stack.n_parameters, generator=generator, dtype=torch.float64)
+    temperature = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    _, gradient = stack.value_and_gradient(x, stack.lam, temperature)
+    step = 1e-6
+    ahead, behind = (
+        stack.value_and_gradient(x + s * direction, stack.lam, temperature)[0]
+        for s in (step, -step)
+    )
+    torch.testing.assert_close(
+        (gradient * direction).sum(dim=1), (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_turns_change_nothing_but_the_memory(problem, capsys):
+    whole = AdUESearchCV(GRID, cv=3, verbose=1).fit(*problem.fit_args)
+    cut = AdUESearchCV(GRID, cv=3, verbose=1, max_memory=2e-4).fit(*problem.fit_args)
+    np.testing.assert_allclose(
+        cut.cv_results_["mean_test_score"], whole.cv_results_["mean_test_score"], atol=2e-3
+    )
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "[AdUESearchCV] 36 problems over 400 rows in 1 turn"
+    assert "in 12 turns" in second
+
+
+def test_scale_and_measure_can_be_searched_too(problem):
+    grid = {"scale": ["unit", "paper"], "measure": ["smoothmax", "entropy"], "beta": [0.01]}
+    search = AdUESearchCV(grid, cv=3).fit(*problem.fit_args)
+    assert len(search.cv_results_["params"]) == 4
+    assert set(search.best_params_) == {"scale", "measure", "beta"}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.parametrize("scorer", [aurc_scorer, error_average_precision_scorer])
+def test_any_of_our_metrics_can_be_maximised(problem, scorer):
+    search = AdUESearchCV(GRID, cv=3, scoring=scorer).fit(*problem.fit_args)
+    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    scores = []
+    for rest, fold in folds:
+        fitted = AdUEEstimator(**search.best_params_).fit(
+            problem.X[rest], problem.y[rest], problem.W, problem.b
+        )
+        scores.append(scorer(fitted, problem.X[fold], problem.y[fold]))
+    assert search.best_score_ == pytest.approx(np.mean(scores), abs=5e-3)
+
+
+def test_one_standard_error_prefers_the_tightest_anchor(problem):
+    best = AdUESearchCV(GRID, cv=5).fit(*problem.fit_args)
+    tight = AdUESearchCV(GRID, cv=5, selection="one_standard_error").fit(*problem.fit_args)
+    assert tight.best_params_["beta"] >= best.best_params_["beta"]
+    splits = [f"split{i}_test_score" for i in range(5)]
+    behind = np.array(
+        [
+            best.cv_results_[s][best.best_index_] - best.cv_results_[s][tight.best_index_]
+            for s in splits
+        ]
+    )
+    assert behind.mean() <= behind.std(ddof=1) / np.sqrt(5) + 1e-12
+
+
+@pytest.mark.parametrize(
+    "cv",
+    [KFold(3), ShuffleSplit(2, random_state=0), [(np.arange(300), np.arange(300, 400))]],
+    ids=["KFold", "ShuffleSplit", "list"],
+)
+def test_any_splitter_can_be_used(problem, cv):
+    search = AdUESearchCV(GRID, cv=cv).fit(*problem.fit_args)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_string_labels_tensors_and_pipelines(problem):
+    names = np.array(["a", "b", "c"])
+    search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=2)
+    expected = clone(search).fit(*problem.fit_args).predict_uncertainty(problem.X)
+    named = clone(search).fit(problem.X, names[problem.y], problem.W, problem.b, classes=names)
+    np.testing.assert_array_equal(named.predict_uncertainty(problem.X), expected)
+    assert named.predict(problem.X)[0] in names
+    tensors = clone(search).fit(*map(torch.tensor, problem.fit_args))
+    got = tensors.predict_uncertainty(torch.tensor(problem.X))
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9)
+    pipe = UncertaintyPipeline([("search", clone(search))])
+    pipe.fit(problem.X, problem.y, search__init_W=problem.W, search__init_b=problem.b)
+    np.testing.assert_array_equal(pipe.predict_uncertainty(problem.X), expected)
+
+
+def test_without_refit_there_are_results_but_no_predictions(problem):
+    search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=2, refit=False).fit(*problem.fit_args)
+    assert search.best_params_["beta"] in (0.01, 0.1)
+    with pytest.raises(AttributeError, match="refit=False leaves no fitted estimator"):
+        search.predict_uncertainty(problem.X)
+
+
+def test_balanced_error_weights_agree_with_the_estimator(problem):
+    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    search = AdUESearchCV({"beta": [0.1]}, cv=folds, error_weight="balanced")
+    search.fit(*problem.fit_args)
+    expected = GridSearchCV(AdUEEstimator(error_weight="balanced"), {"beta": [0.1]}, cv=folds).fit(
+        problem.X, problem.y, init_W=problem.W, init_b=problem.b
+    )
+    assert search.best_score_ == pytest.approx(expected.best_score_, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"param_grid": {"beta": []}}, "param_grid"),
+        ({"param_grid": {"beta": 0.1}}, "param_grid"),
+        ({"param_grid": {"beta": [-1.0]}}, "'beta' parameter"),
+        ({"param_grid": {"lam": [0.0]}}, "'lam' parameter"),
+        ({"param_grid": {"solver": ["adam"]}}, r"param_grid has \['solver'\]"),
+        ({"scoring": "roc_auc"}, "'scoring' parameter"),
+        ({"cv": 1}, "'cv' parameter"),
+        ({"max_memory": 0}, "'max_memory' parameter"),
+    ],
+)
+def test_bad_parameters_are_named(problem, options, message):
+    with pytest.raises(ValueError, match=message):
+        AdUESearchCV(**options).fit(*problem.fit_args)
+
+
+def test_folds_that_teach_or_tell_nothing_are_named(problem):
+    right = ~problem.errors
+    order = np.argsort(right, kind="stable")  # errors first
+    X, y = problem.X[order], problem.y[order]
+    n_errors = int(problem.errors.sum())
+    only_right = np.arange(n_errors, 400)
+    no_errors = [(only_right[:100], np.arange(50)), (only_right[100:200], np.arange(50))]
+    with pytest.raises(ValueError, match="training part of fold 0 holds no errors"):
+        AdUESearchCV(GRID, cv=no_errors).fit(X, y, problem.W, problem.b)
+    untold = [(np.arange(200), only_right[200:]), (np.arange(200), only_right[:50])]
+    with pytest.raises(ValueError, match="every setting scores NaN"):
+        AdUESearchCV(GRID, cv=untold).fit(X, y, problem.W, problem.b)
+    few = np.concatenate([np.arange(3), only_right])
+    with pytest.raises(ValueError, match=r"makes 3 errors on .* too few, or too many, for cv=5"):
+        AdUESearchCV(GRID).fit(X[few], y[few], problem.W, problem.b)
+
+
+def test_no_errors_at_all(problem):
+    right = AdUEEstimator().fit(*problem.fit_args).predict(problem.X)
+    with pytest.raises(ValueError, match="makes no error"):
+        AdUESearchCV(GRID).fit(problem.X, right, problem.W, problem.b)
+    X = np.repeat([[-5.0, 0.0], [5.0, 0.0]], 20, axis=0) + np.arange(80).reshape(40, 2) / 800
+    with pytest.warns(UserWarning, match="no errors to learn from"):
+        search = AdUESearchCV(GRID).fit(X, np.repeat([0, 1], 20))
+    assert search.best_index_ == 0
+
+
+def test_a_head_of_several_layers_is_pointed_to_grid_search(problem):
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=(5, 12)), rng.normal(size=(3, 5))]
+    with pytest.raises(ValueError, match="only linear heads are searched as a stack"):
+        AdUESearchCV(activation="tanh").fit(problem.X, problem.y, layers)
+
+
+def test_a_search_warns_of_nothing_on_ordinary_rows(problem):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdUESearchCV({"beta": [0.01, 0.1]}, cv=3).fit(*problem.fit_args)
