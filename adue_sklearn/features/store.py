@@ -75,8 +75,10 @@ class FeatureStore:
     ...     store = FeatureStore.create(folder, features=X, labels=[0, 1, 1], init_W=W)
     ...     print(store)
     ...     store.logits.tolist()
+    ...     len(store.append(features=X, labels=[0, 0, 1]))
     FeatureStore(n_samples=3, n_features=2, n_classes=2, labelled=True, shards=1)
     [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    6
     """
 
     def __init__(self, path: Path, manifest: Manifest, damaged: Sequence[Damage] = ()) -> None:
@@ -262,16 +264,6 @@ class FeatureStore:
         ------
         StoreError
             Arrays that do not fit the store, a damaged store, another writer at work.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from adue_sklearn.features import FeatureStore
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = FeatureStore.create(folder, features=np.eye(2), init_W=np.eye(2))
-        ...     len(store.append(features=np.ones((3, 2))))
-        5
         """
         if self.damaged:
             raise damage_error(self.path, self.damaged)
