@@ -57,7 +57,9 @@ def verify(path: StorePath) -> None:
     damaged = find_damage(path, manifest)
     if damaged:
         raise damage_error(path, damaged)
-    _console.print(f"{path}: {len(manifest['shards']) + 1} files are as they were written.")
+    _console.print(
+        f"{path}: {len(manifest['shards']) + 1} files are as they were written.", markup=False
+    )
 
 
 @store_commands.command()

@@ -77,12 +77,20 @@ class UncertaintyPipeline(Pipeline):
             If a head is given and a step before the last changes the features, or if the head that
             a step knows has several layers and the last step another ``activation``.
         """
+        self._validate_steps()
+        self._refuse_hidden_heads()
         prefix = "" if _routing_enabled() else f"{self.steps[-1][0]}__"
         source = self._head_source()
         given = f"{prefix}init_W" in params
         if given or source is not None:
             self._refuse_changed_features(self.steps[0 if source is None else source + 1 : -1])
         if not given and source is not None:
+            partial = [key for key in _HEAD[1:] if f"{prefix}{key}" in params]
+            if partial:
+                raise ValueError(
+                    f"{prefix}{partial[0]} was given without {prefix}init_W; pass the whole head, "
+                    f"or leave it to step '{self.steps[source][0]}'."
+                )
             self._refuse_other_activation(self.steps[source][1])
             head = dict(zip(_HEAD, _read_head(self.steps[source][1], y), strict=True))
             params |= {f"{prefix}{key}": value for key, value in head.items() if value is not None}
@@ -110,6 +118,17 @@ class UncertaintyPipeline(Pipeline):
             if getattr(step, "provides_head", False):
                 return number
         return None
+
+    def _refuse_hidden_heads(self) -> None:
+        """Raise if a step holds one that knows a head, where it cannot be passed on from."""
+        for name, step in self.steps[:-1]:
+            inner = step.get_params().values() if hasattr(step, "get_params") else ()
+            if any(getattr(part, "provides_head", False) for part in inner):
+                raise ValueError(
+                    f"Step '{name}' ({type(step).__name__}) holds a step that knows the "
+                    "classifier's head, which it does not pass on; make that a step of this "
+                    "pipeline itself."
+                )
 
     def _refuse_changed_features(self, between: list[tuple[str, Any]]) -> None:
         for name, step in between:
@@ -153,7 +172,7 @@ def _leaves_features(step: Any) -> bool:
 
 def _read_head(step: Any, y: Any) -> tuple[Any, Any, Any]:
     """Return W, b, and class names where ``y`` holds names."""
-    named = y is not None and as_numpy(y).dtype.kind in "OUST"
+    named = y is not None and any(isinstance(label, str) for label in as_numpy(y).ravel()[:1])
     classes = step.classes_
     if named and classes is None:
         raise ValueError(

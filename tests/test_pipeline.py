@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
@@ -16,7 +18,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer, UncertaintyPipeline
-from adue_sklearn.features import LoraFeatureExtractor, transformer
+from adue_sklearn.features import (
+    LoraFeatureExtractor,
+    compute_features,
+    load_classifier,
+    transformer,
+)
 from adue_sklearn.metrics import aurc_scorer
 from tests.lora_cases import make_texts
 
@@ -254,6 +261,39 @@ def test_a_step_before_the_extractor_may_change_the_texts(labelled):
     np.testing.assert_array_equal(
         padded.predict_uncertainty(texts), plain.predict_uncertainty(texts)
     )
+
+
+def test_a_model_written_anew_is_another_model(labelled, tmp_path):
+    case, texts, _ = labelled
+    adapter = tmp_path / "adapter"
+    shutil.copytree(case.adapter, adapter)
+    options = {"cache": tmp_path / "cache", "classes": CLASSES}
+    before = LoraFeatureExtractor(adapter, **options).transform(texts)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({k: 2 * v for k, v in weights.items()}, adapter / "adapter_model.safetensors")
+    fresh = LoraFeatureExtractor(adapter, **options)
+    after = fresh.transform(texts)
+    assert np.abs(after - before).max() > 0.01
+    alone = load_classifier(adapter)
+    np.testing.assert_allclose(after, compute_features(alone, texts)[0], atol=1e-5)
+    np.testing.assert_array_equal(fresh.init_W_, alone.head.W)
+
+
+def test_an_extractor_inside_another_step_is_refused(labelled):
+    case, texts, labels = labelled
+    hidden = Pipeline([("features", extractor(case))])
+    with pytest.raises(ValueError, match=r"Step 'inner' \(Pipeline\) holds a step that knows"):
+        UncertaintyPipeline([("inner", hidden), ("adue", AdUEEstimator())]).fit(texts, labels)
+
+
+def test_half_a_head_is_refused_and_object_numbers_are_row_numbers(labelled):
+    case, texts, labels = labelled
+    with pytest.raises(ValueError, match="adue__init_b was given without adue__init_W"):
+        pipeline(case).fit(texts, labels, adue__init_b=np.zeros(2))
+    numbers = (labels == "good").astype(int)
+    by_number = pipeline(case).fit(texts, numbers).predict_uncertainty(texts)
+    as_objects = pipeline(case).fit(texts, numbers.astype(object)).predict_uncertainty(texts)
+    np.testing.assert_array_equal(as_objects, by_number)
 
 
 def test_a_head_given_by_the_caller_comes_first(labelled):

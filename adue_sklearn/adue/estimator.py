@@ -343,6 +343,11 @@ def _warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
             f"The original head errs on all {n_rows} fit rows: nothing tells errors from correct "
             "answers. Check the order of labels and head rows."
         )
+    elif head.given and n_rows >= 10 and n_errors >= n_rows * (1 - 1 / len(head.classes)):
+        message = (
+            f"The original head errs on {n_errors} of {n_rows} fit rows: it is right no more often "
+            "than by chance. Check that labels and classes are in the order of the head's rows."
+        )
     elif head.given and n_errors < FEW_ERRORS:
         message = (
             f"The original head makes {n_errors} errors on the {n_rows} fit rows, under "

@@ -371,6 +371,8 @@ def _settings(param_grid: Grid | None) -> list[dict[str, Any]]:
         raise ValueError(
             f"param_grid: {error} Expected a dict of lists, such as {{'beta': [0.01, 0.1]}}."
         ) from error
+    if not candidates:
+        raise ValueError("param_grid is empty; expected a dict of lists, or None for the default.")
     defaults = AdUEEstimator().get_params()
     for candidate in candidates:
         unknown = set(candidate) - set(SEARCHED)

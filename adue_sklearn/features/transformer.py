@@ -37,7 +37,9 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
 
     Nothing is fitted: the model is as it is, and so are its head and class names. A text goes
     through the model once; after that its features come from the cache, in every clone of this
-    transformer and so in a whole search.
+    transformer and so in a whole search. A search over several processes needs a folder as cache;
+    processes that meet a new text at the same moment may each run it. A model whose files were
+    written anew is another model.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
                 f"cache is a {type(self.cache).__name__}; expected 'memory', a folder or None."
             )
         classifier = self._classifier()
-        cache = _open_cache(self.cache, classifier)
+        cache = _open_cache(self.cache, classifier, self._files())
         known = cache.read()
         keys = [_key(text) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -211,6 +213,22 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             str(parse_device(self.device)),
             None if self.dtype is None else _precision(self.dtype),
             check_view(self.features),
+            self._files(),
+        )
+
+    def _files(self) -> tuple[tuple[str, int, int], ...]:
+        """Return names, sizes and times of the model's files: written anew, it is another model."""
+        folders = [Path(place) for place in (self.adapter, self.base_model) if place is not None]
+        config = folders[0] / "adapter_config.json"
+        if len(folders) == 1 and config.is_file():
+            named = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+            folders += [Path(named)] if named else []
+        return tuple(
+            (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+            for folder in folders
+            if folder.is_dir()
+            for file in sorted(folder.iterdir())
+            if file.is_file()
         )
 
 
@@ -224,6 +242,7 @@ def _load(
     device: str,
     dtype: torch.dtype | None,
     features: View,
+    files: tuple[tuple[str, int, int], ...],
 ) -> LoadedClassifier:
     return load_classifier(
         adapter,
@@ -316,11 +335,15 @@ class _FolderCache:
 
 
 def _open_cache(
-    cache: str | os.PathLike[str] | None, classifier: LoadedClassifier
+    cache: str | os.PathLike[str] | None,
+    classifier: LoadedClassifier,
+    files: tuple[tuple[str, int, int], ...],
 ) -> _NoCache | _MemoryCache | _FolderCache:
     if cache is None:
         return _NoCache()
-    facts = {name: classifier.provenance.get(name) for name in _IDENTITY}
+    # The adapter's hash says nothing of the base model's weights or the tokenizer: their files do.
+    facts: dict[str, Any] = {name: classifier.provenance.get(name) for name in _IDENTITY}
+    facts["files"] = files
     identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     if cache == "memory":
         return _MemoryCache(identity)

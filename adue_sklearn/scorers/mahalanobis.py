@@ -22,6 +22,7 @@ from adue_sklearn._heads import (
     IntArray,
     OriginalHead,
     check_class_labels,
+    check_head,
     check_labels,
     encode_labels,
     resolve_head,
@@ -32,12 +33,28 @@ from adue_sklearn._torch import (
     map_rows,
     resolve_device,
     row_chunks,
+    to_tensor,
     validate_features,
 )
 from adue_sklearn.base import UncertaintyEstimator
 
 Variant = Literal["class", "marginal", "relative"]
 Shrinkage = float | Literal["auto"]
+
+
+#: What `partial_fit` cannot set while the covariance is singular.
+_DERIVED = (
+    "location_",
+    "covariance_",
+    "_whitening",
+    "background_location_",
+    "background_covariance_",
+    "_background_whitening",
+)
+
+
+class SingularCovarianceError(ValueError):
+    """A covariance has no inverse."""
 
 
 @dataclass
@@ -170,7 +187,7 @@ def _whitening(covariance: Tensor, n_rows: float) -> Tensor:
     # A pivot at rounding level of its own variance is a direction without any, info or not.
     floor = len(covariance) * torch.finfo(torch.float64).eps * covariance.diagonal()
     if int(info) != 0 or bool((factor.diagonal().square() <= floor).any()):
-        raise ValueError(
+        raise SingularCovarianceError(
             f"The covariance of X, {len(covariance)} features over {n_rows:.0f} rows, is singular: "
             "some features are constant, duplicated or linear in others within the classes, or "
             "there are fewer rows than features. Set shrinkage above 0 (or 'auto'), or fit on "
@@ -285,7 +302,10 @@ class MahalanobisScorer(UncertaintyEstimator):
         *,
         classes: Any = None,
     ) -> Self:
-        """Add rows: the result is that of ``fit`` on all rows so far, without keeping them.
+        """Add rows: the score is that of ``fit`` on all rows so far, without keeping them.
+
+        While the covariance of the rows so far is singular, which only ``shrinkage=0`` allows,
+        scoring is an error.
 
         Parameters
         ----------
@@ -317,6 +337,8 @@ class MahalanobisScorer(UncertaintyEstimator):
                 "number, such as 0.001, or call fit."
             )
         first = not hasattr(self, "_counts")
+        if not first:
+            self._refuse_other_start(X, init_W, init_b, classes)
         X = validate_features(self, X, reset=first)
         if first:
             labels = self._start(X, y, init_W, init_b, classes)
@@ -328,8 +350,45 @@ class MahalanobisScorer(UncertaintyEstimator):
         added = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device
         )
-        self._set_moments(added if first else self._moments(device).merged(added))
+        self._keep(added if first else self._moments(device).merged(added))
+        try:
+            self._derive(self._moments(device))
+        except SingularCovarianceError:  # more rows may mend it; until then scoring raises it
+            for name in _DERIVED:
+                self.__dict__.pop(name, None)
         return self
+
+    def _refuse_other_start(self, X: Any, init_W: Any, init_b: Any, classes: Any) -> None:
+        """Raise if a later call of ``partial_fit`` brings something else than the first."""
+        if bool(self.normalize) != self._normalized:
+            raise ValueError(
+                f"normalize was {self._normalized} for the rows so far, and is {self.normalize} "
+                "now; start a new scorer."
+            )
+        if init_W is not None or init_b is not None:
+            if not self._head_given:
+                raise ValueError("init_W was not given in the first call; start a new scorer.")
+            head = check_head(
+                init_W,
+                init_b,
+                None,
+                validate_features(self, X, reset=False),
+                activation=self.activation,
+            )
+            weights, biases = self._get_head("init_")
+            given = [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
+            same = [
+                a.shape == b.shape and np.allclose(a, b)
+                for a, b in zip([*head.weights, *given], [*weights, *biases], strict=True)
+            ]
+            if not all(same):
+                raise ValueError("init_W, init_b are another head than in the first call.")
+        if classes is not None and set(check_class_labels(classes).tolist()) != set(
+            self.classes_.tolist()
+        ):
+            raise ValueError(
+                f"classes are {classes!r}, but were {self.classes_.tolist()} in the first call."
+            )
 
     def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:
         """Set what the first call of ``partial_fit`` decides; return labels as row numbers."""
@@ -352,42 +411,36 @@ class MahalanobisScorer(UncertaintyEstimator):
         moments = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device
         )
-        self._set_moments(moments, (X, labels))
+        self._derive(moments, (X, labels))
+        self._keep(moments)
 
     def _moments(self, device: torch.device) -> Moments:
         return Moments(
             *(torch.tensor(a, device=device) for a in (self._counts, self._means, self._scatter))
         )
 
-    def _set_moments(self, moments: Moments, rows: tuple[Array, IntArray] | None = None) -> None:
-        """Derive every fitted attribute from the moments (and, for "auto", the rows).
-
-        All or nothing: a singular covariance leaves the estimator as it was.
-        """
-        chosen = moments.pooled() if self.variant == "marginal" else moments
-        shrinkage = self._resolve_shrinkage(chosen, rows)
-        derived: dict[str, Any] = dict(
-            zip(("location_", "covariance_", "_whitening"), _fitted(chosen, shrinkage), strict=True)
-        )
-        if self.variant == "relative":
-            pooled = moments.pooled()
-            derived |= zip(
-                ("background_location_", "background_covariance_", "_background_whitening"),
-                _fitted(pooled, self._resolve_shrinkage(pooled, rows)),
-                strict=True,
-            )
-        if self._nearest_mean_predicts:
-            derived |= zip(
-                ("init_coef_", "init_intercept_"),
-                _nearest_mean_head(moments, shrinkage),
-                strict=True,
-            )
+    def _keep(self, moments: Moments) -> None:
         self._counts, self._means, self._scatter = (
             t.cpu().numpy() for t in (moments.counts, moments.means, moments.scatter)
         )
-        self.n_samples_seen_, self.shrinkage_ = int(moments.n_rows), shrinkage
-        for name, value in derived.items():
-            setattr(self, name, value)
+        self.n_samples_seen_, self._normalized = int(moments.n_rows), bool(self.normalize)
+
+    def _derive(self, moments: Moments, rows: tuple[Array, IntArray] | None = None) -> None:
+        """Set what scoring needs from the moments (and, for "auto", the rows)."""
+        chosen = moments.pooled() if self.variant == "marginal" else moments
+        shrinkage = self._resolve_shrinkage(chosen, rows)
+        fitted = _fitted(chosen, shrinkage)
+        if self.variant == "relative":
+            pooled = moments.pooled()
+            (
+                self.background_location_,
+                self.background_covariance_,
+                self._background_whitening,
+            ) = _fitted(pooled, self._resolve_shrinkage(pooled, rows))
+        if self._nearest_mean_predicts:
+            self.init_coef_, self.init_intercept_ = _nearest_mean_head(moments, shrinkage)
+        self.location_, self.covariance_, self._whitening = fitted
+        self.shrinkage_ = shrinkage
 
     def _resolve_shrinkage(self, moments: Moments, rows: tuple[Array, IntArray] | None) -> float:
         if self.shrinkage != "auto" or rows is None:
@@ -396,7 +449,18 @@ class MahalanobisScorer(UncertaintyEstimator):
         groups = labels if len(moments.counts) > 1 else np.zeros_like(labels)
         return ledoit_wolf_shrinkage(X, groups, moments, normalize=self.normalize)
 
+    def _require_derived(self, X: Array) -> None:
+        if "_whitening" not in vars(self):  # singular so far: say so
+            self._derive(self._moments(resolve_device(self.device, X)))
+
+    def _original_logits(self, X: Array) -> Tensor:
+        self._require_derived(X)
+        if self._nearest_mean_predicts and self.normalize:  # the means are those of unit rows
+            X = unit_rows(to_tensor(X, resolve_device(self.device, X), torch.float64))
+        return super()._original_logits(X)
+
     def _uncertainty(self, X: Array) -> Tensor:
+        self._require_derived(X)
         nearest = self._nearest(X, self.location_, self._whitening)
         if self.variant == "relative":
             nearest -= self._nearest(X, self.background_location_, self._background_whitening)

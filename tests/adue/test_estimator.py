@@ -390,3 +390,9 @@ def test_few_errors_warn_that_the_rows_look_memorised(problem):
     rows = np.concatenate([np.flatnonzero(problem.errors)[:5], np.flatnonzero(~problem.errors)])
     with pytest.warns(UserWarning, match="5 errors on .* under 20: too few .* trained on"):
         AdUEEstimator().fit(problem.X[rows], problem.y[rows], problem.W, problem.b)
+
+
+def test_a_head_that_is_right_no_more_than_by_chance_warns_of_the_order_of_classes(problem):
+    moved = np.array([1, 2, 0])[problem.y]
+    with pytest.warns(UserWarning, match="no more often than by chance"):
+        AdUEEstimator().fit(problem.X, moved, problem.W, problem.b)

@@ -215,8 +215,41 @@ def test_what_partial_fit_cannot_do_is_named_and_changes_nothing(clusters):
         scorer.partial_fit(np.full_like(X, np.nan), y)
     assert scorer.n_samples_seen_ == 500
     np.testing.assert_array_equal(scorer.predict_uncertainty(fresh), before)
-    with pytest.raises(ValueError, match="singular"):
-        MahalanobisScorer(shrinkage=0.0).partial_fit(X[:5], y[:5])
+    with pytest.raises(ValueError, match="another head"):
+        MahalanobisScorer().fit(X, y, np.ones((4, 8))).partial_fit(X, y, -np.ones((4, 8)))
+    with pytest.raises(ValueError, match="init_W was not given in the first call"):
+        scorer.partial_fit(X, y, np.ones((4, 8)))
+    with pytest.raises(ValueError, match="classes are"):
+        scorer.partial_fit(X, y, classes=[5, 6])
+    with pytest.raises(ValueError, match="normalize was False"):
+        scorer.set_params(normalize=True).partial_fit(X, y)
+
+
+def test_without_shrinkage_small_batches_add_up_and_scoring_too_early_is_an_error(clusters):
+    X, y, fresh = clusters
+    rng = np.random.default_rng(0)
+    order = rng.permutation(500)
+    X, y = X[order], y[order]
+    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X[:4], y[:4], classes=range(4))
+    for method in (scorer.predict_uncertainty, scorer.predict):
+        with pytest.raises(ValueError, match="singular"):
+            method(fresh)
+    for rows, labels in batches(X[4:], y[4:], size=5):
+        scorer.partial_fit(rows, labels)
+    whole = MahalanobisScorer(shrinkage=0.0).fit(X, y)
+    np.testing.assert_allclose(
+        scorer.predict_uncertainty(fresh), whole.predict_uncertainty(fresh), rtol=1e-8
+    )
+
+
+def test_the_nearest_mean_of_unit_rows_predicts_rows_of_any_length():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    X = rng.normal(size=(3, 6))[y] + 0.1 * rng.normal(size=(300, 6))
+    X *= rng.uniform(0.05, 20, size=(300, 1))
+    scorer = MahalanobisScorer(normalize=True).partial_fit(X, y)
+    assert (scorer.predict(X) == y).mean() > 0.95
+    np.testing.assert_array_equal(scorer.predict(7 * X), scorer.predict(X))
 
 
 @pytest.mark.parametrize("shrinkage", [-0.1, 1.1, "ledoit"])
