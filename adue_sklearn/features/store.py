@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,27 @@ class FeatureStore:
         3 [[3]]
         """
         return repair(Path(path))
+
+    def iter_shards(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield shard after shard by memory map: what a store has that is larger than memory.
+
+        Yields
+        ------
+        shard : mapping of str to ndarray
+            ``features`` (m, d) and ``logits`` (m, C) float32, ``ids`` (m,) and, in a labelled
+            store, ``labels`` (m,) int64; read-only, rows in input order.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(
+        ...         folder, features=np.eye(4), init_W=np.eye(4), shard_rows=3
+        ...     )
+        ...     print([len(shard["features"]) for shard in store.iter_shards()])
+        [3, 1]
+        """
+        yield from self._shards
 
     def __len__(self) -> int:
         return sum(len(shard["ids"]) for shard in self._shards)

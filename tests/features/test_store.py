@@ -1,4 +1,5 @@
 import json
+import mmap
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
+from adue_sklearn import MahalanobisScorer
 from adue_sklearn.features import FeatureStore, FeatureStoreWriter, StoreError
 
 
@@ -270,3 +272,24 @@ def test_a_store_is_read_without_transformers_and_torch(path):
         "assert not {'transformers', 'peft'} & set(sys.modules), 'imported too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shards_are_read_one_by_one_by_memory_map_and_fitted_without_putting_them_together(
+    tmp_path,
+):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50, 5)).astype(np.float32), rng.integers(0, 3, 50)
+    W = rng.normal(size=(3, 5)).astype(np.float32)
+    store = FeatureStore.create(tmp_path / "store", features=X, labels=y, init_W=W, shard_rows=20)
+    scorer = MahalanobisScorer()
+    for shard in store.iter_shards():
+        base = shard["features"]
+        while getattr(base, "base", None) is not None and not isinstance(base, mmap.mmap):
+            base = base.base
+        assert isinstance(base, mmap.mmap)
+        assert not shard["features"].flags.writeable
+        scorer.partial_fit(shard["features"], shard["labels"], store.init_W)
+    whole = MahalanobisScorer().fit(X, y, W)
+    np.testing.assert_allclose(
+        scorer.predict_uncertainty(X), whole.predict_uncertainty(X), rtol=1e-5
+    )
