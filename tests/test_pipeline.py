@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
+import subprocess
+import sys
+import textwrap
 import warnings
 
 import numpy as np
@@ -180,22 +184,57 @@ def test_metadata_routing_changes_nothing(labelled):
     assert np.isfinite(search.best_score_)
 
 
-@pytest.mark.parametrize("n_jobs", [None, 2])
-def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted, tmp_path, n_jobs):
+def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted):
     case, texts, labels = labelled
     texts = [*texts, texts[0]]
     labels = [*labels, labels[0]]
-    # Processes share a folder, a single process its memory.
-    cache = "memory" if n_jobs is None else tmp_path / "cache"
-    pipe = pipeline(case, cache=cache)
-    pipe[0].transform(texts)
     search = GridSearchCV(
-        pipe, {"adue__alpha": [0.1, 1.0], "adue__beta": [0.01, 0.1]}, cv=3, n_jobs=n_jobs
+        pipeline(case), {"adue__alpha": [0.1, 1.0], "adue__beta": [0.01, 0.1]}, cv=3
     )
     search.fit(texts, labels)
     search.best_estimator_.predict_uncertainty(texts)
     assert set(counted) == set(texts)
     assert set(counted.values()) == {1}
+
+
+def test_processes_share_a_folder_and_find_the_same(labelled, tmp_path):
+    case, texts, labels = labelled
+    grid = {"adue__beta": [0.01, 0.1]}
+    alone = GridSearchCV(pipeline(case), grid, cv=2).fit(texts, labels)
+    cache = tmp_path / "cache"
+    shared = GridSearchCV(pipeline(case, cache=cache), grid, cv=2, n_jobs=2).fit(texts, labels)
+    assert list(cache.rglob("*.safetensors"))
+    np.testing.assert_allclose(
+        shared.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=1e-3
+    )
+
+
+def test_processes_that_meet_a_text_at_once_run_it_once(labelled, tmp_path):
+    case, texts, _ = labelled
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    code = """
+        import json, sys
+        from adue_sklearn.features import LoraFeatureExtractor, transformer
+
+        folder, adapter = sys.argv[1:]
+        original = transformer.compute_features
+
+        def counting(classifier, texts, **options):
+            with open(folder + "/run.log", "a") as log:
+                log.writelines(text + "\\n" for text in texts)
+            return original(classifier, texts, **options)
+
+        transformer.compute_features = counting
+        texts = json.load(open(folder + "/texts.json"))
+        features = LoraFeatureExtractor(adapter, cache=folder + "/cache")
+        for start in (0, 30, 60):
+            features.transform(texts[start : start + 30])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(case.adapter)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    run = (tmp_path / "run.log").read_text().splitlines()
+    assert sorted(run) == sorted(set(texts))
 
 
 def test_a_folder_cache_outlives_the_process_and_knows_its_model(labelled, counted, tmp_path):

@@ -7,14 +7,16 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_scalar
@@ -37,9 +39,11 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
 
     Nothing is fitted: the model is as it is, and so are its head and class names. A text goes
     through the model once; after that its features come from the cache, in every clone of this
-    transformer and so in a whole search. A search over several processes needs a folder as cache;
-    processes that meet a new text at the same moment may each run it. A model whose files were
-    written anew is another model.
+    transformer and so in a whole search. A search over several processes needs a folder as cache.
+    A model whose files were written anew is another model.
+
+    In scikit-learn's own ``Pipeline`` the head has to be passed by hand (``STEP__init_W``, ...);
+    without it the last step fits a head of its own, and its predictions are not the model's.
 
     Parameters
     ----------
@@ -153,17 +157,27 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             )
         classifier = self._classifier()
         cache = _open_cache(self.cache, classifier, self._files())
+        by_key = {_key(text): text for text in texts}
         known = cache.read()
-        keys = [_key(text) for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing:
-            features, _ = compute_features(
-                classifier, list(missing.values()), batch_tokens=self.batch_tokens
-            )
-            fresh = dict(zip(missing, features, strict=True))
-            cache.add(fresh)
-            known = {**known, **fresh}
-        return np.stack([known[key] for key in keys])
+        if not by_key.keys() <= known.keys():
+            with cache.exclusive():
+                known = cache.read()  # another process may have run some in the meantime
+                missing = {key: text for key, text in by_key.items() if key not in known}
+                known = {**known, **self._run(classifier, missing, cache)}
+        return np.stack([known[_key(text)] for text in texts])
+
+    def _run(
+        self, classifier: LoadedClassifier, missing: dict[bytes, str], cache: _Cache
+    ) -> dict[bytes, Rows]:
+        """Run texts through the model and keep their features."""
+        if not missing:
+            return {}
+        features, _ = compute_features(
+            classifier, list(missing.values()), batch_tokens=self.batch_tokens
+        )
+        fresh = dict(zip(missing, features, strict=True))
+        cache.add(fresh)
+        return fresh
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Return names for the output features.
@@ -287,6 +301,9 @@ def _precision(dtype: Any) -> torch.dtype:
 class _NoCache:
     """Keep nothing."""
 
+    def exclusive(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def read(self) -> dict[bytes, Rows]:
         return {}
 
@@ -302,6 +319,9 @@ class _MemoryCache:
     def __init__(self, identity: str) -> None:
         self._rows = self._models.setdefault(identity, {})
 
+    def exclusive(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def read(self) -> dict[bytes, Rows]:
         return self._rows
 
@@ -315,6 +335,11 @@ class _FolderCache:
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder / identity
 
+    def exclusive(self) -> AbstractContextManager[Any]:
+        """Let one process at a time run what is missing, so that no text is run twice."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._folder / ".lock")
+
     def read(self) -> dict[bytes, Rows]:
         rows: dict[bytes, Rows] = {}
         for file in sorted(self._folder.glob("*.safetensors")):
@@ -323,7 +348,6 @@ class _FolderCache:
         return rows
 
     def add(self, rows: dict[bytes, Rows]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
         unfinished = self._folder / f".{name}.part"
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in rows])
@@ -334,11 +358,14 @@ class _FolderCache:
             unfinished.unlink(missing_ok=True)
 
 
+_Cache: TypeAlias = _NoCache | _MemoryCache | _FolderCache
+
+
 def _open_cache(
     cache: str | os.PathLike[str] | None,
     classifier: LoadedClassifier,
     files: tuple[tuple[str, int, int], ...],
-) -> _NoCache | _MemoryCache | _FolderCache:
+) -> _Cache:
     if cache is None:
         return _NoCache()
     # The adapter's hash says nothing of the base model's weights or the tokenizer: their files do.
