@@ -113,11 +113,24 @@ def fit_rows_look_memorised(
     >>> fit_rows_look_memorised((280, 2256), (235, 1821))
     False
     """
-    (few, n_fit), (many, n_fresh) = fit_errors, fresh_errors
+    few, n_fit = _counts("fit_errors", fit_errors)
+    many, n_fresh = _counts("fresh_errors", fresh_errors)
     if few / n_fit >= 0.5 * many / n_fresh:
         return False
     table = [[few, n_fit - few], [many, n_fresh - many]]
     return bool(fisher_exact(table, alternative="less").pvalue < significance)
+
+
+def _counts(name: str, counts: Any) -> tuple[int, int]:
+    try:
+        errors, rows = (int(count) for count in counts)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is {counts!r}; expected two integers, errors and rows."
+        ) from error
+    if not 0 <= errors <= rows or rows == 0:
+        raise ValueError(f"{name} is {counts!r}; expected between 0 and all of some rows.")
+    return errors, rows
 
 
 def count_shared_rows(X: Any, other: Any) -> int:

@@ -77,6 +77,11 @@ class UncertaintyPipeline(Pipeline):
             If a head is given and a step before the last changes the features, or if the head that
             a step knows has several layers and the last step another ``activation``.
         """
+        pairs = isinstance(self.steps, list) and all(
+            isinstance(step, tuple | list) and len(step) == 2 for step in self.steps
+        )
+        if not pairs or not self.steps:
+            raise ValueError(f"steps is {self.steps!r}; expected a list of (name, estimator).")
         self._validate_steps()
         self._refuse_hidden_heads()
         prefix = "" if _routing_enabled() else f"{self.steps[-1][0]}__"

@@ -22,7 +22,7 @@ from adue_sklearn import (
     metrics,
 )
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.model_selection import error_stratified_folds
+from adue_sklearn.model_selection import error_stratified_folds, fit_rows_look_memorised
 from adue_sklearn.persistence import load_head, save_head
 from tests.problems import Problem
 
@@ -202,6 +202,13 @@ def test_folds(argument, value):
     call(lambda: error_stratified_folds(**given), argument, "init_W", "y", "n_splits")
 
 
+@many
+@given(value=anything)
+def test_signs_of_memorised_rows(value):
+    call(lambda: fit_rows_look_memorised(value, (3, 10)), "fit_errors")
+    call(lambda: fit_rows_look_memorised((3, 10), value), "fresh_errors")
+
+
 @pytest.mark.parametrize("parameter", AdUESearchCV().get_params())
 @settings(many, max_examples=20)
 @given(value=anything)
@@ -259,7 +266,14 @@ def test_extraction(value, classifier, tmp_path_factory):
             "batch_tokens",
         )
     call(lambda: extract_features(classifier, value, out), "texts")
-    for argument in ("labels", "batch_tokens", "shard_rows"):
+    call(lambda: compute_features(value, texts), "classifier")
+    call(lambda: compute_features(classifier, texts, progress=value), "progress")
+    call(lambda: list(iter_features(classifier, texts, verify=value)), "verify")
+    if not isinstance(value, str):  # a name is a folder here
+        call(lambda: extract_features(classifier, texts, value), "out")
+        call(lambda: FeatureStore.open(value), "path")
+        call(lambda: FeatureStore.repair(value), "path")
+    for argument in ("labels", "batch_tokens", "shard_rows", "append", "resume", "progress"):
         # All or nothing: what was refused leaves no folder behind.
         call(
             lambda argument=argument: extract_features(
@@ -303,6 +317,7 @@ def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, m
 def test_pipelines(value):
     from adue_sklearn import UncertaintyPipeline
 
+    call(lambda: UncertaintyPipeline(value).fit(PROBLEM.X, PROBLEM.y), "steps", "Step", "step")
     pipe = UncertaintyPipeline([("score", SoftmaxResponseScorer())])
     call(lambda: pipe.fit(value, PROBLEM.y), "X", "y")
     call(lambda: pipe.fit(PROBLEM.X, value), "y")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,25 @@ def check_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
             f"provenance: expected a mapping of names to facts, got {type(provenance).__name__}."
         )
     return dict(provenance or {})
+
+
+def check_path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise StoreError(f"{name}: expected a path, got {type(value).__name__}.")
+    return Path(value)
+
+
+def check_progress(progress: Any) -> None:
+    if progress is not None and not callable(progress):
+        raise StoreError(
+            "progress: expected a function that takes the number of rows just done, got "
+            f"{type(progress).__name__}."
+        )
+
+
+def check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise StoreError(f"{name}: expected True or False, got {value!r}.")
 
 
 def check_count(name: str, value: Any) -> None:

@@ -20,7 +20,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import array, check_classes, check_labels, check_provenance
+from adue_sklearn.features._checks import (
+    array,
+    check_classes,
+    check_flag,
+    check_labels,
+    check_path,
+    check_provenance,
+)
 from adue_sklearn.features._files import (
     StoreError,
     file_entry,
@@ -105,7 +112,9 @@ class FeatureStoreWriter:
         append: bool = False,
         resume: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
+        check_flag("append", append)
+        check_flag("resume", resume)
         self.head = HeadLayers.check(init_W, init_b, activation)
         self.classes = check_classes(classes, self.head.n_classes)
         self.labelled = labelled

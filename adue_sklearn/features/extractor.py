@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features._checks import check_count
+from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features._labels import label_rows
 from adue_sklearn.features._warnings import warn_of_cut_texts, warn_of_label_order
@@ -92,7 +92,9 @@ def iter_features(
         With the first batch: how many texts are cut at ``max_length``.
     """
     checked = check_texts(texts)
+    _check_classifier(classifier)
     check_count("batch_tokens", batch_tokens)
+    check_flag("verify", verify)
 
     def batches() -> Iterator[FeatureBatch]:
         encoded = _encode(classifier, checked)
@@ -213,6 +215,9 @@ def extract_features(
         rows already, so that nothing was done.
     """
     checked = check_texts(texts)
+    _check_classifier(classifier)
+    check_path("out", out)
+    check_progress(progress)
     y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
     check_count("batch_tokens", batch_tokens)
     check_count("shard_rows", shard_rows)
@@ -262,6 +267,13 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
     warn_of_label_order(store.logits, store.labels, classifier.classes)
 
 
+def _check_classifier(classifier: Any) -> None:
+    if not isinstance(classifier, LoadedClassifier):
+        raise ValueError(
+            f"classifier: expected what load_classifier returns, got {type(classifier).__name__}."
+        )
+
+
 def _encode(classifier: LoadedClassifier, texts: Sequence[str], first_row: int = 0) -> Encoded:
     return encode(
         classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
@@ -300,6 +312,8 @@ def _collect(
 ) -> FeatureBatch:
     """Run all texts and put their rows in input order."""
     checked = check_texts(texts)
+    _check_classifier(classifier)
+    check_progress(progress)
     check_count("batch_tokens", batch_tokens)
     result = FeatureBatch(
         rows=np.arange(len(checked)),

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.features._arrays import write_arrays
+from adue_sklearn.features._checks import check_path
 from adue_sklearn.features._files import StoreError, map_tensors
 from adue_sklearn.features._layers import FloatArray, HeadLayers
 from adue_sklearn.features._manifest import (
@@ -135,7 +136,7 @@ class FeatureStore:
         UserWarning
             Naming each shard that was left out.
         """
-        folder = Path(path)
+        folder = check_path("path", path)
         manifest = read_manifest(folder)
         head = damaged_head(folder, manifest)
         shards = damaged_shards(folder, manifest, every_byte=skip_damaged)
@@ -329,7 +330,7 @@ class FeatureStore:
         ...     print(report.n_rows, [list(damage.rows) for damage in report.dropped])
         3 [[3]]
         """
-        return repair(Path(path))
+        return repair(check_path("path", path))
 
     def iter_shards(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield shard after shard by memory map: what a store has that is larger than memory.
