@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -113,17 +112,13 @@ def run(
         folder=folder / "training",
         device=torch.device(args.device),
     )
-    start = time.perf_counter()
-    stores = extract(folder, base, parts, data.classes, settings, args.device)
-    seconds = time.perf_counter() - start
-    case = Case.of(stores)
+    case = Case.of(extract(folder, base, parts, data.classes, settings, args.device))
     facts = run_methods(case, folder / "methods", settings, seed)
     results = {
         "group": ", ".join(group.relative_to(args.out).parts),
         "seed": seed,
         "parts": count_errors(case),
         "training": training,
-        "extraction_seconds": seconds,
         "methods": facts,
         "machine": {
             "device": torch.cuda.get_device_name() if args.device != "cpu" else "CPU",
