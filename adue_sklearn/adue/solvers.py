@@ -179,7 +179,11 @@ def one_cycle_adam(
     steps = epochs * math.ceil(n_rows / batch_size)
     adam = torch.optim.Adam([x], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        adam, learning_rate, total_steps=max(steps, 2), pct_start=0.1
+        # The rise has to be longer than a step, which 10 % of a few steps are not.
+        adam,
+        learning_rate,
+        total_steps=max(steps, 3),
+        pct_start=max(0.1, 1.5 / max(steps, 3)),
     )
     for _ in range(epochs):
         order = torch.from_numpy(random_state.permutation(n_rows)).to(device)

@@ -396,3 +396,11 @@ def test_a_head_that_is_right_no_more_than_by_chance_warns_of_the_order_of_class
     moved = np.array([1, 2, 0])[problem.y]
     with pytest.warns(UserWarning, match="no more often than by chance"):
         AdUEEstimator().fit(problem.X, moved, problem.W, problem.b)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10])
+def test_adam_takes_as_few_steps_as_there_are_batches(problem, epochs):
+    adue = AdUEEstimator(solver="adam", epochs=epochs, random_state=0)
+    adue.fit(problem.X[:100], problem.y[:100], problem.W, problem.b)
+    assert adue.n_iter_ == epochs
+    assert np.isfinite(adue.loss_)
