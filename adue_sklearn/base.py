@@ -33,6 +33,7 @@ from adue_sklearn._torch import (
     resolve_device,
     validate_features,
 )
+from adue_sklearn.card import Card
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
 
@@ -50,6 +51,9 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     """
+
+    #: What the score is; every public estimator has one.
+    card: ClassVar[Card]
 
     _parameter_constraints: dict[str, list[Any]] = {
         "activation": [StrOptions(set(ACTIVATIONS)), None],

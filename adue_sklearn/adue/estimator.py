@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from adue_sklearn.adue.solvers import (
     one_cycle_adam,
 )
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
 
 #: Under so many errors among the fit rows there is a warning.
 FEW_ERRORS = 20
@@ -156,6 +157,15 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     >>> adue.predict_uncertainty(data.test.features).shape
     (1821,)
     """
+
+    card: ClassVar[Card] = Card(
+        name="AdUE",
+        paper="Zabolotnyi et al., AdUE: Improving uncertainty estimation head for LoRA adapters "
+        "in LLMs, arXiv 2505.15443, 2025",
+        formula="1 - logsumexp(lam p') / lam, p' of an adapted copy of the head",
+        needs="held-out errors",
+        cost="fit O(nCd) an iteration; row O(Cd)",
+    )
 
     _parameter_constraints: dict[str, list[Any]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],

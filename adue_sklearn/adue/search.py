@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from adue_sklearn.adue.problem import flat_head, typical_gap
 from adue_sklearn.adue.solvers import Stage, descents, moderated
 from adue_sklearn.adue.stack import Minima, Stack, minimize_stack
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
 from adue_sklearn.metrics import ErrorScorer, error_roc_auc_scorer
 
 #: What is tried if no grid is given. Small on purpose: a finer one picks up the folds' noise.
@@ -116,6 +117,12 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     >>> len(search.cv_results_["params"]), sorted(search.best_params_)
     (2, ['beta'])
     """
+
+    card: ClassVar[Card] = replace(
+        AdUEEstimator.card,
+        name="AdUE, tuned",
+        cost="fit O(nCd) an iteration, setting and fold; row O(Cd)",
+    )
 
     _parameter_constraints: dict[str, list[Any]] = {
         "param_grid": [dict, list, None],

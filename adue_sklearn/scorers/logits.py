@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._torch import Array
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
 
 
 class SoftmaxResponseScorer(UncertaintyEstimator):
@@ -49,6 +52,15 @@ class SoftmaxResponseScorer(UncertaintyEstimator):
     >>> scorer.predict_uncertainty([[0.0, 0.0], [50.0, 0.0]])
     array([5.00000000e-01, 1.92874985e-22])
     """
+
+    card: ClassVar[Card] = Card(
+        name="softmax response",
+        paper="Hendrycks & Gimpel, A baseline for detecting misclassified and "
+        "out-of-distribution examples in neural networks, ICLR 2017",
+        formula="1 - max p",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         """Nothing to learn beyond the head itself."""

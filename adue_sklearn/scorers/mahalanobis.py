@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from adue_sklearn._torch import (
     validate_features,
 )
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
 
 Variant = Literal["class", "marginal", "relative"]
 Shrinkage = float | Literal["auto"]
@@ -270,6 +271,15 @@ class MahalanobisScorer(UncertaintyEstimator):
     >>> bool(near < 1 < 10 < far)
     True
     """
+
+    card: ClassVar[Card] = Card(
+        name="Mahalanobis",
+        paper="Lee et al., A simple unified framework for detecting out-of-distribution samples "
+        "and adversarial attacks, NeurIPS 2018",
+        formula="min_c (h - mu_c)' S^-1 (h - mu_c), one covariance S within the classes",
+        needs="training rows",
+        cost="fit O(nd^2 + d^3); row O(d^2 + Cd)",
+    )
 
     _parameter_constraints: dict[str, list[Any]] = {
         "variant": [StrOptions({"class", "marginal", "relative"})],
