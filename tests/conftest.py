@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -21,6 +22,26 @@ def problem():
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
+
+
+@pytest.fixture
+def adue(monkeypatch, capsys):
+    """Run ``adue ARGUMENTS``; return exit status, lines of standard output, and standard error."""
+    from adue_sklearn import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        return status, "\n".join(lines), " ".join(err.split())
+
+    return run
 
 
 @pytest.fixture(scope="session")

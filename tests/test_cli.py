@@ -18,26 +18,8 @@ from tests.lora_cases import make_texts
 CLASSES = "bad,good"
 
 
-@pytest.fixture
-def adue(monkeypatch, capsys):
-    """Run ``adue ARGUMENTS``; return exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, " ".join(out.split()), " ".join(err.split())
-
-    return run
-
-
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, make_saved_case):
+def labelled(tmp_path_factory, make_saved_case):
     """Hold an adapter, and labelled texts on which it errs one time in four."""
     case = make_saved_case("roberta", 2)
     folder = tmp_path_factory.mktemp("cli")
@@ -55,9 +37,9 @@ def workplace(tmp_path_factory, make_saved_case):
 
 
 @pytest.fixture(scope="module")
-def stores(workplace):
+def stores(labelled):
     """Extract both files from the command line, once."""
-    case, folder = workplace
+    case, folder = labelled
     for name in ("calibration", "test"):
         command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
         command += [folder / f"{name}.jsonl", "--out", folder / name, "--classes", CLASSES]
@@ -74,8 +56,8 @@ def head(stores):
     return stores / "head", run.stdout
 
 
-def test_extract_stores_labels_classes_and_the_models_logits(workplace, stores):
-    case, _ = workplace
+def test_extract_stores_labels_classes_and_the_models_logits(labelled, stores):
+    case, _ = labelled
     store = FeatureStore.open(stores / "test")
     assert store.classes == ["bad", "good"]
     assert len(store) == len(store.labels) == 80
@@ -97,8 +79,8 @@ def test_evaluate_prints_metrics_on_fresh_rows(adue, head, stores):
     assert "AdUE" in out
 
 
-def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, workplace, stores):
-    case, folder = workplace
+def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, labelled, stores):
+    case, folder = labelled
     scored = folder / "out" / "scored.jsonl"
     status, _, err = adue("predict", head[0], case.adapter, folder / "test.jsonl", "--out", scored)
     assert status == 0, err
@@ -115,8 +97,8 @@ def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, wor
     assert rows[0].keys() == {"label", "probability", "uncertainty"}
 
 
-def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, workplace, tmp_path):
-    case, folder = workplace
+def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_path):
+    case, folder = labelled
     for name in ("calibration", "test"):
         status, out, err = adue(
             "extract", case.adapter, folder / f"{name}.jsonl", "--out", tmp_path / name,
@@ -151,8 +133,8 @@ def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, workplace, tmp_
     )
 
 
-def test_a_head_of_the_other_view_is_refused(adue, head, workplace, tmp_path):
-    case, folder = workplace
+def test_a_head_of_the_other_view_is_refused(adue, head, labelled, tmp_path):
+    case, folder = labelled
     options = ("--classes", CLASSES, "--features", "head")
     adue("extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store", *options)
     status, _, err = adue("evaluate", head[0], tmp_path / "store")
@@ -211,8 +193,8 @@ def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path)
     assert "errs on 1.9% of the rows that the head was fitted on" in err
 
 
-def test_classes_can_be_a_json_file(adue, workplace, tmp_path):
-    case, folder = workplace
+def test_classes_can_be_a_json_file(adue, labelled, tmp_path):
+    case, folder = labelled
     (tmp_path / "classes.json").write_text('["bad", "good"]')
     status, _, err = adue(
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
@@ -222,8 +204,8 @@ def test_classes_can_be_a_json_file(adue, workplace, tmp_path):
     assert FeatureStore.open(tmp_path / "store").classes == ["bad", "good"]
 
 
-def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, workplace, tmp_path):
-    case, folder = workplace
+def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, labelled, tmp_path):
+    case, folder = labelled
     status, _, err = adue(
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store", "--unlabelled"
     )
@@ -233,8 +215,8 @@ def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, workplace, tmp_p
     assert "has no labels" in err
 
 
-def test_cut_texts_are_counted(adue, workplace, tmp_path):
-    case, folder = workplace
+def test_cut_texts_are_counted(adue, labelled, tmp_path):
+    case, folder = labelled
     _, _, err = adue(
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
         "--classes", CLASSES, "--max-length", 5,
@@ -306,9 +288,9 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
     ],
 )
 def test_bad_data_and_options_end_in_one_line_and_leave_nothing(
-    adue, workplace, tmp_path, content, options, message
+    adue, labelled, tmp_path, content, options, message
 ):
-    case, _ = workplace
+    case, _ = labelled
     (tmp_path / "data.jsonl").write_text(content)
     classes = () if "--classes" in options else ("--classes", CLASSES)
     status, _, err = adue(
@@ -321,8 +303,8 @@ def test_bad_data_and_options_end_in_one_line_and_leave_nothing(
     assert not (tmp_path / "store").exists()
 
 
-def test_string_labels_without_class_names_ask_for_classes(adue, workplace, tmp_path):
-    case, folder = workplace
+def test_string_labels_without_class_names_ask_for_classes(adue, labelled, tmp_path):
+    case, folder = labelled
     status, _, err = adue(
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store"
     )
@@ -346,8 +328,8 @@ def test_help_and_version_are_there(adue):
         assert command in out
 
 
-def test_what_cannot_be_written_to_is_said_before_the_work(adue, stores, head, workplace, tmp_path):
-    case, folder = workplace
+def test_what_cannot_be_written_to_is_said_before_the_work(adue, stores, head, labelled, tmp_path):
+    case, folder = labelled
     (tmp_path / "notes.txt").write_text("mine")
     status, out, err = adue("fit", stores / "calibration", "--out", tmp_path)
     assert (status, out) == (1, "")
@@ -369,8 +351,8 @@ def test_a_train_store_of_another_model_is_refused(adue, stores, other_store, tm
     assert "adapter_sha256" in err
 
 
-def test_classes_in_another_order_are_refused(adue, workplace, head, tmp_path):
-    case, folder = workplace
+def test_classes_in_another_order_are_refused(adue, labelled, head, tmp_path):
+    case, folder = labelled
     status, _, err = adue(
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store",
         "--classes", "good,bad",

@@ -1,34 +1,14 @@
 """``adue store`` and the interrupted, repeated and appending ``adue extract``."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from adue_sklearn import cli
 from adue_sklearn.features import FeatureStore
 from tests.lora_cases import make_texts
 
 TEXTS = make_texts(10, longest=12)
-
-
-@pytest.fixture
-def adue(monkeypatch, capsys):
-    """Run ``adue ARGUMENTS``; return exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, " ".join(err.split())
-
-    return run
 
 
 @pytest.fixture
