@@ -4,14 +4,33 @@ from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.pipeline import UncertaintyPipeline
-from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
+from adue_sklearn.scorers import (
+    DoctorScorer,
+    EnergyScorer,
+    EntropyScorer,
+    GENScorer,
+    MahalanobisScorer,
+    MarginScorer,
+    MaxLogitPNormScorer,
+    MaxLogitScorer,
+    RelUScorer,
+    SoftmaxResponseScorer,
+)
 
 __version__ = version("adue-sklearn")
 
 __all__ = [
     "AdUEEstimator",
     "AdUESearchCV",
+    "DoctorScorer",
+    "EnergyScorer",
+    "EntropyScorer",
+    "GENScorer",
     "MahalanobisScorer",
+    "MarginScorer",
+    "MaxLogitPNormScorer",
+    "MaxLogitScorer",
+    "RelUScorer",
     "SoftmaxResponseScorer",
     "UncertaintyPipeline",
     "__version__",

@@ -17,7 +17,12 @@ from sklearn.base import clone
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    DoctorScorer,
+    EnergyScorer,
+    GENScorer,
     MahalanobisScorer,
+    MaxLogitPNormScorer,
+    RelUScorer,
     SoftmaxResponseScorer,
     metrics,
 )
@@ -81,7 +86,13 @@ things = st.sampled_from(
 )
 anything = st.one_of(things, numbers, other_dtypes, spoiled)
 
-ESTIMATORS = [AdUEEstimator(max_iter=5), SoftmaxResponseScorer(), MahalanobisScorer()]
+ESTIMATORS = [
+    AdUEEstimator(max_iter=5),
+    SoftmaxResponseScorer(),
+    MaxLogitPNormScorer(),
+    RelUScorer(),
+    MahalanobisScorer(),
+]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -149,7 +160,16 @@ def test_scoring(estimator, value):
     ("cls", "parameter"),
     [
         (cls, parameter)
-        for cls in (AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer)
+        for cls in (
+            AdUEEstimator,
+            MahalanobisScorer,
+            SoftmaxResponseScorer,
+            EnergyScorer,
+            GENScorer,
+            DoctorScorer,
+            MaxLogitPNormScorer,
+            RelUScorer,
+        )
         for parameter in cls().get_params()
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,

@@ -1,6 +1,27 @@
 """What AdUE is compared with."""
 
-from adue_sklearn.scorers.logits import SoftmaxResponseScorer
+from adue_sklearn.scorers.logits import (
+    DoctorScorer,
+    EnergyScorer,
+    EntropyScorer,
+    GENScorer,
+    MarginScorer,
+    MaxLogitPNormScorer,
+    MaxLogitScorer,
+    RelUScorer,
+    SoftmaxResponseScorer,
+)
 from adue_sklearn.scorers.mahalanobis import MahalanobisScorer
 
-__all__ = ["MahalanobisScorer", "SoftmaxResponseScorer"]
+__all__ = [
+    "DoctorScorer",
+    "EnergyScorer",
+    "EntropyScorer",
+    "GENScorer",
+    "MahalanobisScorer",
+    "MarginScorer",
+    "MaxLogitPNormScorer",
+    "MaxLogitScorer",
+    "RelUScorer",
+    "SoftmaxResponseScorer",
+]

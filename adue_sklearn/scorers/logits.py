@@ -1,19 +1,133 @@
-"""Scores that need the original head's logits and nothing else."""
+"""Scores that are made of the original head's logits.
+
+Each formula is a function of logits ``z`` (n, C), float64; its estimator is a shell around it.
+Rows whose largest probability rounds to one keep their order: what would cancel there is computed
+from the log-odds of "any class but the largest".
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import IntArray, OriginalHead
+from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
 from adue_sklearn._torch import Array
-from adue_sklearn.adue.objective import softmax_response
+from adue_sklearn._validation import naming
+from adue_sklearn.adue.objective import entropy_distance, softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from adue_sklearn.metrics import aurc_score
+from adue_sklearn.scorers._errors import can_learn
+
+DoctorVariant = Literal["alpha", "beta"]
 
 
-class SoftmaxResponseScorer(UncertaintyEstimator):
+def entropy(z: Tensor) -> Tensor:
+    """Return ``-sum p log p`` (n,)."""
+    top = top_class(z)
+    return top.eps * entropy_distance(top).ratio
+
+
+def margin(z: Tensor) -> Tensor:
+    """Return ``1 - (p(1) - p(2))`` (n,) of the two largest probabilities.
+
+    The one in front is what keeps confident rows apart: next to it they would round to -1.
+    """
+    top = top_class(z)
+    return top.eps + torch.exp(top.log_eps + top.log_share.amax(dim=-1))
+
+
+def max_logit(z: Tensor) -> Tensor:
+    """Return ``-max z`` (n,)."""
+    return -z.amax(dim=-1)
+
+
+def energy(z: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return ``-T logsumexp(z / T)`` (n,)."""
+    maximum = z.amax(dim=-1, keepdim=True)
+    return -maximum[..., 0] - temperature * ((z - maximum) / temperature).logsumexp(dim=-1)
+
+
+def gen(z: Tensor, gamma: float = 0.1, top_m: int | None = None) -> Tensor:
+    """Return ``sum p^gamma (1 - p)^gamma`` (n,) over the ``top_m`` largest p (None: all)."""
+    top = top_class(z)
+    log_p = top.log_eps[..., None] + top.log_share
+    if top_m is not None and top_m < z.shape[-1]:
+        log_p = log_p.topk(top_m - 1, dim=-1).values
+    of_top = torch.exp(gamma * (torch.log1p(-top.eps) + top.log_eps))
+    # The others' p are at most 1/2: nothing cancels.
+    return of_top + torch.exp(gamma * (log_p + torch.log1p(-log_p.exp()))).sum(dim=-1)
+
+
+def doctor(z: Tensor, variant: DoctorVariant = "alpha") -> Tensor:
+    """Return ``(1 - g) / g`` (n,), g = sum p^2 (alpha) or max p (beta)."""
+    top = top_class(z)
+    if variant == "beta":
+        return top.eps / (1.0 - top.eps)
+    others = top.eps[..., None] * top.log_share.exp()
+    missing = top.eps * (1.0 - top.eps) + (others * (1.0 - others)).sum(dim=-1)  # 1 - g
+    return missing / (1.0 - missing)
+
+
+def max_logit_p_norm(z: Tensor, p: float) -> Tensor:
+    """Return ``-max(z - mean z) / ||z - mean z||_p`` (n,); 0, the largest, for equal logits.
+
+    With two classes it is constant.
+    """
+    centred = z - z.mean(dim=-1, keepdim=True)
+    largest = centred.abs().amax(dim=-1, keepdim=True)
+    scaled = centred / torch.where(largest > 0, largest, 1.0)  # so that no power overflows
+    norm = torch.linalg.vector_norm(scaled, ord=p, dim=-1)
+    return -scaled.amax(dim=-1) / torch.where(norm > 0, norm, 1.0)
+
+
+def rel_u(z: Tensor, D: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return ``p' D p`` (n,), p = softmax(z / T)."""
+    p = _tempered(z, temperature)
+    return ((p @ D) * p).sum(dim=-1)
+
+
+def rel_u_matrix(z: Tensor, errors: BoolArray, lam: float, temperature: float = 1.0) -> Tensor:
+    """Return ``relu(lam E[pp' | wrong] - (1 - lam) E[pp' | correct])`` (C, C).
+
+    Zero on the diagonal and of Frobenius norm one, unless it is zero everywhere. An expectation
+    over no rows counts as zero.
+    """
+    p = _tempered(z, temperature)
+    wrong = torch.as_tensor(errors, device=z.device)
+    of_wrong, of_correct = (rows.T @ rows / max(1, len(rows)) for rows in (p[wrong], p[~wrong]))
+    D = torch.relu(lam * of_wrong - (1.0 - lam) * of_correct).fill_diagonal_(0.0)
+    norm = torch.linalg.matrix_norm(D)
+    return D / torch.where(norm > 0, norm, 1.0)
+
+
+def _tempered(z: Tensor, temperature: float) -> Tensor:
+    return torch.softmax((z - z.amax(dim=-1, keepdim=True)) / temperature, dim=-1)
+
+
+class LogitScorer(UncertaintyEstimator):
+    """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        """Nothing to learn beyond the head itself."""
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        return self._score_logits(self._original_logits(X))
+
+    @abstractmethod
+    def _score_logits(self, z: Tensor) -> Tensor:
+        """Return the uncertainty (n,) of logits (n, C) in float64."""
+
+
+class SoftmaxResponseScorer(LogitScorer):
     """One minus the largest class probability of the original head.
 
     Costs nothing, learns nothing, and is hard to beat: whatever is used instead has to.
@@ -62,8 +176,523 @@ class SoftmaxResponseScorer(UncertaintyEstimator):
         cost="fit nothing; row O(Cd)",
     )
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        """Nothing to learn beyond the head itself."""
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return softmax_response(z)
 
-    def _uncertainty(self, X: Array) -> Tensor:
-        return softmax_response(self._original_logits(X))
+
+class EntropyScorer(LogitScorer):
+    """Entropy of the original head's class probabilities, in nats.
+
+    Parameters
+    ----------
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import EntropyScorer
+    >>> scorer = EntropyScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    array([1.09861229e+00, 1.96732484e-20])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="entropy",
+        paper="Shannon, A mathematical theory of communication, Bell System Technical Journal 27, "
+        "1948",
+        formula="-sum_c p_c log p_c",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return entropy(z)
+
+
+class MarginScorer(LogitScorer):
+    """How close the runner-up is: one minus the gap between the two largest probabilities.
+
+    Parameters
+    ----------
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Notes
+    -----
+    In [0, 1]. ``p(2) - p(1)``, as it is also written, ranks rows alike but for rounding, which
+    ties confident ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import MarginScorer
+    >>> scorer = MarginScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[1.0, 1.0, 0.0], [50.0, 0.0, 0.0]])
+    array([1.00000000e+00, 5.78624954e-22])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="margin",
+        paper="Scheffer et al., Active hidden Markov models for information extraction, IDA 2001",
+        formula="1 - (p(1) - p(2)), the two largest probabilities",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return margin(z)
+
+
+class MaxLogitScorer(LogitScorer):
+    """The negative of the largest logit.
+
+    Parameters
+    ----------
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Notes
+    -----
+    It changes where a number is added to all logits of a row, which no probability does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import MaxLogitScorer
+    >>> scorer = MaxLogitScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[1.0, 1.0, 0.0], [50.0, 0.0, 0.0]])
+    array([ -1., -50.])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="max-logit",
+        paper="Hendrycks et al., Scaling out-of-distribution detection for real-world settings, "
+        "ICML 2022",
+        formula="-max z",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return max_logit(z)
+
+
+class EnergyScorer(LogitScorer):
+    """Free energy of the logits: the negative of their log-sum-exp.
+
+    Parameters
+    ----------
+    temperature : float, default=1.0
+        What the logits are divided by first, above 0. Towards 0 the score is max-logit's.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import EnergyScorer
+    >>> scorer = EnergyScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    array([ -1.09861229, -50.        ])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="energy",
+        paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020",
+        formula="-T logsumexp(z / T)",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self, temperature: float = 1.0, *, activation: str | None = None, device: str = "auto"
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.temperature = temperature
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return energy(z, self.temperature)
+
+
+class GENScorer(LogitScorer):
+    """Generalised entropy of the largest probabilities (GEN).
+
+    Parameters
+    ----------
+    gamma : float in (0, 1], default=0.1
+        Exponent. Small values make much of small probabilities.
+    top_m : int or None, default=None
+        How many of the largest probabilities count. None: all; so does a number above that of
+        the classes. The paper takes about a tenth of a thousand classes.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import GENScorer
+    >>> scorer = GENScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]).round(4)
+    array([2.5811, 0.0207])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="GEN",
+        paper="Liu et al., GEN: Pushing the limits of softmax-based out-of-distribution detection, "
+        "CVPR 2023",
+        formula="sum over the M largest p of p^g (1 - p)^g",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "gamma": [Interval(Real, 0, 1, closed="right")],
+        "top_m": [Interval(Integral, 1, None, closed="left"), None],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        top_m: int | None = None,
+        *,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.gamma = gamma
+        self.top_m = top_m
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return gen(z, self.gamma, self.top_m)
+
+
+class DoctorScorer(LogitScorer):
+    """Odds that a rejected answer is wrong, by the head's own probabilities (DOCTOR).
+
+    Parameters
+    ----------
+    variant : {"alpha", "beta"}, default="alpha"
+        ``"alpha"`` takes the probability that a label drawn from p is the class drawn from p,
+        ``sum p^2``; ``"beta"`` takes ``max p``, which ranks rows as softmax response does.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import DoctorScorer
+    >>> scorer = DoctorScorer().fit([[2.0, 0.0, 0.0]] * 4, [0, 0, 0, 1], np.eye(3))
+    >>> scorer.predict_uncertainty([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    array([2.00000000e+00, 7.71499939e-22])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="DOCTOR",
+        paper="Granese et al., DOCTOR: A simple method for detecting misclassification errors, "
+        "NeurIPS 2021",
+        formula="(1 - g) / g, g = sum_c p_c^2 (alpha) or max p (beta)",
+        needs="head",
+        cost="fit nothing; row O(Cd)",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "variant": [StrOptions({"alpha", "beta"})],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        variant: DoctorVariant = "alpha",
+        *,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.variant = variant
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return doctor(z, self.variant)
+
+
+class MaxLogitPNormScorer(LogitScorer):
+    """The largest logit after centring and p-norm normalisation, p chosen on the fit rows.
+
+    Fit it on rows that the classifier was not trained on. Softmax response stays where no p has
+    a smaller area under the risk-coverage curve, and always with two classes, whose normalised
+    logits are all alike. Rows without errors therefore choose softmax response.
+
+    Parameters
+    ----------
+    p_grid : sequence of float, default=(1, 2, ..., 10)
+        Values of p to choose from, above 0; ``inf`` is one.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    p_ : float or None
+        The chosen p; None is softmax response.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Examples
+    --------
+    >>> from adue_sklearn import MaxLogitPNormScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> scorer = MaxLogitPNormScorer().fit(*data.calibration, data.init_W, data.init_b)
+    >>> scorer.p_ is None  # two classes
+    True
+    """
+
+    card: ClassVar[Card] = Card(
+        name="MaxLogit-pNorm",
+        paper="Cattelan & Silva, How to fix a broken confidence estimator: Evaluating post-hoc "
+        "methods for selective classification with deep neural networks, UAI 2024",
+        formula="-max_c (z - mean z)_c / ||z - mean z||_p, or 1 - max p",
+        needs="held-out errors",
+        cost="fit O(nC) a value of p; row O(Cd)",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "p_grid": ["array-like"],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        p_grid: Sequence[float] = tuple(range(1, 11)),
+        *,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.p_grid = p_grid
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        grid = _check_p_grid(self.p_grid)
+        self.p_ = None
+        if len(self.classes_) == 2:
+            return
+        errors, z = self._original_errors(X, labels, head), self._original_logits(X)
+        least = aurc_score(errors, softmax_response(z))
+        for p in grid:
+            area = aurc_score(errors, max_logit_p_norm(z, p))
+            if area < least:
+                least, self.p_ = area, p
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return softmax_response(z) if self.p_ is None else max_logit_p_norm(z, self.p_)
+
+
+def _check_p_grid(p_grid: Any) -> list[float]:
+    with naming("p_grid"):
+        grid = np.asarray(p_grid, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) == 0 or not (grid > 0).all():
+        raise ValueError(f"p_grid is {p_grid!r}; expected numbers above 0, such as (1, 2, 4).")
+    return [float(p) for p in grid]
+
+
+class RelUScorer(LogitScorer):
+    """Relative uncertainty: pairs of classes count as far as errors go with them (Rel-U).
+
+    Fit it on rows that the classifier was not trained on: what tells wrong from correct rows is
+    learned from both.
+
+    Parameters
+    ----------
+    lam : float in (0, 1], default=0.5
+        Weight of the wrong rows; the correct ones have the rest.
+    temperature : float, default=1.0
+        What the logits are divided by first, above 0.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    relation_ : ndarray of float64 of shape (n_classes, n_classes)
+        The matrix D: symmetric, not negative, zero on the diagonal, of Frobenius norm one.
+    n_errors_ : int
+        Errors of the original head among the fit rows.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+
+    Warns
+    -----
+    UserWarning
+        If (without ``init_W``) the fit rows hold no errors or only errors, or if no pair of
+        classes weighs more among the wrong rows: all pairs count alike then, which is the Gini
+        index ``1 - sum p^2`` but for a factor.
+
+    Examples
+    --------
+    >>> from adue_sklearn import RelUScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> scorer = RelUScorer().fit(*data.calibration, data.init_W, data.init_b)
+    >>> scorer.relation_.round(4)
+    array([[0.    , 0.7071],
+           [0.7071, 0.    ]])
+    """
+
+    card: ClassVar[Card] = Card(
+        name="Rel-U",
+        paper="Dadalto et al., A data-driven measure of relative uncertainty for "
+        "misclassification detection, ICLR 2024",
+        formula="p' D p, D = relu(l E[pp' | wrong] - (1 - l) E[pp' | correct]), zero diagonal, "
+        "over its Frobenius norm",
+        needs="held-out errors",
+        cost="fit O(nC^2); row O(Cd + C^2)",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "lam": [Interval(Real, 0, 1, closed="right")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        lam: float = 0.5,
+        temperature: float = 1.0,
+        *,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.lam = lam
+        self.temperature = temperature
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        errors, z = self._original_errors(X, labels, head), self._original_logits(X)
+        self.n_errors_ = int(errors.sum())
+        D = torch.zeros(z.shape[1], z.shape[1], dtype=z.dtype)
+        if can_learn(errors, head, instead="the Gini index 1 - sum p^2"):
+            D = rel_u_matrix(z, errors, self.lam, self.temperature)
+            if not bool(D.any()):
+                warnings.warn(
+                    f"With lam={self.lam} no pair of classes weighs more among the wrong rows than "
+                    "among the correct ones, so all pairs count alike (the Gini index). Raise lam.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+        if not bool(D.any()):
+            D = (1.0 - torch.eye(len(D), dtype=D.dtype)) / np.sqrt(len(D) * (len(D) - 1))
+        self.relation_ = D.cpu().numpy()
+
+    def _score_logits(self, z: Tensor) -> Tensor:
+        return rel_u(z, torch.tensor(self.relation_, device=z.device), self.temperature)

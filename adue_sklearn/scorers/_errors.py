@@ -1,0 +1,53 @@
+"""Whether the fit rows hold errors to learn from, said once for every score that learns them."""
+
+from __future__ import annotations
+
+import warnings
+
+from adue_sklearn._heads import BoolArray, OriginalHead
+
+
+def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
+    """Tell whether both errors and correct answers are among the fit rows.
+
+    Parameters
+    ----------
+    errors : ndarray of bool of shape (n_samples,)
+        Where the original head is wrong.
+    head : OriginalHead
+        That head.
+    instead : str
+        What the score becomes where nothing can be learned, for the warning.
+
+    Raises
+    ------
+    ValueError
+        If a head was given and either kind is missing.
+
+    Warns
+    -----
+    UserWarning
+        The same, where the head was fitted here.
+    """
+    n_rows, n_errors = len(errors), int(errors.sum())
+    if 0 < n_errors < n_rows:
+        return True
+    if head.given and n_errors:
+        raise ValueError(
+            f"The original head init_W errs on all {n_rows} fit rows, so nothing tells errors from "
+            "correct answers. Check that y and classes are in the order of the head's rows."
+        )
+    if head.given:
+        raise ValueError(
+            f"The original head init_W makes no error on the {n_rows} fit rows (X, y), so there is "
+            "nothing to learn from. Rows it was trained on are memorised: fit on held-out rows, "
+            "more of them, or rely on SoftmaxResponseScorer."
+        )
+    found = "is wrong on all of them" if n_errors else "predicts all of them"
+    warnings.warn(
+        f"A head fitted on {n_rows} rows {found} out-of-fold: nothing to learn from. The "
+        f"uncertainty is {instead}.",
+        UserWarning,
+        stacklevel=6,
+    )
+    return False
