@@ -21,7 +21,12 @@ METRICS = [
     metrics.fpr_at_tpr_score,
     metrics.aurc_score,
     metrics.eaurc_score,
+    metrics.augrc_score,
+    metrics.prr_score,
+    metrics.risk_at_coverage_score,
+    metrics.coverage_at_risk_score,
 ]
+NEED_BOTH = [*METRICS[:3], metrics.prr_score]
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
 
 # Few distinct values: most rows are tied.
@@ -60,16 +65,75 @@ def test_a_monotone_transform_changes_nothing(metric, rows):
     assert metric(errors, infinite) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6))
-def test_aurc_is_the_mean_over_all_orders_of_tied_rows(rows):
-    errors, scores = unzip(rows)
-    values = [
-        plain_aurc(errors[list(order)])
-        for order in itertools.permutations(range(len(rows)))
+few = st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6)
+
+
+def orders_of_tied_rows(errors, scores):
+    """Return the errors in every order that sorts the rows by confidence."""
+    return [
+        errors[list(order)]
+        for order in itertools.permutations(range(len(errors)))
         if (np.diff(scores[list(order)]) >= 0).all()
     ]
-    assert metrics.aurc_score(errors, scores) == pytest.approx(np.mean(values))
+
+
+@settings(max_examples=30, deadline=None)
+@given(few, st.sampled_from([0.01, 0.2, 1 / 3, 0.5, 0.8, 1.0]))
+def test_selective_metrics_are_means_over_all_orders_of_tied_rows(rows, coverage):
+    errors, scores = unzip(rows)
+    orders = orders_of_tied_rows(errors, scores)
+    n = len(errors)
+    risks = np.mean([np.cumsum(order) / np.arange(1, n + 1) for order in orders], axis=0)
+    curve = metrics.risk_coverage_curve(errors, scores)
+    np.testing.assert_allclose(curve.risks, risks, atol=1e-15)
+    np.testing.assert_array_equal(curve.coverages, np.arange(1, n + 1) / n)
+    aurc = np.mean([plain_aurc(order) for order in orders])
+    assert metrics.aurc_score(errors, scores) == pytest.approx(aurc)
+    augrc = np.mean([np.mean(np.cumsum(order) / n) for order in orders])
+    assert metrics.augrc_score(errors, scores) == pytest.approx(augrc)
+    k = next(k for k in range(1, n + 1) if k / n >= coverage)
+    assert metrics.risk_at_coverage_score(errors, scores, coverage=coverage) == pytest.approx(
+        np.mean([order[:k].mean() for order in orders])
+    )
+    if 0 < errors.sum() < n:
+        best = plain_aurc(np.sort(errors))
+        prr = (errors.mean() - aurc) / (errors.mean() - best)
+        assert metrics.prr_score(errors, scores) == pytest.approx(prr, abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tied, st.sampled_from([0.0, 0.05, 0.2, 0.25, 1 / 3, 0.5, 0.9, 1.0]))
+def test_coverage_at_risk_is_that_of_the_best_threshold(rows, risk):
+    errors, scores = unzip(rows)
+    accepted = [scores <= threshold for threshold in scores]
+    coverages = [mask.mean() for mask in accepted if errors[mask].mean() <= risk]
+    assert metrics.coverage_at_risk_score(errors, scores, risk=risk) == max(coverages, default=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(tied)
+def test_augrc_and_prr_relate_to_roc_auc_and_aurc_as_published(rows):
+    errors, scores = unzip(rows)
+    rate, n = errors.mean(), len(errors)
+    auc = roc_auc_score(errors, scores)
+    integral = (1 - auc) * rate * (1 - rate) + rate**2 / 2
+    assert metrics.augrc_score(errors, scores) == pytest.approx(integral + rate / (2 * n))
+    assert metrics.prr_score(errors, errors) == pytest.approx(1)
+    assert metrics.prr_score(errors, np.zeros(n)) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_share_of_rows_is_not_rounded_up_by_float_arithmetic():
+    errors = np.arange(100) == 7  # 0.07 * 100 is 7.000000000000001, 7 rows are enough
+    assert metrics.risk_at_coverage_score(errors, np.arange(100), coverage=0.07) == 0
+    assert metrics.risk_at_coverage_score(errors, np.arange(100), coverage=0.08) == 1 / 8
+
+
+def test_a_long_ranking_keeps_its_digits():
+    rng = np.random.default_rng(0)
+    errors = rng.random(200_000) < 0.1
+    ranking = errors[np.argsort(order := rng.random(200_000))]
+    risks = np.cumsum(ranking) / np.arange(1, 200_001)
+    assert metrics.aurc_score(errors, order) == pytest.approx(math.fsum(risks) / 2e5, rel=1e-11)
 
 
 @settings(max_examples=50, deadline=None)
@@ -87,6 +151,15 @@ def test_aurc_without_and_with_errors_only():
     assert metrics.aurc_score([0, 0, 0], [1, 2, 3]) == 0
     assert metrics.aurc_score([1, 1, 1], [1, 2, 3]) == 1
     assert metrics.eaurc_score([1, 1, 1], [1, 2, 3]) == 0
+
+
+def test_selective_metrics_without_and_with_errors_only():
+    assert metrics.augrc_score([0, 0], [1, 2]) == 0
+    assert metrics.augrc_score([1, 1], [1, 2]) == 0.75
+    assert metrics.risk_at_coverage_score([0, 0], [1, 2]) == 0
+    assert metrics.risk_at_coverage_score([1, 1], [1, 1]) == 1
+    assert metrics.coverage_at_risk_score([0, 0], [1, 2]) == 1
+    assert metrics.coverage_at_risk_score([1, 1], [1, 2]) == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -172,7 +245,7 @@ def test_bad_input_is_named(metric, errors, scores, message):
         metric(errors, scores)
 
 
-@pytest.mark.parametrize("metric", METRICS[:3], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("metric", NEED_BOTH, ids=lambda m: m.__name__)
 @pytest.mark.parametrize(("errors", "which"), [([0, 0], "no errors"), ([1, 1], "only errors")])
 def test_metrics_that_need_both_kinds_of_rows_give_nan_and_warn(metric, errors, which):
     with pytest.warns(UndefinedMetricWarning, match=which):
@@ -185,6 +258,10 @@ def test_impossible_rates_are_named(tpr):
         metrics.fpr_at_tpr_score([0, 1], [1, 2], tpr=tpr)
     with pytest.raises(ValueError, match="confidence =="):
         metrics.error_roc_auc_interval([0, 0, 1, 1], [1, 2, 3, 4], confidence=tpr)
+    with pytest.raises(ValueError, match="coverage =="):
+        metrics.risk_at_coverage_score([0, 1], [1, 2], coverage=tpr)
+    with pytest.raises(ValueError, match="risk =="):
+        metrics.coverage_at_risk_score([0, 1], [1, 2], risk=tpr - 0.1 if tpr == 0 else tpr)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +272,10 @@ def test_impossible_rates_are_named(tpr):
         (metrics.fpr_at_tpr_scorer, metrics.fpr_at_tpr_score, -1),
         (metrics.aurc_scorer, metrics.aurc_score, -1),
         (metrics.eaurc_scorer, metrics.eaurc_score, -1),
+        (metrics.augrc_scorer, metrics.augrc_score, -1),
+        (metrics.prr_scorer, metrics.prr_score, 1),
+        (metrics.risk_at_coverage_scorer, metrics.risk_at_coverage_score, -1),
+        (metrics.coverage_at_risk_scorer, metrics.coverage_at_risk_score, 1),
     ],
     ids=lambda v: getattr(v, "__name__", None) or str(v),
 )

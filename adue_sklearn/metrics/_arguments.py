@@ -1,0 +1,131 @@
+"""What metrics are given, checked; and what they return."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import column_or_1d
+
+from adue_sklearn._validation import naming
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class Estimate(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def prediction_errors(predicted: Any, y: Any) -> BoolArray:
+    """Return where predicted labels are not the true ones.
+
+    Parameters
+    ----------
+    predicted, y : array-like of shape (n_samples,)
+        Predicted and true labels: numbers both, or strings both.
+
+    Returns
+    -------
+    errors : ndarray of bool of shape (n_samples,)
+        True where they differ.
+
+    Raises
+    ------
+    ValueError
+        If one holds strings and the other numbers, or the lengths differ.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import prediction_errors
+    >>> prediction_errors(["no", "yes"], ["no", "no"])
+    array([False,  True])
+    """
+    predicted = as_column(predicted, "predicted")
+    y = as_column(y, "y")
+    if len(predicted) != len(y):
+        raise ValueError(
+            f"y has {len(y)} labels, but there are {len(predicted)} predictions; they must be as "
+            "many."
+        )
+    if (y.dtype.kind in "OUST") != (predicted.dtype.kind in "OUST"):
+        raise ValueError(
+            f"y has dtype {y.dtype}, but the predicted labels have dtype {predicted.dtype} (such "
+            f"as {predicted[:1].tolist()}); pass the kind of labels that fit was given."
+        )
+    return np.asarray(predicted != y, dtype=bool)
+
+
+def check_scores(
+    errors: Any, uncertainty: Any, *, name: str = "uncertainty"
+) -> tuple[BoolArray, FloatArray]:
+    """Return errors as bool (n,) and scores as float64 (n,), checked; scores may be infinite."""
+    flags, scores = as_column(errors, "errors"), as_column(uncertainty, name)
+    with naming(name):
+        scores = scores.astype(np.float64, copy=False)
+    if len(flags) != len(scores):
+        raise ValueError(
+            f"errors has {len(flags)} rows, {name} has {len(scores)}; they must be as many."
+        )
+    if len(flags) == 0:
+        raise ValueError(f"errors and {name} are empty; metrics need at least one row.")
+    if flags.dtype != bool:
+        flags = _as_flags(flags)
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{name} contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
+            "a row without a score cannot be ranked. Drop it, or give it the highest score."
+        )
+    return flags, scores
+
+
+def _as_flags(values: npt.NDArray[Any]) -> BoolArray:
+    if values.dtype.kind in "iuf":
+        odd = values[(values != 0) & (values != 1)].tolist()
+    else:
+        odd = [value for value in values.tolist() if value not in (0, 1)]
+    if odd:
+        raise ValueError(
+            "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere; "
+            f"got values such as {odd[:3]}. Pass predictions != labels."
+        )
+    return values.astype(bool)
+
+
+def check_share(value: Any, name: str, boundaries: str) -> None:
+    """Raise unless ``value`` is a number from 0 to 1."""
+    check_scalar(value, name, Real, min_val=0, max_val=1, include_boundaries=boundaries)
+    if np.isnan(value):  # passes every comparison above
+        raise ValueError(f"{name} == nan, must be between 0 and 1.")
+
+
+def as_column(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return a 1-D numpy array, from tensors of any device and dtype too."""
+    with naming(name):
+        if hasattr(values, "detach"):  # a tensor, without importing torch
+            values = values.detach().cpu().double().numpy()
+        return column_or_1d(values)
+
+
+def undefined(errors: BoolArray, metric: str) -> bool:
+    """Return whether there are no errors or only errors; warn the caller's caller if so."""
+    if 0 < errors.sum() < len(errors):
+        return False
+    which = "only errors" if errors.all() else "no errors"
+    warnings.warn(
+        f"{metric} is undefined: the {len(errors)} rows hold {which}. Use more rows, or folds "
+        "stratified on the errors.",
+        UndefinedMetricWarning,
+        stacklevel=3,
+    )
+    return True

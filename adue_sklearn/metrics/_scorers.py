@@ -1,0 +1,67 @@
+"""Metrics as scikit-learn scorers, ``scorer(estimator, X, y)``, higher is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from adue_sklearn.metrics._arguments import prediction_errors
+from adue_sklearn.metrics._detection import (
+    error_average_precision_score,
+    error_roc_auc_score,
+    fpr_at_tpr_score,
+)
+from adue_sklearn.metrics._selective import (
+    augrc_score,
+    aurc_score,
+    coverage_at_risk_score,
+    eaurc_score,
+    prr_score,
+    risk_at_coverage_score,
+)
+
+
+class ErrorScorer:
+    """A metric of error detection as a scikit-learn scorer.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(errors, uncertainty) -> float``.
+    greater_is_better : bool, default=True
+        Whether the metric is to be maximised; otherwise the scorer returns its negative.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from adue_sklearn import AdUEEstimator
+    >>> from adue_sklearn.metrics import aurc_scorer
+    >>> search = GridSearchCV(AdUEEstimator(), {"alpha": [0, 0.3]}, scoring=aurc_scorer)
+    """
+
+    def __init__(
+        self, metric: Callable[[Any, Any], float], *, greater_is_better: bool = True
+    ) -> None:
+        self.metric = metric
+        self.greater_is_better = greater_is_better
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        """Return the metric of ``estimator``'s uncertainty for its errors on ``X, y``."""
+        errors = prediction_errors(estimator.predict(X), y)
+        value = self.metric(errors, -estimator.score_samples(X))
+        return value if self.greater_is_better else -value
+
+    def __repr__(self) -> str:
+        sign = "" if self.greater_is_better else ", greater_is_better=False"
+        return f"ErrorScorer({self.metric.__name__}{sign})"
+
+
+error_roc_auc_scorer = ErrorScorer(error_roc_auc_score)
+error_average_precision_scorer = ErrorScorer(error_average_precision_score)
+fpr_at_tpr_scorer = ErrorScorer(fpr_at_tpr_score, greater_is_better=False)
+aurc_scorer = ErrorScorer(aurc_score, greater_is_better=False)
+eaurc_scorer = ErrorScorer(eaurc_score, greater_is_better=False)
+augrc_scorer = ErrorScorer(augrc_score, greater_is_better=False)
+prr_scorer = ErrorScorer(prr_score)
+risk_at_coverage_scorer = ErrorScorer(risk_at_coverage_score, greater_is_better=False)
+coverage_at_risk_scorer = ErrorScorer(coverage_at_risk_score)
