@@ -20,6 +20,7 @@ from adue_sklearn import (
     DoctorScorer,
     EnergyScorer,
     GENScorer,
+    LastLayerLaplaceScorer,
     MahalanobisScorer,
     MaxLogitPNormScorer,
     RelUScorer,
@@ -91,6 +92,7 @@ ESTIMATORS = [
     SoftmaxResponseScorer(),
     MaxLogitPNormScorer(),
     RelUScorer(),
+    LastLayerLaplaceScorer(),
     MahalanobisScorer(),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
@@ -169,6 +171,7 @@ def test_scoring(estimator, value):
             DoctorScorer,
             MaxLogitPNormScorer,
             RelUScorer,
+            LastLayerLaplaceScorer,
         )
         for parameter in cls().get_params()
     ],

@@ -1,5 +1,6 @@
 """What AdUE is compared with."""
 
+from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
 from adue_sklearn.scorers.logits import (
     DoctorScorer,
     EnergyScorer,
@@ -18,6 +19,7 @@ __all__ = [
     "EnergyScorer",
     "EntropyScorer",
     "GENScorer",
+    "LastLayerLaplaceScorer",
     "MahalanobisScorer",
     "MarginScorer",
     "MaxLogitPNormScorer",
