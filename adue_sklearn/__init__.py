@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import (
     DoctorScorer,
@@ -26,6 +27,7 @@ __all__ = [
     "DoctorScorer",
     "EnergyScorer",
     "EntropyScorer",
+    "ErrorProbability",
     "GENScorer",
     "LastLayerLaplaceScorer",
     "MahalanobisScorer",
@@ -34,6 +36,8 @@ __all__ = [
     "MaxLogitScorer",
     "RelUScorer",
     "SoftmaxResponseScorer",
+    "TemperatureScaling",
     "UncertaintyPipeline",
+    "VectorScaling",
     "__version__",
 ]

@@ -19,6 +19,7 @@ from adue_sklearn import (
     AdUESearchCV,
     DoctorScorer,
     EnergyScorer,
+    ErrorProbability,
     GENScorer,
     LastLayerLaplaceScorer,
     MahalanobisScorer,
@@ -94,6 +95,7 @@ ESTIMATORS = [
     RelUScorer(),
     LastLayerLaplaceScorer(),
     MahalanobisScorer(),
+    ErrorProbability(),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
@@ -164,6 +166,7 @@ def test_scoring(estimator, value):
         (cls, parameter)
         for cls in (
             AdUEEstimator,
+            ErrorProbability,
             MahalanobisScorer,
             SoftmaxResponseScorer,
             EnergyScorer,

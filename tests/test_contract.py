@@ -22,6 +22,7 @@ from adue_sklearn import (
     DoctorScorer,
     EnergyScorer,
     EntropyScorer,
+    ErrorProbability,
     GENScorer,
     LastLayerLaplaceScorer,
     MahalanobisScorer,
@@ -31,6 +32,7 @@ from adue_sklearn import (
     RelUScorer,
     SoftmaxResponseScorer,
 )
+from adue_sklearn.base import UncertaintyEstimator
 from tests.problems import DEVICES, Problem
 
 ESTIMATORS = [
@@ -51,9 +53,14 @@ ESTIMATORS = [
     MahalanobisScorer("marginal"),
     MahalanobisScorer("relative"),
     AdUESearchCV({"beta": [0.01, 0.1]}, cv=2),
+    ErrorProbability(),
+    ErrorProbability(MahalanobisScorer(), method="sigmoid", cv=2),
+    ErrorProbability(method="venn_abers"),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
+# An estimator may hold another one, of which the same is tested.
+PLAIN = (np.ndarray, str, bool, int, float, dict, UncertaintyEstimator)
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS_AND_NORMALIZED, ids=str)
 
 
@@ -143,7 +150,7 @@ def test_fitted_state_is_plain_arrays_and_numbers(estimator, problem):
     for name, value in vars(fitted).items():
         if name in fitted.get_params(deep=False):
             continue  # as it was passed
-        assert value is None or isinstance(value, (np.ndarray, str, bool, int, float, dict)), name
+        assert value is None or isinstance(value, PLAIN), name
 
 
 @every_estimator
