@@ -25,6 +25,7 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     resolve_head,
 )
+from adue_sklearn._label_order import FEWEST_ROWS, warn_of_label_order
 from adue_sklearn._torch import (
     Array,
     as_numpy,
@@ -35,6 +36,9 @@ from adue_sklearn._torch import (
 )
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
+
+#: Rows on which labels are compared with a given head's answers; more would tell no more.
+_COMPARED_ROWS = 2**13
 
 
 class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -109,6 +113,12 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ------
         ValueError
             If the features are not finite, or features, labels and head do not fit together.
+
+        Warns
+        -----
+        UserWarning
+            If labels agree with a given head no more than by chance, or far better in another
+            order of the classes, which is named.
         """
         X = validate_features(self, X, reset=True)
         head, labels = resolve_head(
@@ -116,6 +126,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         )
         self._set_head("init_", head.weights, head.biases)
         self.classes_, self._head_given = head.classes, head.given
+        if head.given:
+            self._compare_order(X, labels, named=classes is not None)
         self._fit(X, labels, head)
         return self
 
@@ -250,6 +262,20 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     @abstractmethod
     def _uncertainty(self, X: Array) -> Tensor:
         """Return the uncertainty (n,) of validated features."""
+
+    def _compare_order(self, X: Array, labels: IntArray, *, named: bool) -> None:
+        """Warn, for the caller of ``fit``, if labels and head rows are in different orders."""
+        if len(labels) < FEWEST_ROWS:
+            return
+        step = -(-len(labels) // _COMPARED_ROWS)
+        warn_of_label_order(
+            self._logits(X[::step], *self._get_head("init_")).argmax(dim=1).cpu().numpy(),
+            labels[::step],
+            len(self.classes_),
+            self.classes_.tolist() if named else None,
+            name="y",
+            stacklevel=5,
+        )
 
     def _check_features(self, X: Any) -> Array:
         check_is_fitted(self)

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._heads import IntArray, OriginalHead
+from adue_sklearn._label_order import FEWEST_ROWS
 from adue_sklearn._torch import Array, resolve_device, threads_for
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
 from adue_sklearn.adue.problem import ErrorWeight, HeadProblem
@@ -348,15 +349,13 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
 
 def _warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
+    at_chance = n_errors >= n_rows * (1 - 1 / len(head.classes))
+    if head.given and at_chance and n_rows >= FEWEST_ROWS:
+        return  # `fit` compared labels and answers, and has said it
     if n_errors == n_rows:
         message = (
             f"The original head errs on all {n_rows} fit rows: nothing tells errors from correct "
             "answers. Check the order of labels and head rows."
-        )
-    elif head.given and n_rows >= 10 and n_errors >= n_rows * (1 - 1 / len(head.classes)):
-        message = (
-            f"The original head errs on {n_errors} of {n_rows} fit rows: it is right no more often "
-            "than by chance. Check that labels and classes are in the order of the head's rows."
         )
     elif head.given and n_errors < FEW_ERRORS:
         message = (

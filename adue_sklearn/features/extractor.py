@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._label_order import warn_of_label_order
 from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features._labels import label_rows
-from adue_sklearn.features._warnings import warn_of_cut_texts, warn_of_label_order
+from adue_sklearn.features._warnings import warn_of_cut_texts
 from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad
 from adue_sklearn.features.finding import run_head
 from adue_sklearn.features.heads import check_batch
@@ -264,7 +265,15 @@ def extract_features(
 def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
     """Say what may be wrong with texts and labels of a finished store."""
     warn_of_cut_texts(store.provenance["truncated_rows"], len(store), classifier.max_length)
-    warn_of_label_order(store.logits, store.labels, classifier.classes)
+    if store.labels is not None:
+        warn_of_label_order(
+            store.logits.argmax(axis=1),
+            store.labels,
+            classifier.n_classes,
+            classifier.classes,
+            name="labels",
+            stacklevel=4,
+        )
 
 
 def _check_classifier(classifier: Any) -> None:

@@ -352,6 +352,8 @@ class MahalanobisScorer(UncertaintyEstimator):
         X = validate_features(self, X, reset=first)
         if first:
             labels = self._start(X, y, init_W, init_b, classes)
+            if self._head_given:
+                self._compare_order(X, labels, named=classes is not None)
         else:
             labels = encode_labels(
                 check_labels(y, X.shape[0], type(self).__name__), self.classes_, named=True
