@@ -18,6 +18,10 @@ _DOUBT = 0.01  # how often chance alone may make another order of the classes lo
 IntArray = npt.NDArray[np.int64]
 
 
+class LabelOrderWarning(UserWarning):
+    """Labels and a head's rows look as if they were in different orders."""
+
+
 def warn_of_label_order(
     answers: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -25,6 +29,7 @@ def warn_of_label_order(
     classes: Sequence[Any] | None,
     *,
     name: str,
+    option: str = "",
     stacklevel: int = 2,
 ) -> None:
     """Warn if labels agree with a head no more than chance, or far better in another order.
@@ -47,6 +52,8 @@ def warn_of_label_order(
         The labels in the order of the head's rows; None if labels are given as row numbers.
     name : str
         What the caller calls the labels.
+    option : str, default=""
+        What ``classes`` is called besides, such as on the command line.
     stacklevel : int, default=2
         As of `warnings.warn`, counted from here.
 
@@ -82,8 +89,8 @@ def warn_of_label_order(
         f"alone gives {chance:.1%}, always the commonest class {commonest:.1%}. "
     )
     warnings.warn(
-        message + (_order_message(best, order, classes) if fits else _NO_ORDER),
-        UserWarning,
+        message + (_order_message(best, order, classes, option) if fits else _NO_ORDER),
+        LabelOrderWarning,
         stacklevel=stacklevel,
     )
 
@@ -94,14 +101,14 @@ _NO_ORDER = (
 )
 
 
-def _order_message(best: float, order: IntArray, classes: Sequence[Any] | None) -> str:
+def _order_message(best: float, order: IntArray, classes: Sequence[Any] | None, option: str) -> str:
     """Say which order of classes fits; `order` holds, for each head row, the label it answers."""
     start = f"In another order of the classes they agree in {best:.1%}: "
     if classes is None:
         pairs = ", ".join(f"{label} is row {row}" for row, label in enumerate(order.tolist()))
         return f"{start}number the labels as the rows of the head; now label {pairs}."
     named = [classes[label] for label in order.tolist()]
-    return f"{start}give the names as the rows of the head have them, classes={named}."
+    return f"{start}give the names as the rows of the head have them, classes={named}{option}."
 
 
 def _chance(counts: IntArray) -> float:

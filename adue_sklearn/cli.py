@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from adue_sklearn import __version__
+from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._store_commands import interrupted_rows, store_commands
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and exit status 1."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _warning_printer()
     try:
         app()
     except _EXPECTED as error:
@@ -377,10 +378,20 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: progress.advance(task, rows)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Show our users' warnings in one line, without the place in the code."""
-    if issubclass(category, UserWarning):
-        _say("warning", "yellow", str(message))
+def _warning_printer() -> Callable[..., None]:
+    """Return what shows our users' warnings in one line, without the place in the code."""
+    order_doubted = False
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        nonlocal order_doubted
+        if issubclass(category, LabelOrderWarning):
+            if order_doubted:  # every fit of a command says it of its own rows
+                return
+            order_doubted = True
+        if issubclass(category, UserWarning):
+            _say("warning", "yellow", str(message))
+
+    return show
 
 
 def _tell(message: str) -> None:

@@ -215,6 +215,17 @@ def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, labelled, tmp_pa
     assert "has no labels" in err
 
 
+def test_labels_in_another_order_than_the_head_are_said_once(adue, problem, tmp_path):
+    store = tmp_path / "store"
+    moved = (problem.y + 1) % 3
+    FeatureStore.create(store, features=problem.X, labels=moved, init_W=problem.W, init_b=problem.b)
+    for number in range(2):
+        status, _, err = adue("fit", store, "--out", tmp_path / f"head{number}", "--folds", 2)
+        assert status == 0
+        assert err.count("answers agree with the labels") == 1
+        assert "now label 1 is row 0, 2 is row 1, 0 is row 2" in err
+
+
 def test_cut_texts_are_counted(adue, labelled, tmp_path):
     case, folder = labelled
     _, _, err = adue(

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import skops.io
 from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
@@ -21,7 +23,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer, UncertaintyPipeline
+from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer, UncertaintyPipeline
 from adue_sklearn.features import (
     LoraFeatureExtractor,
     compute_features,
@@ -46,21 +48,21 @@ def labelled(make_saved_case):
 
 @pytest.fixture(autouse=True)
 def empty_memory_cache():
-    transformer._MemoryCache._models.clear()
+    LoraFeatureExtractor.clear_cache()
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """Count how often each text goes through the model."""
     counts = {}
-    original = transformer.compute_features
+    original = transformer.collect_features
 
-    def counting(classifier, texts, **options):
+    def counting(classifier, texts, *options):
         for text in texts:
             counts[text] = counts.get(text, 0) + 1
-        return original(classifier, texts, **options)
+        return original(classifier, texts, *options)
 
-    monkeypatch.setattr(transformer, "compute_features", counting)
+    monkeypatch.setattr(transformer, "collect_features", counting)
     return counts
 
 
@@ -217,14 +219,14 @@ def test_processes_that_meet_a_text_at_once_run_it_once(labelled, tmp_path):
         from adue_sklearn.features import LoraFeatureExtractor, transformer
 
         folder, adapter = sys.argv[1:]
-        original = transformer.compute_features
+        original = transformer.collect_features
 
-        def counting(classifier, texts, **options):
+        def counting(classifier, texts, *options):
             with open(folder + "/run.log", "a") as log:
                 log.writelines(text + "\\n" for text in texts)
-            return original(classifier, texts, **options)
+            return original(classifier, texts, *options)
 
-        transformer.compute_features = counting
+        transformer.collect_features = counting
         texts = json.load(open(folder + "/texts.json"))
         features = LoraFeatureExtractor(adapter, cache=folder + "/cache")
         for start in (0, 30, 60):
@@ -240,12 +242,94 @@ def test_processes_that_meet_a_text_at_once_run_it_once(labelled, tmp_path):
 def test_a_folder_cache_outlives_the_process_and_knows_its_model(labelled, counted, tmp_path):
     case, texts, _ = labelled
     first = extractor(case, cache=tmp_path).transform(texts)
-    transformer._load.cache_clear()
+    LoraFeatureExtractor.clear_cache()
     np.testing.assert_array_equal(extractor(case, cache=tmp_path).transform(texts), first)
     assert set(counted.values()) == {1}
     extractor(case, cache=tmp_path, max_length=6).transform(texts)
     assert set(counted.values()) == {2}
     assert not list(tmp_path.rglob("*.part"))
+
+
+def cut_message(n_cut, n_texts):
+    return rf"texts: {n_cut} of {n_texts} \(.*\) were cut at 6 tokens"
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder", None])
+def test_cut_texts_are_counted_whether_they_are_run_or_cached(labelled, counted, tmp_path, kind):
+    case, _, _ = labelled
+    cache = tmp_path / "cache" if kind == "folder" else kind
+    features = extractor(case, cache=cache, max_length=6)
+    short, cut, longer = "w1 w2", "w1 " * 9, "w2 " * 20
+    for texts, n_cut in (([short, cut], 1), ([cut, short], 1), ([cut, cut, longer, short], 3)):
+        with pytest.warns(UserWarning, match=cut_message(n_cut, len(texts))) as caught:
+            features.transform(texts)
+        assert [Path(each.filename).name for each in caught] == [Path(__file__).name]
+    if kind is not None:
+        assert set(counted.values()) == {1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features.transform([short])
+
+
+def test_another_process_that_reads_a_folder_hears_of_cut_texts(labelled, counted, tmp_path):
+    case, texts, labels = labelled
+    texts = ["w1 " * 9, *texts[:39]]
+    n_cut = sum(len(text.split()) > 4 for text in texts)
+    options = {"cache": tmp_path, "max_length": 6}
+    with pytest.warns(UserWarning, match=cut_message(n_cut, 40)):
+        extractor(case, **options).transform(texts)
+    LoraFeatureExtractor.clear_cache()  # as a new process starts
+    with pytest.warns(UserWarning, match=cut_message(n_cut, 40)):
+        pipeline(case, **options).fit(texts, labels[:40])
+    assert set(counted.values()) == {1}
+
+
+def test_a_folder_of_the_older_layout_is_run_again_and_kept(labelled, counted, tmp_path):
+    case, texts, _ = labelled
+    expected = extractor(case, cache=tmp_path).transform(texts)
+    (file,) = tmp_path.rglob("*.safetensors")
+    part = load_file(file)
+    save_file({name: part[name] for name in ("keys", "features")}, file)
+    for _ in range(2):
+        np.testing.assert_array_equal(extractor(case, cache=tmp_path).transform(texts), expected)
+        assert set(counted.values()) == {2}
+
+
+def test_the_memory_cache_can_be_emptied(labelled, counted):
+    case, texts, _ = labelled
+    first, other = extractor(case), extractor(case, max_length=6)
+    for times in (1, 2):
+        for features in (first, other, clone(first)):
+            features.transform(texts[:5])
+        assert set(counted.values()) == {2 * times}
+        assert LoraFeatureExtractor.clear_cache() is None
+    first.clear_cache()
+    np.testing.assert_array_equal(first.transform(texts[:5]), clone(first).transform(texts[:5]))
+
+
+def test_skops_brings_a_pipeline_back_with_our_classes_alone(labelled, tmp_path):
+    case, texts, labels = labelled
+    for cache in ("memory", str(tmp_path / "cache")):
+        search = AdUESearchCV({"beta": [0.1]}, cv=2)
+        features = LoraFeatureExtractor(str(case.adapter), classes=CLASSES, cache=cache)
+        pipe = UncertaintyPipeline([("features", features), ("adue", search)]).fit(texts, labels)
+        data = skops.io.dumps(pipe)
+        untrusted = skops.io.get_untrusted_types(data=data)
+        assert {name.partition(".")[0] for name in untrusted} == {"adue_sklearn"}
+        loaded = skops.io.loads(data, trusted=untrusted)
+        np.testing.assert_array_equal(
+            loaded.predict_uncertainty(texts), pipe.predict_uncertainty(texts)
+        )
+
+
+def test_skops_asks_for_trust_in_paths_that_the_caller_gave(labelled):
+    case, _, _ = labelled
+    data = skops.io.dumps(extractor(case))
+    untrusted = skops.io.get_untrusted_types(data=data)
+    assert [name for name in untrusted if not name.startswith("adue_sklearn.")] == [
+        f"pathlib.{type(case.adapter).__name__}"
+    ]
+    assert skops.io.loads(data, trusted=untrusted).adapter == case.adapter
 
 
 def test_without_a_cache_every_call_runs_the_model(labelled, counted):
@@ -386,7 +470,7 @@ def test_predict_uncertainty_is_absent_where_the_last_step_has_no_score():
 
 def test_fitting_a_pipeline_warns_of_nothing(labelled):
     case, texts, labels = labelled
-    transformer._load.cache_clear()
+    LoraFeatureExtractor.clear_cache()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -29,12 +31,12 @@ from sklearn.model_selection import (
     learning_curve,
 )
 
-from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
-from adue_sklearn.metrics import aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
+from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer
+from adue_sklearn.metrics import ErrorScorer, aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
 from adue_sklearn.model_selection import error_stratified_folds
+from tests.test_contract import ESTIMATORS
 
-ESTIMATORS = [AdUEEstimator(), SoftmaxResponseScorer(), MahalanobisScorer()]
-every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 
 
 @pytest.fixture
@@ -128,12 +130,41 @@ def test_joblib_and_skops_bring_the_same_scores_back(estimator, problem, tmp_pat
     loaded = joblib.load(tmp_path / "model.joblib")
     np.testing.assert_array_equal(loaded.predict_uncertainty(problem.X), expected)
 
-    data = skops.io.dumps(fitted)
-    untrusted = skops.io.get_untrusted_types(data=data)
-    cls = type(estimator)
-    assert untrusted == [f"{cls.__module__}.{cls.__name__}"]
-    loaded = skops.io.loads(data, trusted=untrusted)
+    loaded = through_skops(fitted)
     np.testing.assert_array_equal(loaded.predict_uncertainty(problem.X), expected)
+
+
+def through_skops(estimator):
+    """Save and load, trusting nothing but classes of this package."""
+    data = skops.io.dumps(estimator)
+    untrusted = skops.io.get_untrusted_types(data=data)
+    for name in untrusted:
+        module, _, cls = name.rpartition(".")
+        assert module.startswith("adue_sklearn")
+        assert isinstance(getattr(sys.modules[module], cls), type)
+    return skops.io.loads(data, trusted=untrusted)
+
+
+@pytest.mark.parametrize("scoring", [aurc_scorer, error_roc_auc_scorer], ids=repr)
+def test_our_scorers_are_kept_by_name(scoring, problem):
+    search = AdUESearchCV({"beta": [0.1]}, cv=2, scoring=scoring).fit(*problem.fit_args)
+    for copy in (through_skops(search), pickle.loads(pickle.dumps(search)), clone(search)):
+        assert copy.scoring.metric is scoring.metric
+        assert copy.scoring.greater_is_better is scoring.greater_is_better
+        assert repr(copy.scoring) == repr(scoring)
+
+
+def spread(errors, uncertainty):
+    return np.ptp(uncertainty)
+
+
+def test_a_metric_of_ones_own_survives_pickle():
+    scorer = pickle.loads(pickle.dumps(ErrorScorer(spread)))
+    assert scorer.metric is spread
+    assert "partial" in repr(ErrorScorer(functools.partial(spread)))
+    for metric in ("aurc_score", 3):
+        with pytest.raises(TypeError, match=r"metric is .* expected a function"):
+            ErrorScorer(metric)
 
 
 @every_estimator
@@ -159,7 +190,10 @@ def test_memory_mapped_features_are_read_not_written(estimator, problem, tmp_pat
 def test_the_html_repr_shows_the_fitted_facts(estimator, problem):
     html = clone(estimator).fit(*problem.fit_args)._repr_html_()
     shown = ["init_coef_", "classes_"]
-    shown += {"AdUEEstimator": ["loss_", "n_iter_", "n_errors_"]}.get(type(estimator).__name__, [])
+    shown += {
+        AdUEEstimator: ["loss_", "n_iter_", "n_errors_"],
+        AdUESearchCV: ["best_params_", "best_score_", "cv_results_"],
+    }.get(type(estimator), [])
     for name in shown:
         assert name in html
 

@@ -144,7 +144,7 @@ def compute_features(
     UserWarning
         How many texts were cut at ``max_length``.
     """
-    batch = _collect(classifier, texts, batch_tokens, progress)
+    batch = collect_features(classifier, texts, batch_tokens, progress)
     warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
     return batch.features, batch.logits
 
@@ -249,7 +249,9 @@ def extract_features(
         for start in range(writer.n_done, len(checked), shard_rows):
             rows = np.arange(start, min(start + shard_rows, len(checked)))
             texts_here = checked[start : start + shard_rows]
-            shard = _collect(classifier, texts_here, batch_tokens, progress, first_row=start)
+            shard = collect_features(
+                classifier, texts_here, batch_tokens, progress, first_row=start
+            )
             writer.write_shard(
                 shard.features,
                 shard.logits,
@@ -272,6 +274,7 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
             classifier.n_classes,
             classifier.classes,
             name="labels",
+            option=" (--classes)",
             stacklevel=4,
         )
 
@@ -312,14 +315,14 @@ def _iterate(
         yield FeatureBatch(rows, features, logits, encoded.truncated[rows])
 
 
-def _collect(
+def collect_features(
     classifier: LoadedClassifier,
     texts: Sequence[str],
     batch_tokens: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
     first_row: int = 0,
 ) -> FeatureBatch:
-    """Run all texts and put their rows in input order."""
+    """Run all texts and put their rows in input order, without a word on what was cut."""
     checked = check_texts(texts)
     _check_classifier(classifier)
     check_progress(progress)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from adue_sklearn._torch import parse_device
 from adue_sklearn.features._arguments import View, check_view
+from adue_sklearn.features._warnings import warn_of_cut_texts
 from adue_sklearn.features.batching import check_texts
-from adue_sklearn.features.extractor import compute_features
+from adue_sklearn.features.extractor import collect_features
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
 
 Rows = npt.NDArray[np.float32]
+
+
+class CachedRow(NamedTuple):
+    """The features of a text, and whether the model read only its start."""
+
+    features: Rows
+    truncated: bool
+
 
 #: What decides a text's features, beside the text.
 _IDENTITY = ("model", "base_model", "adapter_sha256", "revision", "view", "max_length", "precision")
@@ -45,13 +54,16 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     In scikit-learn's own ``Pipeline`` the head has to be passed by hand (``STEP__init_W``, ...);
     without it the last step fits a head of its own, and its predictions are not the model's.
 
+    Parameters are kept as they are given. Give folders as str where skops is to load the extractor
+    with no trusted types but our classes; ``pathlib``'s need ``"pathlib.PosixPath"``.
+
     Parameters
     ----------
     adapter : path-like or str
         A peft adapter folder, a merged model, or a hub name of either.
     cache : {"memory"}, path-like or None, default="memory"
         Where features are kept, by text, model, ``max_length`` and precision: in this process, in
-        a folder (shared by processes, kept for later), or nowhere.
+        a folder (shared by processes, kept for later), or nowhere. ``clear_cache`` empties memory.
     base_model : path-like or str, default=None
         The adapter's base model, if not the one it names.
     classes : list of str, default=None
@@ -149,6 +161,12 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         ------
         ValueError
             If ``X`` is no sequence of texts, or the model cannot be used.
+
+        Warns
+        -----
+        UserWarning
+            How many of the texts the model read only up to ``max_length``, whether it read them
+            now or their features come from the cache.
         """
         texts = _as_texts(X)
         if not (self.cache is None or isinstance(self.cache, str | os.PathLike)):
@@ -164,18 +182,31 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
                 known = cache.read()  # another process may have run some in the meantime
                 missing = {key: text for key, text in by_key.items() if key not in known}
                 known = {**known, **self._run(classifier, missing, cache)}
-        return np.stack([known[_key(text)] for text in texts])
+        rows = [known[_key(text)] for text in texts]
+        n_cut = sum(row.truncated for row in rows)
+        # Above this method is scikit-learn's wrapper of it.
+        warn_of_cut_texts(n_cut, len(rows), classifier.max_length, stacklevel=4)
+        return np.stack([row.features for row in rows])
+
+    @staticmethod
+    def clear_cache() -> None:
+        """Forget what this process holds in memory: the features of every model, and the model.
+
+        Texts go through the model again after that, in every extractor with ``cache="memory"``.
+        A folder is left as it is; delete it to empty it.
+        """
+        _MemoryCache.clear()
+        _load.cache_clear()
 
     def _run(
         self, classifier: LoadedClassifier, missing: dict[bytes, str], cache: _Cache
-    ) -> dict[bytes, Rows]:
+    ) -> dict[bytes, CachedRow]:
         """Run texts through the model and keep their features."""
         if not missing:
             return {}
-        features, _ = compute_features(
-            classifier, list(missing.values()), batch_tokens=self.batch_tokens
-        )
-        fresh = dict(zip(missing, features, strict=True))
+        batch = collect_features(classifier, list(missing.values()), self.batch_tokens)
+        rows = map(CachedRow, batch.features, batch.truncated.tolist())
+        fresh = dict(zip(missing, rows, strict=True))
         cache.add(fresh)
         return fresh
 
@@ -304,28 +335,32 @@ class _NoCache:
     def exclusive(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def read(self) -> dict[bytes, Rows]:
+    def read(self) -> dict[bytes, CachedRow]:
         return {}
 
-    def add(self, rows: dict[bytes, Rows]) -> None:
+    def add(self, rows: dict[bytes, CachedRow]) -> None:
         """Forget the rows."""
 
 
 class _MemoryCache:
     """Keep rows in this process, a dictionary a model."""
 
-    _models: dict[str, dict[bytes, Rows]] = {}
+    _models: dict[str, dict[bytes, CachedRow]] = {}
 
     def __init__(self, identity: str) -> None:
         self._rows = self._models.setdefault(identity, {})
 
+    @classmethod
+    def clear(cls) -> None:
+        cls._models.clear()
+
     def exclusive(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def read(self) -> dict[bytes, Rows]:
+    def read(self) -> dict[bytes, CachedRow]:
         return self._rows
 
-    def add(self, rows: dict[bytes, Rows]) -> None:
+    def add(self, rows: dict[bytes, CachedRow]) -> None:
         self._rows.update(rows)
 
 
@@ -340,19 +375,27 @@ class _FolderCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self._folder / ".lock")
 
-    def read(self) -> dict[bytes, Rows]:
-        rows: dict[bytes, Rows] = {}
+    def read(self) -> dict[bytes, CachedRow]:
+        rows: dict[bytes, CachedRow] = {}
         for file in sorted(self._folder.glob("*.safetensors")):
             part = load_file(file)
-            rows |= zip(map(bytes, part["keys"]), part["features"], strict=True)
+            if "truncated" not in part:  # an older layout: its texts are run again
+                continue
+            found = map(CachedRow, part["features"], part["truncated"].tolist())
+            rows |= zip(map(bytes, part["keys"]), found, strict=True)
         return rows
 
-    def add(self, rows: dict[bytes, Rows]) -> None:
+    def add(self, rows: dict[bytes, CachedRow]) -> None:
         name = uuid.uuid4().hex
         unfinished = self._folder / f".{name}.part"
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in rows])
+        content: dict[str, npt.NDArray[Any]] = {
+            "keys": keys,
+            "features": np.stack([row.features for row in rows.values()]),
+            "truncated": np.array([row.truncated for row in rows.values()]),
+        }
         try:
-            save_file({"keys": keys, "features": np.stack(list(rows.values()))}, unfinished)
+            save_file(content, unfinished)
             unfinished.replace(self._folder / f"{name}.safetensors")
         finally:
             unfinished.unlink(missing_ok=True)

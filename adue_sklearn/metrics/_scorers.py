@@ -20,6 +20,22 @@ from adue_sklearn.metrics._selective import (
     risk_at_coverage_score,
 )
 
+#: What a scorer is saved with by name.
+_METRICS: dict[str, Callable[[Any, Any], float]] = {
+    metric.__name__: metric
+    for metric in (
+        error_roc_auc_score,
+        error_average_precision_score,
+        fpr_at_tpr_score,
+        aurc_score,
+        eaurc_score,
+        augrc_score,
+        prr_score,
+        risk_at_coverage_score,
+        coverage_at_risk_score,
+    )
+}
+
 
 class ErrorScorer:
     """A metric of error detection as a scikit-learn scorer.
@@ -42,6 +58,11 @@ class ErrorScorer:
     def __init__(
         self, metric: Callable[[Any, Any], float], *, greater_is_better: bool = True
     ) -> None:
+        if not callable(metric):
+            raise TypeError(
+                f"metric is {metric!r}; expected a function of errors and uncertainty, such as "
+                "aurc_score."
+            )
         self.metric = metric
         self.greater_is_better = greater_is_better
 
@@ -51,9 +72,26 @@ class ErrorScorer:
         value = self.metric(errors, -estimator.score_samples(X))
         return value if self.greater_is_better else -value
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A metric of ours by its name: skops then needs to trust no function.
+        name = _name(self.metric)
+        return vars(self) | ({"metric": name} if _METRICS.get(name) is self.metric else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        metric = state["metric"]
+        if isinstance(metric, str):
+            if metric not in _METRICS:
+                raise ValueError(f"metric is {metric!r}; expected one of {', '.join(_METRICS)}.")
+            metric = _METRICS[metric]
+        vars(self).update(state | {"metric": metric})
+
     def __repr__(self) -> str:
         sign = "" if self.greater_is_better else ", greater_is_better=False"
-        return f"ErrorScorer({self.metric.__name__}{sign})"
+        return f"ErrorScorer({_name(self.metric)}{sign})"
+
+
+def _name(metric: Callable[..., Any]) -> str:
+    return getattr(metric, "__name__", repr(metric))
 
 
 error_roc_auc_scorer = ErrorScorer(error_roc_auc_score)

@@ -293,7 +293,7 @@ def test_named_labels_in_another_order_name_the_order_that_fits(labelled):
     true_order = ["low", "middle", "high", "top"][: labelled.n_classes]
     names = np.array(true_order)[labelled.labels]
     message = labelled.warned(names, classes=true_order[::-1])
-    assert f"classes={true_order}." in message
+    assert f"classes={true_order} (--classes)." in message
     assert labelled.warned(names, classes=true_order) == ""
 
 
