@@ -7,6 +7,12 @@ Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, f
 """
 
 from adue_sklearn.metrics._arguments import Estimate, prediction_errors
+from adue_sklearn.metrics._bootstrap import (
+    Difference,
+    bootstrap_difference,
+    bootstrap_interval,
+    bootstrap_replicates,
+)
 from adue_sklearn.metrics._detection import (
     error_average_precision_score,
     error_roc_auc_difference,
@@ -38,6 +44,7 @@ from adue_sklearn.metrics._selective import (
 )
 
 __all__ = [
+    "Difference",
     "ErrorScorer",
     "Estimate",
     "RiskCoverageCurve",
@@ -45,6 +52,9 @@ __all__ = [
     "augrc_scorer",
     "aurc_score",
     "aurc_scorer",
+    "bootstrap_difference",
+    "bootstrap_interval",
+    "bootstrap_replicates",
     "coverage_at_risk_score",
     "coverage_at_risk_scorer",
     "eaurc_score",

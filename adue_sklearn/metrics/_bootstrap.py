@@ -1,0 +1,471 @@
+"""Intervals and paired differences of any metric, by resampling rows.
+
+A resample of ``n`` rows, drawn with replacement, is no more than how often each row occurs. The
+package's ranking metrics need no new sort for it: rows are put into groups once, drawn rows are
+counted in their groups, and the formula of the metric runs over a block of such counts. Other
+metrics are called with the drawn rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from numbers import Integral
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import check_random_state, check_scalar
+
+from adue_sklearn._validation import naming
+from adue_sklearn.metrics import _counts
+from adue_sklearn.metrics._arguments import Estimate, FloatArray, check_scores, check_share
+from adue_sklearn.metrics._counts import Counts, number_groups
+from adue_sklearn.metrics._detection import (
+    error_average_precision_score,
+    error_roc_auc_score,
+    fpr_at_tpr_score,
+)
+from adue_sklearn.metrics._selective import (
+    augrc_score,
+    aurc_score,
+    coverage_at_risk_score,
+    eaurc_score,
+    prr_score,
+    risk_at_coverage_score,
+)
+
+Metric = Callable[[Any, Any], float]
+CountForm = Callable[[Counts], FloatArray]
+
+COUNT_FORMS: dict[Callable[..., float], Callable[..., FloatArray]] = {
+    error_roc_auc_score: _counts.roc_auc,
+    error_average_precision_score: _counts.average_precision,
+    fpr_at_tpr_score: _counts.fpr_at_tpr,
+    aurc_score: _counts.aurc,
+    eaurc_score: _counts.eaurc,
+    augrc_score: _counts.augrc,
+    prr_score: _counts.prr,
+    risk_at_coverage_score: _counts.risk_at_coverage,
+    coverage_at_risk_score: _counts.coverage_at_risk,
+}
+
+# Counts in a block of replicates: small enough for the cache, large enough to pay for the calls.
+BLOCK = 1 << 17
+
+
+class Difference(NamedTuple):
+    """A paired difference, its confidence interval and its two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+@overload
+def bootstrap_replicates(
+    errors: Any,
+    uncertainty: Any,
+    metric: Metric,
+    *,
+    n_resamples: int = ...,
+    random_state: Any = ...,
+) -> FloatArray: ...
+@overload
+def bootstrap_replicates(
+    errors: Any,
+    uncertainty: Any,
+    metric: Mapping[str, Metric],
+    *,
+    n_resamples: int = ...,
+    random_state: Any = ...,
+) -> dict[str, FloatArray]: ...
+def bootstrap_replicates(
+    errors: Any,
+    uncertainty: Any,
+    metric: Metric | Mapping[str, Metric],
+    *,
+    n_resamples: int = 1000,
+    random_state: Any = None,
+) -> FloatArray | dict[str, FloatArray]:
+    """Return a metric's values on resampled rows.
+
+    With the same integer as ``random_state``, the same rows are drawn whatever the metric and
+    the score: replicates of several scores are paired.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+    metric : callable or dict of str to callable
+        ``metric(errors, uncertainty) -> float``. The ranking metrics of this package, with
+        ``functools.partial`` for their options, are computed for many resamples at once; any
+        other is called once a resample, with numpy arrays. If none is of this package,
+        ``errors`` and ``uncertainty`` may be any two arrays of ``n_samples`` rows that the
+        metrics take, such as labels and class probabilities.
+    n_resamples : int, default=1000
+        How often ``n_samples`` rows are drawn, with replacement.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same resamples every time.
+
+    Returns
+    -------
+    replicates : ndarray of shape (n_resamples,) or dict of str to ndarray
+        NaN where a metric that needs both has no errors or only errors. A dict for a dict.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import aurc_score, bootstrap_replicates
+    >>> errors, uncertainty = [0, 0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.9]
+    >>> bootstrap_replicates(errors, uncertainty, aurc_score, random_state=0).shape
+    (1000,)
+    """
+    metrics = _named(metric)
+    check_scalar(n_resamples, "n_resamples", Integral, min_val=1)
+    forms = {name: _count_form(function) for name, function in metrics.items()}
+    on_counts = {name: form for name, form in forms.items() if form is not None}
+    on_rows = {name: metrics[name] for name, form in forms.items() if form is None}
+    if on_counts:
+        errors, uncertainty = check_scores(errors, uncertainty)
+    errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
+    seed = _seed(random_state)
+    replicates = {name: np.empty(n_resamples) for name in metrics}
+    if on_counts:
+        _fill_from_counts(replicates, on_counts, errors, uncertainty, seed)
+    if on_rows:
+        _fill_from_rows(replicates, on_rows, errors, uncertainty, seed)
+    return _like(metric, replicates)
+
+
+@overload
+def bootstrap_interval(
+    errors: Any,
+    uncertainty: Any,
+    metric: Metric,
+    *,
+    n_resamples: int = ...,
+    confidence: float = ...,
+    random_state: Any = ...,
+) -> Estimate: ...
+@overload
+def bootstrap_interval(
+    errors: Any,
+    uncertainty: Any,
+    metric: Mapping[str, Metric],
+    *,
+    n_resamples: int = ...,
+    confidence: float = ...,
+    random_state: Any = ...,
+) -> dict[str, Estimate]: ...
+def bootstrap_interval(
+    errors: Any,
+    uncertainty: Any,
+    metric: Metric | Mapping[str, Metric],
+    *,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    random_state: Any = None,
+) -> Estimate | dict[str, Estimate]:
+    """Return a metric with its bootstrap percentile interval.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty : array-like of shape (n_samples,)
+        Higher is more likely wrong.
+    metric : callable or dict of str to callable
+        ``metric(errors, uncertainty) -> float``, as in :func:`bootstrap_replicates`.
+    n_resamples : int, default=1000
+        How often the rows are drawn.
+    confidence : float in (0, 1), default=0.95
+        Coverage of the interval.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same interval every time.
+
+    Returns
+    -------
+    Estimate or dict of str to Estimate
+        ``value`` on the rows themselves; ``low`` and ``high`` are quantiles of the resamples.
+        Resamples on which the metric is NaN are left out, with an ``UndefinedMetricWarning``;
+        the limits are NaN if none remains.
+
+    References
+    ----------
+    .. [1] Efron and Tibshirani, "An introduction to the bootstrap", Chapman and Hall, 1993.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.metrics import aurc_score, bootstrap_interval
+    >>> rng = np.random.default_rng(0)
+    >>> errors = rng.random(500) < 0.2
+    >>> value, low, high = bootstrap_interval(
+    ...     errors, rng.normal(size=500) + errors, aurc_score, random_state=0
+    ... )
+    >>> bool(0 < low < value < high < 0.2)
+    True
+    """
+    check_share(confidence, "confidence", "neither")
+    metrics = _named(metric)
+    values = {name: float(function(errors, uncertainty)) for name, function in metrics.items()}
+    replicates = bootstrap_replicates(
+        errors, uncertainty, metrics, n_resamples=n_resamples, random_state=random_state
+    )
+    return _like(
+        metric,
+        {
+            name: Estimate(values[name], *_limits(_defined(replicates[name], name), confidence))
+            for name in metrics
+        },
+    )
+
+
+@overload
+def bootstrap_difference(
+    errors: Any,
+    uncertainty: Any,
+    reference: Any,
+    metric: Metric,
+    *,
+    n_resamples: int = ...,
+    confidence: float = ...,
+    random_state: Any = ...,
+) -> Difference: ...
+@overload
+def bootstrap_difference(
+    errors: Any,
+    uncertainty: Any,
+    reference: Any,
+    metric: Mapping[str, Metric],
+    *,
+    n_resamples: int = ...,
+    confidence: float = ...,
+    random_state: Any = ...,
+) -> dict[str, Difference]: ...
+def bootstrap_difference(
+    errors: Any,
+    uncertainty: Any,
+    reference: Any,
+    metric: Metric | Mapping[str, Metric],
+    *,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    random_state: Any = None,
+) -> Difference | dict[str, Difference]:
+    """Return how much higher a metric is than a reference's on the same rows, paired.
+
+    Both scores are judged on the same resamples, so what makes rows easy or hard for both
+    cancels out.
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty, reference : array-like of shape (n_samples,)
+        Two scores of the same rows; higher is more likely wrong.
+    metric : callable or dict of str to callable
+        ``metric(errors, uncertainty) -> float``, as in :func:`bootstrap_replicates`.
+    n_resamples : int, default=1000
+        How often the rows are drawn.
+    confidence : float in (0, 1), default=0.95
+        Coverage of the interval.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same result every time.
+
+    Returns
+    -------
+    Difference or dict of str to Difference
+        ``value``, ``low``, ``high`` as in :func:`bootstrap_interval`. ``p_value`` is the level at
+        which the percentile interval just reaches zero, never below ``2 / (n_resamples + 1)``;
+        1 for equal scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.metrics import aurc_score, bootstrap_difference
+    >>> rng = np.random.default_rng(0)
+    >>> errors = rng.random(500) < 0.2
+    >>> difference = bootstrap_difference(
+    ...     errors, rng.normal(size=500) + errors, rng.normal(size=500), aurc_score, random_state=0
+    ... )
+    >>> difference.high < 0, round(difference.p_value, 3)
+    (True, 0.002)
+    """
+    check_share(confidence, "confidence", "neither")
+    metrics = _named(metric)
+    if any(_count_form(function) is not None for function in metrics.values()):
+        check_scores(errors, reference, name="reference")
+    _check_rows(errors, reference, "reference")
+    seed = _seed(random_state)
+    values, replicates = [], []
+    for scores in (uncertainty, reference):
+        values.append({name: float(function(errors, scores)) for name, function in metrics.items()})
+        replicates.append(
+            bootstrap_replicates(
+                errors, scores, metrics, n_resamples=n_resamples, random_state=seed
+            )
+        )
+    result = {}
+    for name in metrics:
+        gains = _defined(replicates[0][name] - replicates[1][name], name)
+        result[name] = Difference(
+            values[0][name] - values[1][name], *_limits(gains, confidence), _p_value(gains)
+        )
+    return _like(metric, result)
+
+
+def _fill_from_counts(
+    replicates: dict[str, FloatArray],
+    forms: Mapping[str, CountForm],
+    errors: npt.NDArray[np.bool_],
+    uncertainty: FloatArray,
+    seed: int,
+) -> None:
+    """Write each metric's replicates, a block of them at a time."""
+    group, n_groups = number_groups(errors, uncertainty)
+    cell = group + n_groups * errors
+    n_resamples = len(next(iter(replicates.values())))
+    size = max(1, BLOCK // (2 * n_groups))
+    draws = _Draws(len(errors), seed)
+    for start in range(0, n_resamples, size):
+        counts = np.empty((min(size, n_resamples - start), 2, n_groups), dtype=np.int64)
+        for replicate in counts.reshape(len(counts), -1):
+            replicate[:] = np.bincount(cell[draws.rows()], minlength=2 * n_groups)
+        block = Counts(counts[:, 0], counts[:, 1])
+        for name, form in forms.items():
+            replicates[name][start : start + size] = form(block)
+
+
+def _fill_from_rows(
+    replicates: dict[str, FloatArray],
+    metrics: Mapping[str, Metric],
+    errors: npt.NDArray[Any],
+    uncertainty: npt.NDArray[Any],
+    seed: int,
+) -> None:
+    """Write each metric's replicates, calling it with the drawn rows."""
+    draws = _Draws(len(errors), seed)
+    with warnings.catch_warnings():
+        # Counted and reported once, when the limits are taken.
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        for number in range(len(next(iter(replicates.values())))):
+            rows = draws.rows()
+            for name, function in metrics.items():
+                replicates[name][number] = function(errors[rows], uncertainty[rows])
+
+
+class _Draws:
+    """The rows of one resample after the other; the seed alone decides which."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.rng = np.random.default_rng(seed)
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        return self.rng.integers(self.n, size=self.n)
+
+
+def _seed(random_state: Any) -> int:
+    with naming("random_state"):
+        if isinstance(random_state, Integral):
+            check_random_state(random_state)
+            return int(random_state)
+        return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def _named(metric: Any) -> dict[str, Metric]:
+    """Return metrics by name; one alone is named after its function."""
+    named = dict(metric) if isinstance(metric, Mapping) else {_name(metric): metric}
+    for name, function in named.items():
+        if not callable(function):
+            raise TypeError(
+                f"metric must be callable, metric(errors, uncertainty), or a dict of callables; "
+                f"got {function!r}" + (f" as {name!r}." if isinstance(metric, Mapping) else ".")
+            )
+    if not named:
+        raise ValueError("metric is an empty dict; name at least one metric.")
+    return named
+
+
+def _name(metric: Any) -> str:
+    return str(getattr(getattr(metric, "func", metric), "__name__", "metric"))
+
+
+def _like(metric: Any, by_name: dict[str, Any]) -> Any:
+    """Return a dict where a dict of metrics was given, and the one value otherwise."""
+    return by_name if isinstance(metric, Mapping) else next(iter(by_name.values()))
+
+
+def _count_form(metric: Metric) -> CountForm | None:
+    """Return the metric as a formula on counts, None if it is not of this package."""
+    function: Any = metric
+    options: dict[str, Any] = {}
+    if isinstance(metric, partial) and not metric.args:
+        function, options = metric.func, metric.keywords
+    form = next((form for known, form in COUNT_FORMS.items() if known is function), None)
+    if form is None:
+        return None
+    if "sample_weight" in options:
+        raise ValueError(
+            "metric has a sample_weight bound to it, which would not follow the resampled rows. "
+            "Pass the metric without it."
+        )
+    return partial(form, **options)
+
+
+def _check_rows(
+    errors: Any, uncertainty: Any, name: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return two arrays of as many rows, from tensors too."""
+    first, second = _as_array(errors, "errors"), _as_array(uncertainty, name)
+    if len(first) != len(second):
+        raise ValueError(
+            f"errors has {len(first)} rows, {name} has {len(second)}; they must be as many."
+        )
+    if len(first) == 0:
+        raise ValueError(f"errors and {name} are empty; there is no row to draw.")
+    return first, second
+
+
+def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    with naming(name):
+        if hasattr(values, "detach"):  # a tensor, without importing torch
+            values = values.detach().cpu()
+            values = (values.double() if values.dtype.is_floating_point else values).numpy()
+        values = np.asarray(values)
+    if values.ndim == 0:
+        raise ValueError(f"{name} must be an array of rows; got {values!r}.")
+    return values
+
+
+def _defined(replicates: FloatArray, name: str) -> FloatArray:
+    """Return what is not NaN, and say how much is."""
+    defined = replicates[~np.isnan(replicates)]
+    if len(defined) < len(replicates):
+        warnings.warn(
+            f"{name} is undefined on {len(replicates) - len(defined)} of {len(replicates)} "
+            "resamples, which hold no errors or only errors; they are left out. Use more rows.",
+            UndefinedMetricWarning,
+            stacklevel=3,
+        )
+    return defined
+
+
+def _limits(replicates: FloatArray, confidence: float) -> tuple[float, float]:
+    if len(replicates) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _p_value(gains: FloatArray) -> float:
+    if len(gains) == 0:
+        return float("nan")
+    fewer = min(int((gains <= 0).sum()), int((gains >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(gains) + 1))
