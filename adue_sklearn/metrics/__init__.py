@@ -1,9 +1,11 @@
-"""How well an uncertainty finds the errors.
+"""How well an uncertainty finds the errors, and how far probabilities can be taken at their word.
 
-Every metric is a pure function of ``errors`` (n,), True where the classifier is wrong, and
-``uncertainty`` (n,), higher where it is more likely to be. Ties never depend on the order of rows.
-Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for whatever has
-``predict`` and ``score_samples``: an estimator of this package, or one in a pipeline or a search.
+Every metric of an uncertainty is a pure function of ``errors`` (n,), True where the classifier is
+wrong, and ``uncertainty`` (n,), higher where it is more likely to be. Ties never depend on the
+order of rows. Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for
+whatever has ``predict`` and ``score_samples``: an estimator of this package, or one in a pipeline
+or a search. Metrics of probabilities take ``(y_true, probabilities)``. ``bootstrap_interval`` and
+``bootstrap_difference`` put an interval around any of them.
 """
 
 from adue_sklearn.metrics._arguments import Estimate, prediction_errors
@@ -12,6 +14,13 @@ from adue_sklearn.metrics._bootstrap import (
     bootstrap_difference,
     bootstrap_interval,
     bootstrap_replicates,
+)
+from adue_sklearn.metrics._calibration import (
+    BrierDecomposition,
+    brier_decomposition,
+    brier_score,
+    calibration_error,
+    nll_score,
 )
 from adue_sklearn.metrics._detection import (
     error_average_precision_score,
@@ -44,6 +53,7 @@ from adue_sklearn.metrics._selective import (
 )
 
 __all__ = [
+    "BrierDecomposition",
     "Difference",
     "ErrorScorer",
     "Estimate",
@@ -55,6 +65,9 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_interval",
     "bootstrap_replicates",
+    "brier_decomposition",
+    "brier_score",
+    "calibration_error",
     "coverage_at_risk_score",
     "coverage_at_risk_scorer",
     "eaurc_score",
@@ -67,6 +80,7 @@ __all__ = [
     "error_roc_auc_scorer",
     "fpr_at_tpr_score",
     "fpr_at_tpr_scorer",
+    "nll_score",
     "prediction_errors",
     "prr_score",
     "prr_scorer",

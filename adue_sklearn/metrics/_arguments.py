@@ -79,8 +79,11 @@ def check_scores(
         )
     if len(flags) == 0:
         raise ValueError(f"errors and {name} are empty; metrics need at least one row.")
-    if flags.dtype != bool:
-        flags = _as_flags(flags)
+    flags = as_flags(
+        flags,
+        "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere, that is "
+        "predictions != labels",
+    )
     if np.isnan(scores).any():
         raise ValueError(
             f"{name} contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
@@ -89,16 +92,16 @@ def check_scores(
     return flags, scores
 
 
-def _as_flags(values: npt.NDArray[Any]) -> BoolArray:
+def as_flags(values: npt.NDArray[Any], expected: str) -> BoolArray:
+    """Return what is 0 or 1 as bool; otherwise raise, saying what was ``expected``."""
+    if values.dtype == bool:
+        return values
     if values.dtype.kind in "iuf":
         odd = values[(values != 0) & (values != 1)].tolist()
     else:
         odd = [value for value in values.tolist() if value not in (0, 1)]
     if odd:
-        raise ValueError(
-            "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere; "
-            f"got values such as {odd[:3]}. Pass predictions != labels."
-        )
+        raise ValueError(f"{expected}; got values such as {odd[:3]}.")
     return values.astype(bool)
 
 
@@ -112,9 +115,16 @@ def check_share(value: Any, name: str, boundaries: str) -> None:
 def as_column(values: Any, name: str) -> npt.NDArray[Any]:
     """Return a 1-D numpy array, from tensors of any device and dtype too."""
     with naming(name):
+        return column_or_1d(as_array(values, name))
+
+
+def as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return a numpy array, from tensors of any device and dtype too."""
+    with naming(name):
         if hasattr(values, "detach"):  # a tensor, without importing torch
-            values = values.detach().cpu().double().numpy()
-        return column_or_1d(values)
+            values = values.detach().cpu()
+            values = (values.double() if values.is_floating_point() else values).numpy()
+        return np.asarray(values)
 
 
 def undefined(errors: BoolArray, metric: str) -> bool:

@@ -21,7 +21,13 @@ from sklearn.utils import check_random_state, check_scalar
 
 from adue_sklearn._validation import naming
 from adue_sklearn.metrics import _counts
-from adue_sklearn.metrics._arguments import Estimate, FloatArray, check_scores, check_share
+from adue_sklearn.metrics._arguments import (
+    Estimate,
+    FloatArray,
+    as_array,
+    check_scores,
+    check_share,
+)
 from adue_sklearn.metrics._counts import Counts, number_groups
 from adue_sklearn.metrics._detection import (
     error_average_precision_score,
@@ -423,7 +429,10 @@ def _check_rows(
     errors: Any, uncertainty: Any, name: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return two arrays of as many rows, from tensors too."""
-    first, second = _as_array(errors, "errors"), _as_array(uncertainty, name)
+    first, second = as_array(errors, "errors"), as_array(uncertainty, name)
+    for array, argument in ((first, "errors"), (second, name)):
+        if array.ndim == 0:
+            raise ValueError(f"{argument} must be an array of rows; got {array.tolist()!r}.")
     if len(first) != len(second):
         raise ValueError(
             f"errors has {len(first)} rows, {name} has {len(second)}; they must be as many."
@@ -431,17 +440,6 @@ def _check_rows(
     if len(first) == 0:
         raise ValueError(f"errors and {name} are empty; there is no row to draw.")
     return first, second
-
-
-def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
-    with naming(name):
-        if hasattr(values, "detach"):  # a tensor, without importing torch
-            values = values.detach().cpu()
-            values = (values.double() if values.dtype.is_floating_point else values).numpy()
-        values = np.asarray(values)
-    if values.ndim == 0:
-        raise ValueError(f"{name} must be an array of rows; got {values!r}.")
-    return values
 
 
 def _defined(replicates: FloatArray, name: str) -> FloatArray:
