@@ -26,6 +26,7 @@ from adue_sklearn.metrics._detection import (
     error_average_precision_score,
     error_roc_auc_difference,
     error_roc_auc_interval,
+    error_roc_auc_p_value,
     error_roc_auc_score,
     fpr_at_tpr_score,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "error_average_precision_scorer",
     "error_roc_auc_difference",
     "error_roc_auc_interval",
+    "error_roc_auc_p_value",
     "error_roc_auc_score",
     "error_roc_auc_scorer",
     "fpr_at_tpr_score",

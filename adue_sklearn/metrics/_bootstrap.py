@@ -219,6 +219,7 @@ def bootstrap_interval(
     """
     check_share(confidence, "confidence", "neither")
     metrics = _named(metric)
+    errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
     values = {name: float(function(errors, uncertainty)) for name, function in metrics.items()}
     replicates = bootstrap_replicates(
         errors, uncertainty, metrics, n_resamples=n_resamples, random_state=random_state
@@ -307,7 +308,8 @@ def bootstrap_difference(
     metrics = _named(metric)
     if any(_count_form(function) is not None for function in metrics.values()):
         check_scores(errors, reference, name="reference")
-    _check_rows(errors, reference, "reference")
+    errors, reference = _check_rows(errors, reference, "reference")
+    errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
     seed = _seed(random_state)
     values, replicates = [], []
     for scores in (uncertainty, reference):

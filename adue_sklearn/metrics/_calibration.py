@@ -287,9 +287,9 @@ def _check(y_true: Any, probabilities: Any, classes: Any) -> tuple[IntArray, Flo
 
 def _as_probabilities(values: Any) -> FloatArray:
     array = as_array(values, "probabilities")
+    if array.dtype.kind == "c":
+        raise TypeError("probabilities are complex; pass numbers in [0, 1].")
     with naming("probabilities"):
-        if array.dtype.kind == "c":
-            raise TypeError("complex values are no probabilities.")
         p = array.astype(np.float64)
     if p.ndim not in (1, 2) or (p.ndim == 2 and p.shape[1] < 2):
         raise ValueError(

@@ -132,6 +132,41 @@ def error_roc_auc_difference(
     )
 
 
+def error_roc_auc_p_value(errors: Any, uncertainty: Any, reference: Any) -> float:
+    """Return the two-sided p-value of a difference in ROC-AUC on the same rows (DeLong).
+
+    Parameters
+    ----------
+    errors : array-like of bool of shape (n_samples,)
+        True (or 1) where the classifier is wrong.
+    uncertainty, reference : array-like of shape (n_samples,)
+        Two scores of the same rows; higher is more likely wrong.
+
+    Returns
+    -------
+    p_value : float
+        Below 1 - c exactly where the interval of :func:`error_roc_auc_difference` with
+        confidence c excludes zero. 1 for scores that rank alike. NaN where the difference has no
+        variance that could be estimated: with one row of either kind, and, with an
+        ``UndefinedMetricWarning``, with none.
+
+    References
+    ----------
+    .. [1] DeLong et al., "Comparing the areas under two or more correlated receiver operating
+       characteristic curves", Biometrics 44, 1988.
+
+    Examples
+    --------
+    >>> from adue_sklearn.metrics import error_roc_auc_p_value
+    >>> round(error_roc_auc_p_value([0, 0, 0, 1, 1, 1], [1, 3, 2, 4, 5, 6], [2, 1, 5, 3, 6, 4]), 3)
+    0.371
+    """
+    value, low, high = error_roc_auc_difference(errors, uncertainty, reference, confidence=0.5)
+    if high - low < 1e-12:  # rounding, not variance
+        return 1.0 if abs(value) < 1e-12 else float("nan")
+    return float(2 * norm.sf(abs(value) / (high - value) * norm.ppf(0.75)))
+
+
 def _placements(errors: BoolArray, uncertainty: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return, for each error, the share of correct rows below it; for each correct row, above."""
     ranks = rankdata(uncertainty)

@@ -207,6 +207,29 @@ def test_delong_intervals_follow_the_definition_under_ties():
     assert value == pytest.approx(roc_auc_score(errors, first) - roc_auc_score(errors, second))
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     assert (high - low) / 2 / 1.959964 == pytest.approx(math.sqrt(variance), rel=1e-6)
+    assert metrics.error_roc_auc_p_value(errors, first, second) == pytest.approx(
+        math.erfc(abs(value) / math.sqrt(2 * variance)), rel=1e-9
+    )
+
+
+def test_delong_p_value_where_there_is_nothing_to_compare():
+    errors = [0, 1, 0, 1]
+    assert metrics.error_roc_auc_p_value(errors, [1, 2, 3, 4], [2, 4, 6, 8]) == 1
+    # Perfect against reversed, without any variance: no evidence can be given.
+    assert np.isnan(metrics.error_roc_auc_p_value(errors, [1, 3, 2, 4], [3, 1, 4, 2]))
+    assert np.isnan(metrics.error_roc_auc_p_value([0, 1, 0], [1, 2, 3], [3, 2, 1]))
+    with pytest.warns(UndefinedMetricWarning, match="no errors"):
+        assert np.isnan(metrics.error_roc_auc_p_value([0, 0], [1, 2], [2, 1]))
+
+
+def test_weights_count_like_repeated_rows_and_infinity_is_a_rank():
+    errors, scores = np.array([0, 0, 1, 1, 0]), np.array([-np.inf, 1, 1, np.inf, 2])
+    weights = [1, 2, 3, 1, 2]
+    assert metrics.error_roc_auc_score(errors, scores, sample_weight=weights) == pytest.approx(
+        metrics.error_roc_auc_score(np.repeat(errors, weights), np.repeat(scores, weights))
+    )
+    with pytest.raises(ValueError, match="sample_weight"):
+        metrics.error_roc_auc_score(errors, scores, sample_weight=[1, 2])
 
 
 @pytest.mark.slow
