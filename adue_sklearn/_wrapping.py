@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead, check_head
+from adue_sklearn._heads import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    OriginalHead,
+    check_head,
+    encode_labels,
+)
+from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.scorers import SoftmaxResponseScorer
@@ -39,7 +48,9 @@ class FitArguments(NamedTuple):
     ) -> UncertaintyEstimator:
         """Return a clone of ``estimator`` fitted on some rows, by default all."""
         X, y = (self.X, self.y) if rows is None else (self.X[rows], self.y[rows])
-        return clone(estimator).fit(X, y, self.init_W, self.init_b, classes=self.classes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LabelOrderWarning)  # whoever wraps says it, once
+            return clone(estimator).fit(X, y, self.init_W, self.init_b, classes=self.classes)
 
 
 class WrappingEstimator(UncertaintyEstimator):
@@ -107,6 +118,11 @@ class WrappingEstimator(UncertaintyEstimator):
         self.estimator_ = fitted
         self._set_head("init_", *fitted._get_head("init_"))
         self.classes_, self._head_given = fitted.classes_, fitted._head_given
+
+    def _compare_labels(self, X: Array, y: npt.NDArray[Any]) -> None:
+        """Warn the caller of ``fit`` if labels and a given head are in different orders."""
+        if self._head_given:
+            self._compare_order(X, encode_labels(y, self.classes_, named=True), stacklevel=6)
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         raise NotImplementedError  # fit is overridden

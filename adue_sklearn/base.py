@@ -127,7 +127,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         self._set_head("init_", head.weights, head.biases)
         self.classes_, self._head_given = head.classes, head.given
         if head.given:
-            self._compare_order(X, labels, named=classes is not None)
+            self._compare_order(X, labels)
         self._fit(X, labels, head)
         return self
 
@@ -263,10 +263,11 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _uncertainty(self, X: Array) -> Tensor:
         """Return the uncertainty (n,) of validated features."""
 
-    def _compare_order(self, X: Array, labels: IntArray, *, named: bool) -> None:
-        """Warn, for the caller of ``fit``, if labels and head rows are in different orders."""
+    def _compare_order(self, X: Array, labels: IntArray, *, stacklevel: int = 5) -> None:
+        """Warn the caller of ``fit`` if labels and head rows are in different orders."""
         if len(labels) < FEWEST_ROWS:
             return
+        named = not np.array_equal(self.classes_, np.arange(len(self.classes_)))
         step = -(-len(labels) // _COMPARED_ROWS)
         warn_of_label_order(
             self._logits(X[::step], *self._get_head("init_")).argmax(dim=1).cpu().numpy(),
@@ -274,7 +275,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             len(self.classes_),
             self.classes_.tolist() if named else None,
             name="y",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
 
     def _check_features(self, X: Any) -> Array:

@@ -502,8 +502,9 @@ class ErrorProbability(WrappingEstimator):
             labels = check_labels(y, features.shape[0], type(self).__name__)
             rows = score_rows(fitted, features, labels)
         else:
-            fitted, rows = self._fit_wrapped(X, y, init_W, init_b, classes)
+            fitted, features, labels, rows = self._fit_wrapped(X, y, init_W, init_b, classes)
         self._adopt(fitted)
+        self._compare_labels(features, labels)
         self.n_samples_fit_, self.n_errors_ = len(rows.errors), int(rows.errors.sum())
         self._complain_of_errors()
         self.score_map_ = fit_score_map(self.method, *rows)
@@ -511,8 +512,8 @@ class ErrorProbability(WrappingEstimator):
 
     def _fit_wrapped(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[Any, Rows]:
-        """Return the estimator fitted on all rows, and scores and errors of rows new to it."""
+    ) -> tuple[Any, Array, npt.NDArray[Any], Rows]:
+        """Return the estimator fitted on all rows, these, and scores and errors as of new rows."""
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
         head, labels = resolve_head(
@@ -522,13 +523,13 @@ class ErrorProbability(WrappingEstimator):
         data = FitArguments(X, checked, init_W, init_b, classes)
         if learns_nothing(wrapped, head_given=head.given):
             fitted = data.fit(wrapped)
-            return fitted, score_rows(fitted, X, checked)
+            return fitted, X, checked, score_rows(fitted, X, checked)
         folds = self._folds(data, labels, head)
         parts = [
             score_rows(data.fit(wrapped, rest), X[fold], checked[fold]) for rest, fold in folds
         ]
         uncertainty, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return data.fit(wrapped), Rows(uncertainty, errors)
+        return data.fit(wrapped), X, checked, Rows(uncertainty, errors)
 
     def _folds(
         self, data: FitArguments, labels: IntArray, head: OriginalHead

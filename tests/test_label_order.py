@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from adue_sklearn import (
     AdUEEstimator,
+    ErrorProbability,
     MahalanobisScorer,
     SoftmaxResponseScorer,
     UncertaintyPipeline,
@@ -102,6 +104,14 @@ def test_the_first_rows_of_a_partial_fit_are_compared(problem):
     (warning,) = warned(lambda: scorer.partial_fit(*args))
     assert warning.filename == __file__
     assert not warned(lambda: scorer.partial_fit(problem.X[200:], moved[200:]))
+
+
+def test_a_frozen_estimator_that_is_calibrated_on_such_rows_says_it(problem):
+    frozen = FrozenEstimator(SoftmaxResponseScorer().fit(*problem.fit_args))
+    moved = (problem.y + 1) % 3
+    (warning,) = warned(lambda: ErrorProbability(frozen).fit(problem.X, moved))
+    assert warning.filename == __file__
+    assert not warned(lambda: ErrorProbability(frozen).fit(problem.X, problem.y))
 
 
 def test_pipelines_and_searches_say_it(problem):
