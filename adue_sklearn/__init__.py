@@ -6,17 +6,22 @@ from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import (
+    DDUScorer,
     DoctorScorer,
     EnergyScorer,
     EntropyScorer,
     GENScorer,
+    KNNScorer,
     LastLayerLaplaceScorer,
     MahalanobisScorer,
     MarginScorer,
     MaxLogitPNormScorer,
     MaxLogitScorer,
+    RDEScorer,
     RelUScorer,
     SoftmaxResponseScorer,
+    TrustScoreScorer,
+    ViMScorer,
 )
 
 __version__ = version("adue-sklearn")
@@ -24,20 +29,25 @@ __version__ = version("adue-sklearn")
 __all__ = [
     "AdUEEstimator",
     "AdUESearchCV",
+    "DDUScorer",
     "DoctorScorer",
     "EnergyScorer",
     "EntropyScorer",
     "ErrorProbability",
     "GENScorer",
+    "KNNScorer",
     "LastLayerLaplaceScorer",
     "MahalanobisScorer",
     "MarginScorer",
     "MaxLogitPNormScorer",
     "MaxLogitScorer",
+    "RDEScorer",
     "RelUScorer",
     "SoftmaxResponseScorer",
     "TemperatureScaling",
+    "TrustScoreScorer",
     "UncertaintyPipeline",
     "VectorScaling",
+    "ViMScorer",
     "__version__",
 ]

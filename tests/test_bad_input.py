@@ -17,15 +17,20 @@ from sklearn.base import clone
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    DDUScorer,
     DoctorScorer,
     EnergyScorer,
     ErrorProbability,
     GENScorer,
+    KNNScorer,
     LastLayerLaplaceScorer,
     MahalanobisScorer,
     MaxLogitPNormScorer,
+    RDEScorer,
     RelUScorer,
     SoftmaxResponseScorer,
+    TrustScoreScorer,
+    ViMScorer,
     metrics,
 )
 from adue_sklearn.features import FeatureStore
@@ -96,6 +101,11 @@ ESTIMATORS = [
     LastLayerLaplaceScorer(),
     MahalanobisScorer(),
     ErrorProbability(),
+    DDUScorer(),
+    KNNScorer(),
+    RDEScorer(n_components=1),
+    TrustScoreScorer(alpha=0.1),
+    ViMScorer(),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
@@ -175,6 +185,11 @@ def test_scoring(estimator, value):
             MaxLogitPNormScorer,
             RelUScorer,
             LastLayerLaplaceScorer,
+            DDUScorer,
+            KNNScorer,
+            RDEScorer,
+            TrustScoreScorer,
+            ViMScorer,
         )
         for parameter in cls().get_params()
     ],

@@ -19,18 +19,23 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    DDUScorer,
     DoctorScorer,
     EnergyScorer,
     EntropyScorer,
     ErrorProbability,
     GENScorer,
+    KNNScorer,
     LastLayerLaplaceScorer,
     MahalanobisScorer,
     MarginScorer,
     MaxLogitPNormScorer,
     MaxLogitScorer,
+    RDEScorer,
     RelUScorer,
     SoftmaxResponseScorer,
+    TrustScoreScorer,
+    ViMScorer,
 )
 from adue_sklearn.base import UncertaintyEstimator
 from tests.problems import DEVICES, Problem
@@ -56,6 +61,11 @@ ESTIMATORS = [
     ErrorProbability(),
     ErrorProbability(MahalanobisScorer(), method="sigmoid", cv=2),
     ErrorProbability(method="venn_abers"),
+    DDUScorer(),
+    KNNScorer(),
+    RDEScorer(n_components=4),
+    TrustScoreScorer(),
+    ViMScorer(),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]

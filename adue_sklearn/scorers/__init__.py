@@ -1,5 +1,6 @@
 """What AdUE is compared with."""
 
+from adue_sklearn.scorers.density import DDUScorer, RDEScorer
 from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
 from adue_sklearn.scorers.logits import (
     DoctorScorer,
@@ -13,17 +14,24 @@ from adue_sklearn.scorers.logits import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn.scorers.mahalanobis import MahalanobisScorer
+from adue_sklearn.scorers.neighbours import KNNScorer, TrustScoreScorer
+from adue_sklearn.scorers.subspace import ViMScorer
 
 __all__ = [
+    "DDUScorer",
     "DoctorScorer",
     "EnergyScorer",
     "EntropyScorer",
     "GENScorer",
+    "KNNScorer",
     "LastLayerLaplaceScorer",
     "MahalanobisScorer",
     "MarginScorer",
     "MaxLogitPNormScorer",
     "MaxLogitScorer",
+    "RDEScorer",
     "RelUScorer",
     "SoftmaxResponseScorer",
+    "TrustScoreScorer",
+    "ViMScorer",
 ]

@@ -107,6 +107,8 @@ class Gaussians(NamedTuple):
 
 def unit_rows(X: Tensor) -> Tensor:
     """Return rows divided by their Euclidean norm; zero rows stay zero."""
+    largest = X.abs().amax(dim=1, keepdim=True)  # whose squares may overflow
+    X = X / torch.where(largest > 0, largest, 1.0)
     norms = torch.linalg.vector_norm(X, dim=1, keepdim=True)
     return X / torch.where(norms > 0, norms, 1.0)
 
