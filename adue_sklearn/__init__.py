@@ -6,6 +6,7 @@ from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import (
+    ConfidNetScorer,
     DDUScorer,
     DoctorScorer,
     EnergyScorer,
@@ -13,6 +14,7 @@ from adue_sklearn.scorers import (
     GENScorer,
     KNNScorer,
     LastLayerLaplaceScorer,
+    LinearProbeScorer,
     MahalanobisScorer,
     MarginScorer,
     MaxLogitPNormScorer,
@@ -20,6 +22,7 @@ from adue_sklearn.scorers import (
     RDEScorer,
     RelUScorer,
     SoftmaxResponseScorer,
+    StackedScorer,
     TrustScoreScorer,
     ViMScorer,
 )
@@ -29,6 +32,7 @@ __version__ = version("adue-sklearn")
 __all__ = [
     "AdUEEstimator",
     "AdUESearchCV",
+    "ConfidNetScorer",
     "DDUScorer",
     "DoctorScorer",
     "EnergyScorer",
@@ -37,6 +41,7 @@ __all__ = [
     "GENScorer",
     "KNNScorer",
     "LastLayerLaplaceScorer",
+    "LinearProbeScorer",
     "MahalanobisScorer",
     "MarginScorer",
     "MaxLogitPNormScorer",
@@ -44,6 +49,7 @@ __all__ = [
     "RDEScorer",
     "RelUScorer",
     "SoftmaxResponseScorer",
+    "StackedScorer",
     "TemperatureScaling",
     "TrustScoreScorer",
     "UncertaintyPipeline",

@@ -314,14 +314,20 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
     return OriginalHead((W,), (b,), classes, given=False), labels.astype(np.int64)
 
 
-def out_of_fold_predictions(X: npt.NDArray[Any], labels: IntArray) -> IntArray:
-    """Return what a head like the one fitted here predicts for rows it was not fitted on."""
+def out_of_fold_predictions(
+    X: npt.NDArray[Any], labels: IntArray, *, method: str = "predict"
+) -> npt.NDArray[Any]:
+    """Return what a head like the one fitted here predicts for rows it was not fitted on.
+
+    ``method`` is ``"predict"`` for labels (n,) or ``"predict_proba"`` for probabilities (n, C).
+    """
     rarest = int(np.bincount(labels).min())
     folds = StratifiedKFold(max(2, min(_OUT_OF_FOLD, rarest)))
     with warnings.catch_warnings():
         # A class with a single row cannot be in every fold: its row counts as an error.
         warnings.filterwarnings("ignore", message="The least populated class")
-        return cross_val_predict(_logistic_regression(), X, labels, cv=folds)
+        warnings.filterwarnings("ignore", message="Number of classes in training fold")
+        return cross_val_predict(_logistic_regression(), X, labels, cv=folds, method=method)
 
 
 def _logistic_regression() -> LogisticRegression:

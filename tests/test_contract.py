@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    ConfidNetScorer,
     DDUScorer,
     DoctorScorer,
     EnergyScorer,
@@ -27,6 +28,7 @@ from adue_sklearn import (
     GENScorer,
     KNNScorer,
     LastLayerLaplaceScorer,
+    LinearProbeScorer,
     MahalanobisScorer,
     MarginScorer,
     MaxLogitPNormScorer,
@@ -34,6 +36,7 @@ from adue_sklearn import (
     RDEScorer,
     RelUScorer,
     SoftmaxResponseScorer,
+    StackedScorer,
     TrustScoreScorer,
     ViMScorer,
 )
@@ -54,6 +57,9 @@ ESTIMATORS = [
     RelUScorer(),
     LastLayerLaplaceScorer(),
     LastLayerLaplaceScorer(predictive="monte_carlo", n_samples=5, random_state=0),
+    LinearProbeScorer(),
+    ConfidNetScorer(max_iter=5, random_state=0),
+    StackedScorer(),
     MahalanobisScorer(),
     MahalanobisScorer("marginal"),
     MahalanobisScorer("relative"),
@@ -160,7 +166,8 @@ def test_fitted_state_is_plain_arrays_and_numbers(estimator, problem):
     for name, value in vars(fitted).items():
         if name in fitted.get_params(deep=False):
             continue  # as it was passed
-        assert value is None or isinstance(value, PLAIN), name
+        for part in value if isinstance(value, list) else [value]:
+            assert part is None or isinstance(part, PLAIN), name
 
 
 @every_estimator

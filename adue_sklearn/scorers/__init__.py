@@ -2,6 +2,7 @@
 
 from adue_sklearn.scorers.density import DDUScorer, RDEScorer
 from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
+from adue_sklearn.scorers.learned import ConfidNetScorer, LinearProbeScorer, StackedScorer
 from adue_sklearn.scorers.logits import (
     DoctorScorer,
     EnergyScorer,
@@ -18,6 +19,7 @@ from adue_sklearn.scorers.neighbours import KNNScorer, TrustScoreScorer
 from adue_sklearn.scorers.subspace import ViMScorer
 
 __all__ = [
+    "ConfidNetScorer",
     "DDUScorer",
     "DoctorScorer",
     "EnergyScorer",
@@ -25,6 +27,7 @@ __all__ = [
     "GENScorer",
     "KNNScorer",
     "LastLayerLaplaceScorer",
+    "LinearProbeScorer",
     "MahalanobisScorer",
     "MarginScorer",
     "MaxLogitPNormScorer",
@@ -32,6 +35,7 @@ __all__ = [
     "RDEScorer",
     "RelUScorer",
     "SoftmaxResponseScorer",
+    "StackedScorer",
     "TrustScoreScorer",
     "ViMScorer",
 ]

@@ -1,0 +1,652 @@
+"""Scores that learn the original head's errors with scikit-learn's models.
+
+All are fitted on rows that the classifier was not trained on; what they keep is arrays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import _BaseComposition
+from torch import Tensor
+
+from adue_sklearn._heads import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    OriginalHead,
+    apply_head,
+    out_of_fold_predictions,
+)
+from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._torch import Array, as_numpy, map_rows, resolve_device
+from adue_sklearn._validation import naming
+from adue_sklearn.adue.objective import softmax_response, top_class
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
+from adue_sklearn.scorers._errors import can_learn
+from adue_sklearn.scorers.logits import (
+    EnergyScorer,
+    EntropyScorer,
+    GENScorer,
+    MarginScorer,
+    MaxLogitPNormScorer,
+    MaxLogitScorer,
+    RelUScorer,
+    SoftmaxResponseScorer,
+)
+
+#: Penalties that a probe chooses from, and the one for too few errors to choose.
+_PROBE_GRID, _PROBE_C = (1e-3, 1e-2, 1e-1, 1.0), 0.1
+_PROBE_FOLDS = 5
+
+
+class _ErrorLearner(UncertaintyEstimator):
+    """Base class: learn from the errors, or stay softmax response where there are none."""
+
+    #: What `_learn` sets.
+    _learned_names: ClassVar[tuple[str, ...]]
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        for name in self._learned_names:
+            self.__dict__.pop(name, None)
+        errors = self._original_errors(X, labels, head)
+        self.n_errors_ = int(errors.sum())
+        self._learned = can_learn(errors, head, instead="the softmax response")
+        if self._learned:
+            self._learn(X, labels, errors, head)
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        if not self._learned:
+            return softmax_response(self._original_logits(X))
+        return self._apply(X)
+
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+        raise NotImplementedError
+
+    def _apply(self, X: Array) -> Tensor:
+        raise NotImplementedError
+
+    def _affine(
+        self, X: Array, weights: Sequence[FloatArray], biases: Sequence[FloatArray]
+    ) -> Tensor:
+        """Return the one output (n,) of layers with relu between them, in float64."""
+        device = resolve_device(self.device, X)
+        W = [torch.tensor(w, device=device) for w in weights]
+        b: list[Tensor | None] = [torch.tensor(v, device=device) for v in biases]
+        return map_rows(lambda rows: apply_head(rows, W, b, "relu"), X, device, torch.float64)[:, 0]
+
+
+class LinearProbeScorer(_ErrorLearner):
+    """Log-odds of an error from a logistic regression on the features.
+
+    Fit it on rows that the classifier was not trained on.
+
+    Parameters
+    ----------
+    C : float or "cv", default="cv"
+        Inverse strength of the penalty on standardised features, above 0. ``"cv"``: the value of
+        0.001, 0.01, 0.1, 1 with the largest ROC-AUC over five folds, stratified on the errors;
+        0.1 where there are fewer than two errors or two correct answers.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The fit is scikit-learn's, on the CPU.
+
+    Attributes
+    ----------
+    coef_ : ndarray of float64 of shape (n_features,)
+        Weights of the (unscaled) features. Not set where there were no errors to learn from, as
+        the next two.
+    intercept_ : float
+        The constant.
+    C_ : float
+        The inverse strength that was used.
+    n_errors_ : int
+        Errors of the original head among the fit rows.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+
+    Warns
+    -----
+    UserWarning
+        The same without ``init_W``: the score is softmax response then.
+
+    Examples
+    --------
+    >>> from adue_sklearn import LinearProbeScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> probe = LinearProbeScorer(C=0.1).fit(*data.calibration, data.init_W, data.init_b)
+    >>> probe.predict_uncertainty(data.test.features).shape
+    (1821,)
+    """
+
+    card: ClassVar[Card] = Card(
+        name="linear error probe",
+        paper="Alain & Bengio, Understanding intermediate layers using linear classifier probes, "
+        "ICLR workshop 2017",
+        formula="w'h + b, the log-odds of an error",
+        needs="held-out errors",
+        cost="fit O(nd) an iteration, 21 fits with C='cv'; row O(d)",
+    )
+
+    _learned_names = ("coef_", "intercept_", "C_")
+    _parameter_constraints: dict[str, list[Any]] = {
+        "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"cv"})],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        C: float | Literal["cv"] = "cv",
+        *,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.C = C
+
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+        rows = as_numpy(X).astype(np.float64)
+        scaler = StandardScaler().fit(rows)
+        self.C_ = self._choose_C(rows, errors) if self.C == "cv" else float(self.C)
+        model = LogisticRegression(C=self.C_, max_iter=1000).fit(scaler.transform(rows), errors)
+        self.coef_ = model.coef_[0] / scaler.scale_
+        self.intercept_ = float(model.intercept_[0] - self.coef_ @ scaler.mean_)
+
+    def _choose_C(self, rows: FloatArray, errors: BoolArray) -> float:
+        n_folds = min(_PROBE_FOLDS, int(errors.sum()), int((~errors).sum()))
+        if n_folds < 2:
+            return _PROBE_C
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+            {"logisticregression__C": list(_PROBE_GRID)},
+            scoring="roc_auc",
+            cv=StratifiedKFold(n_folds, shuffle=True, random_state=0),
+            refit=False,
+        )
+        return float(search.fit(rows, errors).best_params_["logisticregression__C"])
+
+    def _apply(self, X: Array) -> Tensor:
+        return self._affine(X, [self.coef_[None]], [np.array([self.intercept_])])
+
+
+class ConfidNetScorer(_ErrorLearner):
+    """A small network that learns the probability of the true class (ConfidNet).
+
+    Fit it on rows that the classifier was not trained on. It sees the features, not the labels,
+    and the uncertainty is one minus what it predicts.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int, default=(100, 50)
+        Widths of its hidden layers, relu between them.
+    alpha : float, default=10.0
+        Strength of the L2 penalty, at least 0, as in scikit-learn's ``MLPRegressor``. A few
+        thousand rows need a strong one.
+    max_iter : int, default=50
+        Most passes over the rows; fewer where the loss stops falling.
+    random_state : int, RandomState instance or None, default=None
+        Of the first weights and the order of the rows.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The fit is scikit-learn's, on the CPU.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : list of ndarray of float64
+        The network's layers, each (n_out, n_in), for unscaled features. Not set where there were
+        no errors to learn from.
+    n_iter_ : int
+        Passes over the rows.
+    n_errors_ : int
+        Errors of the original head among the fit rows.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+
+    Warns
+    -----
+    UserWarning
+        The same without ``init_W``: the score is softmax response then.
+
+    Notes
+    -----
+    Squared error on standardised features, minimised by scikit-learn's ``MLPRegressor``. Without
+    ``init_W`` the probabilities are those of rows that the head was not fitted on. The published
+    network also fine-tunes a copy of the encoder, which a score on frozen features cannot.
+
+    Examples
+    --------
+    >>> from adue_sklearn import ConfidNetScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> scorer = ConfidNetScorer(max_iter=5, random_state=0)
+    >>> scorer = scorer.fit(*data.calibration, data.init_W, data.init_b)
+    >>> scorer.predict_uncertainty(data.test.features).shape
+    (1821,)
+    """
+
+    card: ClassVar[Card] = Card(
+        name="ConfidNet",
+        paper="Corbiere et al., Addressing failure prediction by learning model confidence, "
+        "NeurIPS 2019",
+        formula="1 - f(h), f a network that predicts the probability p_y of the true class",
+        needs="held-out errors",
+        cost="fit O(ndm) a pass, m hidden units; row O(dm)",
+    )
+
+    _learned_names = ("coefs_", "intercepts_")
+    _parameter_constraints: dict[str, list[Any]] = {
+        "hidden_layer_sizes": ["array-like"],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (100, 50),
+        *,
+        alpha: float = 10.0,
+        max_iter: int = 50,
+        random_state: int | np.random.RandomState | None = None,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+        rows = as_numpy(X).astype(np.float64)
+        scaler = StandardScaler().fit(rows)
+        network = MLPRegressor(
+            hidden_layer_sizes=_check_widths(self.hidden_layer_sizes),
+            alpha=self.alpha,
+            max_iter=self.max_iter,
+            random_state=check_random_state(self.random_state).randint(2**31),
+        )
+        with warnings.catch_warnings():
+            # The number of passes is part of the recipe, not a failure to converge.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            network.fit(scaler.transform(rows), self._true_class_probability(X, labels, head))
+        self.n_iter_ = int(network.n_iter_)
+        first, *others = [layer.T for layer in network.coefs_]
+        first = first / scaler.scale_
+        shift, *biases = network.intercepts_
+        self.coefs_ = [first, *others]
+        self.intercepts_ = [shift - first @ scaler.mean_, *biases]
+
+    def _true_class_probability(self, X: Array, labels: IntArray, head: OriginalHead) -> FloatArray:
+        if head.given:
+            p = torch.softmax(self._original_logits(X), dim=1).cpu().numpy()
+        else:
+            p = out_of_fold_predictions(as_numpy(X), labels, method="predict_proba")
+        return p[np.arange(len(labels)), labels]
+
+    def _apply(self, X: Array) -> Tensor:
+        return 1.0 - self._affine(X, self.coefs_, self.intercepts_)
+
+
+def _check_widths(widths: Any) -> tuple[int, ...]:
+    with naming("hidden_layer_sizes"):
+        sizes = np.asarray(widths)
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(sizes) == 0 or (sizes < 1).any():
+        raise ValueError(
+            f"hidden_layer_sizes is {widths!r}; expected integers of at least 1, such as (100,)."
+        )
+    return tuple(sizes.tolist())
+
+
+class _Answers(NamedTuple):
+    """What a stack sees of rows: predicted class, log-odds of an error, the scores (n, S)."""
+
+    predicted: IntArray
+    log_odds: FloatArray
+    scores: FloatArray
+
+    def common(self) -> FloatArray:
+        """Return what is no class's own (n, 1 + S)."""
+        return np.column_stack([self.log_odds, self.scores])
+
+
+def stack_columns(
+    answers: _Answers, n_classes: int, mean: FloatArray, scale: FloatArray
+) -> FloatArray:
+    """Return the columns (n, 1 + S + 2 C) of a stack's logistic regression.
+
+    The log-odds of an error by softmax response and the scores, less ``mean`` and over ``scale``
+    (1 + S,); the predicted class, one column each; and the log-odds within each predicted class.
+    """
+    common = (answers.common() - mean) / scale
+    member = np.eye(n_classes)[answers.predicted]
+    return np.column_stack([common, member, member * common[:, :1]])
+
+
+class StackedScorer(_ErrorLearner, _BaseComposition):
+    """A logistic regression over several scores and the predicted class.
+
+    It learns which scores tell errors, and that the same margin means more for one class than
+    for another. Fit it on rows that the classifier was not trained on.
+
+    Parameters
+    ----------
+    estimators : list of (str, estimator), default=None
+        Names and scorers. Scores that describe the classifier's training rows, such as
+        :class:`MahalanobisScorer`, come fitted on these, in scikit-learn's ``FrozenEstimator``.
+        Those that learn are fitted ``cv`` times, and the regression sees what they say of rows
+        they were not fitted on. None: softmax response, entropy, margin, max-logit, energy, GEN,
+        MaxLogit-pNorm and Rel-U.
+    C : float, default=0.01
+        Inverse strength of the penalty, above 0.
+    cv : int, default=5
+        Number of folds, stratified on the errors; fewer where there are fewer errors.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers, and
+        for the default scorers: others have their own.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The same goes.
+
+    Attributes
+    ----------
+    estimators_ : list of estimators
+        The scorers, fitted on all rows; frozen ones as they came. Not set where there were no
+        errors to learn from, as the next two.
+    coef_ : ndarray of float64 of shape (1 + n_scores + 2 * n_classes,)
+        Weights of: the standardised log-odds of an error by softmax response; the standardised
+        scores; the predicted class; the first within each predicted class.
+    intercept_ : float
+        The constant.
+    n_errors_ : int
+        Errors of the original head among the fit rows.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit`` with ``init_W``, if the head makes fewer than two errors on the fit rows, or
+        fewer than two correct answers.
+
+    Warns
+    -----
+    UserWarning
+        If (without ``init_W``) there are no errors, or only errors: the score is softmax response
+        then.
+
+    Notes
+    -----
+    The score is the log-odds of an error. Without ``init_W`` the original head is fitted anew in
+    every fold too.
+
+    References
+    ----------
+    .. [1] Wolpert, "Stacked generalization", Neural Networks 5, 1992.
+
+    Examples
+    --------
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from adue_sklearn import MahalanobisScorer, MarginScorer, StackedScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> head = (data.init_W, data.init_b)
+    >>> distance = MahalanobisScorer().fit(*data.calibration, *head)  # or on training rows
+    >>> stack = StackedScorer([("margin", MarginScorer()), ("md", FrozenEstimator(distance))])
+    >>> stack.fit(*data.calibration, *head).coef_.shape
+    (7,)
+    """
+
+    card: ClassVar[Card] = Card(
+        name="stack",
+        paper="Wolpert, Stacked generalization, Neural Networks 5, 1992",
+        formula="log-odds of an error, linear in scores, predicted class and, within each class, "
+        "log(1 - max p) - log(max p)",
+        needs="held-out errors",
+        cost="fit cv + 1 times the scorers'; row the scorers'",
+    )
+
+    _learned_names = ("estimators_", "coef_", "intercept_")
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimators": [list, None],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "cv": [Interval(Integral, 2, None, closed="left")],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        estimators: list[tuple[str, Any]] | None = None,
+        *,
+        C: float = 0.01,
+        cv: int = 5,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.estimators = estimators
+        self.C = C
+        self.cv = cv
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, by name those of the scorers too.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the scorers and their parameters.
+
+        Returns
+        -------
+        params : dict
+            Names and values.
+        """
+        return self._get_params("estimators", deep=deep)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, ``name__parameter`` those of a scorer.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : StackedScorer
+            The same estimator.
+        """
+        self._set_params("estimators", **params)
+        return self
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        self._scorers()  # a wrong list is an error whatever the rows hold
+        super()._fit(X, labels, head)
+
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+        answers = self._unseen_answers(X, labels, errors, head)
+        y = self.classes_[labels]
+        self.estimators_ = [self._fitted(scorer, X, y, head) for scorer in self._scorers()]
+        scaler = StandardScaler().fit(answers.common())
+        self._mean, self._scale = scaler.mean_, scaler.scale_
+        columns = stack_columns(answers, len(self.classes_), self._mean, self._scale)
+        model = LogisticRegression(C=self.C, max_iter=1000).fit(columns, errors)
+        self.coef_, self.intercept_ = model.coef_[0], float(model.intercept_[0])
+
+    def _unseen_answers(
+        self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead
+    ) -> _Answers:
+        """Return what is said of each row by what was not fitted on it."""
+        scorers, y = self._scorers(), self.classes_[labels]
+        seen = [_is_frozen(scorer) or (head.given and _needs_head(scorer)) for scorer in scorers]
+        scores = np.full((len(labels), len(scorers)), np.nan)
+        for column in np.flatnonzero(seen):
+            scores[:, column] = _score(self._fitted(scorers[column], X, y, head), X)
+        predicted, log_odds = _view(self, X, self.classes_)
+        if head.given and all(seen):
+            return _Answers(predicted, log_odds, scores)
+        for train, test in self._folds(labels, errors, head):
+            part, rows, known = _rows(X, train), _rows(X, test), head
+            if not head.given:
+                response = SoftmaxResponseScorer(device=self.device).fit(part, y[train])
+                predicted[test], log_odds[test] = _view(response, rows, self.classes_)
+                W, b = response._get_head("init_")
+                known = OriginalHead(tuple(W), tuple(b), response.classes_, given=False)
+            for column in np.flatnonzero(~np.array(seen)):
+                fitted = self._fitted(scorers[column], part, y[train], known)
+                scores[test, column] = _score(fitted, rows)
+        return _Answers(predicted, log_odds, scores)
+
+    def _folds(
+        self, labels: IntArray, errors: BoolArray, head: OriginalHead
+    ) -> Iterator[tuple[IntArray, IntArray]]:
+        if head.given:
+            few = min(int(errors.sum()), int((~errors).sum()))
+            if few < 2:
+                raise ValueError(
+                    f"The original head init_W makes {int(errors.sum())} error(s) on "
+                    f"{len(errors)} fit rows (X, y); a stack needs two errors and two correct "
+                    "answers to fit on some and look at others. Fit on more held-out rows."
+                )
+            folds = StratifiedKFold(min(self.cv, few), shuffle=True, random_state=0)
+            yield from folds.split(errors, errors)
+        else:  # the folds in which the errors were counted
+            rarest = int(np.bincount(labels).min())
+            yield from StratifiedKFold(max(2, min(5, rarest))).split(labels, labels)
+
+    def _fitted(self, scorer: Any, X: Array, y: npt.NDArray[Any], head: OriginalHead) -> Any:
+        """Return a scorer fitted on rows, a frozen one as it is."""
+        if _is_frozen(scorer):
+            return scorer
+        arguments: dict[str, Any] = {}
+        if head.given or _needs_head(scorer):
+            arguments = {"init_W": list(head.weights), "init_b": list(head.biases)}
+            arguments["classes"] = head.classes
+            if len(y) == len(head.classes):  # would look like a head that was cut: one row twice
+                rows = np.append(np.arange(len(y)), 0)
+                X, y = _rows(X, rows), y[rows]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LabelOrderWarning)  # the stack says it, once
+            return clone(scorer).fit(X, y, **arguments)
+
+    def _scorers(self) -> list[Any]:
+        if self.estimators is None:
+            common: dict[str, Any] = {"activation": self.activation, "device": self.device}
+            return [
+                SoftmaxResponseScorer(**common),
+                EntropyScorer(**common),
+                MarginScorer(**common),
+                MaxLogitScorer(**common),
+                EnergyScorer(**common),
+                GENScorer(**common),
+                MaxLogitPNormScorer(**common),
+                RelUScorer(**common),
+            ]
+        pairs = [
+            pair
+            for pair in self.estimators
+            if isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
+        ]
+        if not pairs or len(pairs) < len(self.estimators):
+            raise ValueError(
+                "estimators must be a list of (name, scorer), such as "
+                f"[('margin', MarginScorer())]; got {self.estimators!r}."
+            )
+        names, scorers = zip(*pairs, strict=True)
+        self._validate_names(names)
+        for name, scorer in pairs:
+            if isinstance(scorer, type) or not hasattr(scorer, "predict_uncertainty"):
+                raise TypeError(
+                    f"estimators: {name!r} is {scorer!r}, which has no predict_uncertainty; "
+                    "expected a scorer of this package."
+                )
+        return list(scorers)
+
+    def _apply(self, X: Array) -> Tensor:
+        predicted, log_odds = _view(self, X, self.classes_)
+        scores = np.column_stack([_score(scorer, X) for scorer in self.estimators_])
+        answers = _Answers(predicted, log_odds, scores)
+        columns = stack_columns(answers, len(self.classes_), self._mean, self._scale)
+        return torch.as_tensor(columns @ self.coef_ + self.intercept_)
+
+
+def _is_frozen(scorer: Any) -> bool:
+    return isinstance(scorer, FrozenEstimator)
+
+
+def _needs_head(scorer: Any) -> bool:
+    """Tell whether a scorer takes nothing but the head, so that no row is special to it."""
+    return getattr(getattr(scorer, "card", None), "needs", None) == "head"
+
+
+def _score(scorer: Any, X: Array) -> FloatArray:
+    with warnings.catch_warnings():
+        # A frozen scorer may have been fitted on a data frame.
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        return as_numpy(scorer.predict_uncertainty(X)).astype(np.float64)
+
+
+def _view(
+    estimator: UncertaintyEstimator, X: Array, classes: npt.NDArray[Any]
+) -> tuple[IntArray, FloatArray]:
+    """Return the head's predicted class as a place in ``classes``, and the log-odds it errs."""
+    top = top_class(estimator._original_logits(X))
+    own = estimator.classes_[top.largest[:, 0].cpu().numpy()]
+    place = {label: number for number, label in enumerate(classes.tolist())}
+    log_odds = top.log_eps - torch.log1p(-top.eps)
+    return np.array([place[label] for label in own.tolist()]), log_odds.cpu().numpy()
+
+
+def _rows(X: Array, chosen: IntArray) -> Array:
+    return X[torch.as_tensor(chosen, device=X.device)] if isinstance(X, Tensor) else X[chosen]
