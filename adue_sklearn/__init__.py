@@ -26,6 +26,7 @@ from adue_sklearn.scorers import (
     TrustScoreScorer,
     ViMScorer,
 )
+from adue_sklearn.selective import SelectiveClassifier
 
 __version__ = version("adue-sklearn")
 
@@ -48,6 +49,7 @@ __all__ = [
     "MaxLogitScorer",
     "RDEScorer",
     "RelUScorer",
+    "SelectiveClassifier",
     "SoftmaxResponseScorer",
     "StackedScorer",
     "TemperatureScaling",

@@ -30,6 +30,7 @@ from adue_sklearn import (
     MaxLogitPNormScorer,
     RDEScorer,
     RelUScorer,
+    SelectiveClassifier,
     SoftmaxResponseScorer,
     StackedScorer,
     TrustScoreScorer,
@@ -111,6 +112,7 @@ ESTIMATORS = [
     RDEScorer(n_components=1),
     TrustScoreScorer(alpha=0.1),
     ViMScorer(),
+    SelectiveClassifier(),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
@@ -182,6 +184,7 @@ def test_scoring(estimator, value):
         for cls in (
             AdUEEstimator,
             ErrorProbability,
+            SelectiveClassifier,
             MahalanobisScorer,
             SoftmaxResponseScorer,
             EnergyScorer,

@@ -35,6 +35,7 @@ from adue_sklearn import (
     MaxLogitScorer,
     RDEScorer,
     RelUScorer,
+    SelectiveClassifier,
     SoftmaxResponseScorer,
     StackedScorer,
     TrustScoreScorer,
@@ -72,6 +73,7 @@ ESTIMATORS = [
     RDEScorer(n_components=4),
     TrustScoreScorer(),
     ViMScorer(),
+    SelectiveClassifier(MahalanobisScorer(), target_risk=0.6),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
