@@ -1,0 +1,68 @@
+"""Write ``docs/scorers.md`` from the cards of the scores.
+
+python docs/make_scorers.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import adue_sklearn
+from adue_sklearn.card import Needs
+
+PAGE = Path(__file__).with_name("scorers.md")
+
+INTRODUCTION = """# Scores
+
+Written by `docs/make_scorers.py` from each class's `card`; edit the cards, not this page.
+
+Every score is an estimator with the same `fit(X, y, init_W, init_b)`, and higher means more likely
+wrong. In formulas, `h` are the features that enter the head's last layer, `z` its logits,
+`p = softmax(z)` and `k` the class it predicts; in costs, n is the number of fit rows, d that of
+features, C that of classes. What a score learns from decides which rows it is fitted on.
+"""
+
+SECTIONS = {
+    "head": """## The head alone
+
+Nothing is learned: any rows do for `fit`, which takes the head and looks at its shape.
+""",
+    "training rows": """## Rows that the classifier was trained on
+
+These describe where the training rows lie, or what they leave open. Features of new rows differ
+from those of rows that the classifier has memorised, so fit them on the latter.
+""",
+    "held-out errors": """## Errors on rows that the classifier was not trained on
+
+These learn from the head's errors, of which a classifier makes few, and untypical ones, on rows it
+was trained on: fit them on held-out rows.
+""",
+}
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    parts = [INTRODUCTION]
+    for needs in get_args(Needs):
+        rows = [row(cls) for cls in scorers() if cls.card.needs == needs]
+        head = "| score | class | formula | cost | source |\n|---|---|---|---|---|\n"
+        parts.append(f"{SECTIONS[needs]}\n{head}" + "".join(rows))
+    return "\n".join(parts)
+
+
+def scorers() -> list[type]:
+    """Return the public classes that have a card, in the order of their names."""
+    public = (getattr(adue_sklearn, name) for name in adue_sklearn.__all__)
+    return [cls for cls in public if hasattr(cls, "card")]
+
+
+def row(cls: type) -> str:
+    """Return a class's line of the table."""
+    card = cls.card
+    formula = card.formula.replace("|", r"\|")
+    return f"| {card.name} | `{cls.__name__}` | `{formula}` | {card.cost} | {card.paper} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
