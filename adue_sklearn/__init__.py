@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
+from adue_sklearn.monitor import RiskMonitor
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import (
     ConfidNetScorer,
@@ -49,6 +50,7 @@ __all__ = [
     "MaxLogitScorer",
     "RDEScorer",
     "RelUScorer",
+    "RiskMonitor",
     "SelectiveClassifier",
     "SoftmaxResponseScorer",
     "StackedScorer",

@@ -1,0 +1,407 @@
+"""After deployment: whether the promised risk still holds, and the scores are the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+from sklearn.utils import check_scalar
+
+from adue_sklearn.metrics._arguments import Estimate, as_column, check_scores
+
+__all__ = ["RiskMonitor"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_FORMAT = 1
+#: How many times the odds of an error may have risen: what is bet on.
+_ODDS = np.array([1.25, 1.6, 2.0, 3.0, 5.0, 10.0])
+#: Exponential rates of the confidence sequence, one sign each.
+_RATES = np.geomspace(1e-3, 8.0, 24)
+_MOST_BINS = 20
+
+
+class _Wealth:
+    """What bets have made of one coin, all starting times of the bets mixed.
+
+    Half of the coin is bet from the first row on, the rest row after row, so that a change finds
+    money that has not been lost yet. While the null hypothesis holds no bet gains on average, and
+    the chance of ever owning ``1 / false_alarm`` is at most ``false_alarm`` (Ville's inequality).
+    """
+
+    def __init__(self, false_alarm: float) -> None:
+        self.limit = -np.log(false_alarm)
+        self.n_rows = 0
+        self.bets: FloatArray | None = None  # logarithm of what is in each kind of bet
+        self.alarm_at: int | None = None
+
+    def bet(self, log_factors: FloatArray) -> None:
+        """Add new money and multiply each kind of bet by what this row pays."""
+        n = self.n_rows = self.n_rows + 1
+        new = np.log(_kept(n - 1) - _kept(n)) - np.log(len(log_factors))
+        before = -np.inf if self.bets is None else self.bets
+        self.bets = np.logaddexp(before, new) + log_factors
+        if self.alarm_at is None and self.log_total() >= self.limit:
+            self.alarm_at = n
+
+    def log_total(self) -> float:
+        """Return the logarithm of the wealth: all bets, and what is not yet bet."""
+        if self.bets is None:
+            return 0.0
+        return float(np.logaddexp(np.logaddexp.reduce(self.bets), np.log(_kept(self.n_rows))))
+
+    def to_dict(self) -> dict[str, Any]:
+        bets = None if self.bets is None else self.bets.tolist()
+        return {"n_rows": self.n_rows, "bets": bets, "alarm_at": self.alarm_at}
+
+    def restore(self, state: Mapping[str, Any], n_bets: int) -> None:
+        self.n_rows = int(state["n_rows"])
+        self.alarm_at = None if state["alarm_at"] is None else int(state["alarm_at"])
+        self.bets = None if state["bets"] is None else np.array(state["bets"], dtype=np.float64)
+        if self.bets is not None and self.bets.shape != (n_bets,):
+            raise ValueError(f"{self.bets.shape} bets, expected ({n_bets},)")
+
+
+def _kept(n_rows: int) -> float:
+    """Return the share of the coin that is not bet after so many rows."""
+    return 1.0 if n_rows == 0 else 0.5 / (1.0 + np.log2(n_rows))
+
+
+class RiskMonitor:
+    """Watch the risk of accepted answers and the scores of all answers, row after row.
+
+    Two alarms, each false with a chance of at most ``false_alarm``, however long and however often
+    one looks:
+
+    - the *risk* alarm, from labelled feedback (:meth:`update`): the error rate among accepted
+      answers is above ``target_risk``;
+    - the *shift* alarm, from uncertainties alone (:meth:`update_uncertainty`): they are no longer
+      distributed like those of the calibration rows. Then the promise has lost its ground, though
+      the risk may still be low.
+
+    Feeding rows one by one or in chunks gives the same state, to the bit.
+
+    Parameters
+    ----------
+    target_risk : float in (0, 1), default=0.05
+        The promised bound.
+    false_alarm : float in (0, 1), default=0.01
+        Largest chance that an alarm ever goes off without a reason.
+    reference : array-like of shape (n_rows,), default=None
+        Uncertainties of calibration rows, such as
+        ``SelectiveClassifier().fit(...).calibration_uncertainty_``; only for the shift alarm.
+    random_state : int, default=0
+        Seed; used where an uncertainty is exactly a reference row's, to break the tie.
+
+    Attributes
+    ----------
+    n_labelled, n_errors : int
+        Feedback so far.
+    risk_alarm_at, shift_alarm_at : int or None
+        Number of the row, from 1, at which the alarm went off. An alarm stays.
+
+    Notes
+    -----
+    Both alarms are betting martingales [1]_: wealth that grows on average only if something is
+    wrong, from bets on several sizes of change and on a change at any time. The risk alarm needs
+    no independence: it is valid if at each row the chance of an error, given all before, is at
+    most the target. The shift alarm bets on the rank of each new row among the reference rows
+    and the rows before it [2]_, in up to 20 bins; it is valid if all of them are exchangeable.
+
+    A guarantee with 95 % confidence is off in up to 5 % of all calibrations: then the risk alarm is
+    right to go off without any change. Feedback has to be a fair sample of the accepted answers.
+
+    References
+    ----------
+    .. [1] Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting",
+       Journal of the Royal Statistical Society B 86, 2024.
+    .. [2] Vovk et al., "Testing exchangeability on-line", ICML 2003.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.monitor import RiskMonitor
+    >>> rng = np.random.default_rng(0)
+    >>> monitor = RiskMonitor(target_risk=0.05)
+    >>> monitor.update(rng.random(1000) < 0.03).risk_alarm
+    False
+    >>> monitor.update(rng.random(500) < 0.15).risk_alarm, monitor.risk_alarm_at
+    (True, 1101)
+    """
+
+    def __init__(
+        self,
+        target_risk: float = 0.05,
+        *,
+        false_alarm: float = 0.01,
+        reference: Any = None,
+        random_state: int = 0,
+    ) -> None:
+        _check_share(target_risk, "target_risk")
+        _check_share(false_alarm, "false_alarm")
+        check_scalar(random_state, "random_state", Integral, min_val=0)
+        self.target_risk = float(target_risk)
+        self.false_alarm = float(false_alarm)
+        self.random_state = int(random_state)
+        self.n_errors = 0
+        self._risk = _Wealth(self.false_alarm)
+        self._shift = _Wealth(self.false_alarm)
+        odds = _ODDS * self.target_risk / (1.0 - self.target_risk)
+        bets = odds / (1.0 + odds)
+        self._if_wrong = np.log(bets / self.target_risk)
+        self._if_right = np.log((1.0 - bets) / (1.0 - self.target_risk))
+        self._bins = None if reference is None else _Bins.of(reference, self.random_state)
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of rows with feedback."""
+        return self._risk.n_rows
+
+    @property
+    def n_scored(self) -> int:
+        """Number of rows whose uncertainty was seen."""
+        return self._shift.n_rows
+
+    @property
+    def risk_alarm(self) -> bool:
+        """Whether the risk has ever been shown to be above the target."""
+        return self._risk.alarm_at is not None
+
+    @property
+    def risk_alarm_at(self) -> int | None:
+        """Number of the labelled row at which that was."""
+        return self._risk.alarm_at
+
+    @property
+    def shift_alarm(self) -> bool:
+        """Whether uncertainties have ever been shown to differ from the reference."""
+        return self._shift.alarm_at is not None
+
+    @property
+    def shift_alarm_at(self) -> int | None:
+        """Number of the scored row at which that was."""
+        return self._shift.alarm_at
+
+    @property
+    def risk_evidence(self) -> float:
+        """Wealth of the bets on a higher risk; the alarm goes off at ``1 / false_alarm``."""
+        return float(np.exp(min(self._risk.log_total(), 700.0)))
+
+    @property
+    def shift_evidence(self) -> float:
+        """Wealth of the bets on a shift; the alarm goes off at ``1 / false_alarm``."""
+        return float(np.exp(min(self._shift.log_total(), 700.0)))
+
+    def update(self, errors: Any) -> Self:
+        """Take feedback on accepted answers, in the order in which it came.
+
+        Parameters
+        ----------
+        errors : array-like of bool of shape (n_rows,)
+            True (or 1) where the answer was wrong; may be empty.
+
+        Returns
+        -------
+        self : RiskMonitor
+            Updated.
+        """
+        column = as_column(errors, "errors")
+        if len(column):
+            column, _ = check_scores(column, np.zeros(len(column)))
+        for wrong in column:
+            self._risk.bet(self._if_wrong if wrong else self._if_right)
+        self.n_errors += int(np.count_nonzero(column))
+        return self
+
+    def update_uncertainty(self, uncertainty: Any) -> Self:
+        """Take uncertainties of all answers, accepted or not, in the order in which they came.
+
+        Parameters
+        ----------
+        uncertainty : array-like of shape (n_rows,)
+            From the estimator that gave the reference; may be empty.
+
+        Returns
+        -------
+        self : RiskMonitor
+            Updated.
+        """
+        if self._bins is None:
+            raise ValueError(
+                "uncertainty cannot be compared: the monitor has no reference. Pass reference, the "
+                "uncertainties of the calibration rows, to RiskMonitor."
+            )
+        column = as_column(uncertainty, "uncertainty")
+        if len(column):
+            _, column = check_scores(np.zeros(len(column)), column)
+        for score in column:
+            place = self._bins.place(float(score), self.random_state, self._shift.n_rows)
+            self._shift.bet(self._bins.log_factors(place))
+            self._bins.counts[place] += 1
+        return self
+
+    def risk_interval(self, confidence: float = 0.95) -> Estimate:
+        """Return the observed error rate and limits of the risk, valid at all times at once.
+
+        Parameters
+        ----------
+        confidence : float in (0, 1), default=0.95
+            Chance that the limits hold whenever one looks.
+
+        Returns
+        -------
+        Estimate
+            ``value``, ``low``, ``high`` in [0, 1]. They are about the mean, over the rows so far,
+            of each row's chance of an error, whether it changes or not: for the present, start a
+            new monitor from time to time. NaN, 0, 1 before any feedback.
+        """
+        _check_share(confidence, "confidence")
+        n, k = self.n_labelled, self.n_errors
+        if n == 0:
+            return Estimate(np.nan, 0.0, 1.0)
+        rates = np.concatenate([-_RATES, _RATES])
+
+        def excess(risk: float) -> float:
+            """Return how far the bets against this mean risk are above the limit."""
+            # log E exp(rate e) is concave in the chance of an error: the mean stands for all.
+            growth = rates * k - n * np.log1p(risk * np.expm1(rates))
+            return float(logsumexp(growth) - np.log(len(rates)) + np.log1p(-confidence))
+
+        value = k / n
+        low = brentq(excess, 0.0, value, xtol=1e-12) if excess(0.0) > 0 else 0.0
+        high = brentq(excess, value, 1.0, xtol=1e-12) if excess(1.0) > 0 else 1.0
+        return Estimate(value, float(low), float(high))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole state in what JSON can hold; :meth:`from_dict` reads it."""
+        return {
+            "format": _FORMAT,
+            "target_risk": self.target_risk,
+            "false_alarm": self.false_alarm,
+            "random_state": self.random_state,
+            "n_errors": self.n_errors,
+            "risk": self._risk.to_dict(),
+            "shift": self._shift.to_dict(),
+            "bins": None if self._bins is None else self._bins.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Return the monitor whose :meth:`to_dict` this is.
+
+        Parameters
+        ----------
+        state : mapping
+            As :meth:`to_dict` gives it, by way of JSON too.
+
+        Returns
+        -------
+        monitor : RiskMonitor
+            Goes on where the other one stood.
+        """
+        try:
+            if state["format"] != _FORMAT:
+                raise ValueError(f"format {state['format']!r}, expected {_FORMAT}")
+            monitor = cls(
+                state["target_risk"],
+                false_alarm=state["false_alarm"],
+                random_state=state["random_state"],
+            )
+            monitor.n_errors = int(state["n_errors"])
+            monitor._risk.restore(state["risk"], len(_ODDS))
+            monitor._shift.restore(state["shift"], _N_TILTS)
+            monitor._bins = None if state["bins"] is None else _Bins(**state["bins"])
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"state is none of a RiskMonitor: {what}.") from error
+        return monitor
+
+    def __repr__(self) -> str:
+        return (
+            f"RiskMonitor(target_risk={self.target_risk:g}, {self.n_errors} errors in "
+            f"{self.n_labelled} rows, risk_alarm={self.risk_alarm}, shift_alarm={self.shift_alarm})"
+        )
+
+
+class _Bins:
+    """Bins between reference rows, and how many rows have fallen into each.
+
+    n reference rows leave n + 1 gaps; a new one lies in each with the same chance and divides it,
+    as long as all rows are exchangeable. So it falls into a bin with a chance in proportion to the
+    gaps there, those that rows before it have added included.
+
+    Tied rows are told apart by a random number each, as if they had one more digit.
+    """
+
+    def __init__(self, scores: Any, ties: Any, gaps: Any, counts: Any) -> None:
+        self.scores = np.array(scores, dtype=np.float64)  # of the rows between bins, ascending
+        self.ties = np.array(ties, dtype=np.float64)
+        self.gaps = np.array(gaps, dtype=np.int64)
+        self.counts = np.array(counts, dtype=np.int64)
+        n_bins = len(self.gaps)
+        if not (len(self.scores) == len(self.ties) == n_bins - 1 == len(self.counts) - 1):
+            raise ValueError("bins do not fit together")
+        middle = (np.cumsum(self.gaps) - 0.5 * self.gaps) / self.gaps.sum()
+        self.tilts = _tilts(middle)
+
+    @classmethod
+    def of(cls, reference: Any, seed: int) -> Self:
+        scores = as_column(reference, "reference")
+        _, scores = check_scores(np.zeros(len(scores)), scores, name="reference")
+        if not np.isfinite(scores).all():
+            raise ValueError("reference contains infinity; expected finite uncertainties.")
+        n = len(scores)
+        ties = np.random.default_rng([seed, 0]).random(n)
+        order = np.lexsort((ties, np.sort(scores)))
+        scores, ties = np.sort(scores)[order], ties[order]
+        n_bins = min(_MOST_BINS, n + 1)
+        limits = np.round(np.linspace(0, n + 1, n_bins + 1)).astype(np.int64)
+        edges = limits[1:-1] - 1
+        return cls(scores[edges], ties[edges], np.diff(limits), np.zeros(n_bins, dtype=np.int64))
+
+    def place(self, score: float, seed: int, row: int) -> int:
+        first = int(np.searchsorted(self.scores, score, side="left"))
+        last = int(np.searchsorted(self.scores, score, side="right"))
+        if first == last:
+            return first
+        tie = np.random.default_rng([seed, 1, row]).random()
+        return first + int(np.count_nonzero(self.ties[first:last] < tie))
+
+    def log_factors(self, place: int) -> FloatArray:
+        """Return what each bet pays for this bin: one on average over the bins' chances."""
+        share = self.gaps + self.counts
+        return np.log(self.tilts[:, place] * share.sum() / (self.tilts @ share))
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("scores", "ties", "gaps", "counts")
+        return {name: getattr(self, name).tolist() for name in names}
+
+
+def _tilts(rank: FloatArray) -> FloatArray:
+    """Return densities over ranks in (0, 1), one a bet: higher, lower, wider, narrower."""
+    centred = 2.0 * rank - 1.0
+    spread = 3.0 * centred**2 - 1.0
+    return np.array(
+        [
+            1.0 + 0.4 * centred,
+            1.0 - 0.4 * centred,
+            np.exp(2.0 * centred),
+            np.exp(-2.0 * centred),
+            1.0 + 0.45 * spread,
+            1.0 - 0.45 * spread,
+        ]
+    )
+
+
+_N_TILTS = 6
+
+
+def _check_share(value: Any, name: str) -> None:
+    check_scalar(value, name, Real)
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} is {value}, must be above 0 and below 1.")
