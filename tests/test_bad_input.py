@@ -23,6 +23,7 @@ from adue_sklearn import (
     EnergyScorer,
     ErrorProbability,
     GENScorer,
+    HUQScorer,
     KNNScorer,
     LastLayerLaplaceScorer,
     LinearProbeScorer,
@@ -113,6 +114,7 @@ ESTIMATORS = [
     TrustScoreScorer(alpha=0.1),
     ViMScorer(),
     SelectiveClassifier(),
+    HUQScorer(alpha=0.5, delta_min=0.1, delta_max=0.9, cv=2),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
@@ -201,6 +203,7 @@ def test_scoring(estimator, value):
             LinearProbeScorer,
             ConfidNetScorer,
             StackedScorer,
+            HUQScorer,
         )
         for parameter in cls().get_params()
     ],

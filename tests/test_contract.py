@@ -26,6 +26,7 @@ from adue_sklearn import (
     EntropyScorer,
     ErrorProbability,
     GENScorer,
+    HUQScorer,
     KNNScorer,
     LastLayerLaplaceScorer,
     LinearProbeScorer,
@@ -74,6 +75,7 @@ ESTIMATORS = [
     TrustScoreScorer(),
     ViMScorer(),
     SelectiveClassifier(MahalanobisScorer(), target_risk=0.6),
+    HUQScorer(),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]

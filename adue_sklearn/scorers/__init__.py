@@ -1,6 +1,7 @@
 """What AdUE is compared with."""
 
 from adue_sklearn.scorers.density import DDUScorer, RDEScorer
+from adue_sklearn.scorers.hybrid import HUQScorer
 from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
 from adue_sklearn.scorers.learned import ConfidNetScorer, LinearProbeScorer, StackedScorer
 from adue_sklearn.scorers.logits import (
@@ -25,6 +26,7 @@ __all__ = [
     "EnergyScorer",
     "EntropyScorer",
     "GENScorer",
+    "HUQScorer",
     "KNNScorer",
     "LastLayerLaplaceScorer",
     "LinearProbeScorer",

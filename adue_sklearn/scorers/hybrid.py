@@ -1,0 +1,417 @@
+"""Ranks of two scores put together.
+
+Source: Vazhentsev et al. (2023), ACL, section 3 (HUQ).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils._param_validation import HasMethods, Interval
+from torch import Tensor
+
+from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead
+from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._torch import Array, as_numpy, resolve_device
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
+from adue_sklearn.metrics import aurc_score
+from adue_sklearn.scorers._errors import can_learn
+from adue_sklearn.scorers.logits import SoftmaxResponseScorer
+from adue_sklearn.scorers.mahalanobis import MahalanobisScorer
+
+#: What is tried; the first of equals is kept, so the aleatoric score alone comes first.
+_ALPHAS = tuple(np.linspace(1.0, 0.0, 11).round(1).tolist())
+_DELTA_MINS = (0.0, 0.1, 0.2, 0.3)
+_DELTA_MAXS = (1.0, 0.9, 0.8)
+
+
+class Mixture(NamedTuple):
+    """The share of the aleatoric rank and the two thresholds, on ranks in [0, 1]."""
+
+    alpha: float
+    delta_min: float
+    delta_max: float
+
+
+def empirical_ranks(scores: FloatArray, reference: FloatArray) -> FloatArray:
+    """Return ranks (n,) in (0, 1) of scores among reference scores (m,), which need not be sorted.
+
+    A reference score has the share of scores below it plus half the share of its equals; between
+    two of them the rank is interpolated, outside it is that of the nearest.
+    """
+    values, counts = np.unique(reference, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(reference)
+    return np.interp(scores, values, ranks)
+
+
+def mixed_ranks(
+    epistemic: FloatArray,
+    aleatoric: FloatArray,
+    reference: tuple[FloatArray, FloatArray],
+    mixture: Mixture,
+) -> FloatArray:
+    """Return HUQ's score (n,) in (0, 1) of rows, given both scores of the reference rows.
+
+    Rows whose epistemic rank is at most ``delta_min`` are in distribution: they take their
+    aleatoric rank, among such reference rows only unless it is above ``delta_max``. All others
+    take ``(1 - alpha)`` of the epistemic rank plus ``alpha`` of the aleatoric one.
+    """
+    alpha, delta_min, delta_max = mixture
+    epistemic_rank = empirical_ranks(epistemic, reference[0])
+    aleatoric_rank = empirical_ranks(aleatoric, reference[1])
+    total = (1.0 - alpha) * epistemic_rank + alpha * aleatoric_rank
+    low = epistemic_rank <= delta_min
+    total[low] = aleatoric_rank[low]
+    inside = empirical_ranks(reference[0], reference[0]) <= delta_min
+    clear = low & (aleatoric_rank <= delta_max)
+    if inside.any():  # ranks count rows, so that those of a part stay below its size
+        among = empirical_ranks(aleatoric[clear], reference[1][inside])
+        total[clear] = among * inside.mean()
+    return total
+
+
+def tune_mixture(
+    epistemic: FloatArray, aleatoric: FloatArray, errors: BoolArray, candidates: Iterator[Mixture]
+) -> Mixture:
+    """Return the candidate with the smallest area under the risk-coverage curve, the first."""
+    reference = epistemic, aleatoric
+    tried = [
+        (aurc_score(errors, mixed_ranks(epistemic, aleatoric, reference, mixture)), mixture)
+        for mixture in candidates
+    ]
+    lowest = min(risk for risk, _ in tried)
+    return next(mixture for risk, mixture in tried if risk <= lowest + 1e-12)
+
+
+class HUQScorer(UncertaintyEstimator):
+    """Ranks of an epistemic and of an aleatoric score put together, by thresholds.
+
+    Fit it on rows that the classifier was not trained on. An epistemic score describes the rows
+    it *was* trained on: fit that one first, on those, and pass it in scikit-learn's
+    ``FrozenEstimator``.
+
+    Parameters
+    ----------
+    epistemic : uncertainty estimator or FrozenEstimator of one, default=None
+        Says how far a row is from what is known; None is :class:`MahalanobisScorer`. One that is
+        not frozen is fitted on the rows of ``fit``.
+    aleatoric : uncertainty estimator or FrozenEstimator of one, default=None
+        Says how ambiguous a row is; None is :class:`SoftmaxResponseScorer`.
+    alpha : float in [0, 1], default=None
+        Share of the aleatoric rank. None: chosen from 0, 0.1, ... 1.
+    delta_min : float in [0, 1], default=None
+        Epistemic rank up to which a row counts as in distribution. None: chosen from 0, 0.1, 0.2
+        and 0.3.
+    delta_max : float in [0, 1], default=None
+        Aleatoric rank from which such a row counts as ambiguous. None: chosen from 0.8, 0.9 and
+        1.
+    cv : int, default=5
+        Folds in which scores that ``fit`` fits are computed for rows they have not seen.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers.
+    device : str, default="auto"
+        Where the default scores compute: ``"auto"`` (where a tensor lies; CUDA if there is one
+        for numpy arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Attributes
+    ----------
+    epistemic_, aleatoric_ : uncertainty estimator
+        Fitted on all rows, or the frozen ones.
+    alpha_, delta_min_, delta_max_ : float
+        As given, or as chosen.
+    epistemic_reference_, aleatoric_reference_ : ndarray of float64 of shape (n_samples,)
+        Scores of the fit rows, among which new ones are ranked.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit``, if a frozen score has another head; or if a given head makes no errors, or
+        only errors, on the rows, and ``alpha`` or a threshold is to be chosen.
+
+    Notes
+    -----
+    The choice is the one of least area under the risk-coverage curve on the fit rows; of equals
+    the one with the largest ``alpha`` and smallest ``delta_min``. Ranks are shares of the fit
+    rows, interpolated in between, so that one row can be scored. What lies beyond all of them
+    has the rank of the last. A frozen score knows its head, which ``fit`` then need not be
+    given. Without a head and without errors the aleatoric score stays, with a warning.
+
+    References
+    ----------
+    .. [1] Vazhentsev et al., "Hybrid uncertainty quantification for selective text classification
+       in ambiguous tasks", ACL 2023.
+
+    Examples
+    --------
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from adue_sklearn import HUQScorer, MahalanobisScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> known = MahalanobisScorer().fit(*data.train, data.init_W, data.init_b)
+    >>> scorer = HUQScorer(FrozenEstimator(known)).fit(*data.calibration)
+    >>> scores = scorer.predict_uncertainty(data.test.features)
+    >>> bool(0 < scores.min() < scores.max() < 1)
+    True
+    """
+
+    card: ClassVar[Card] = Card(
+        name="HUQ",
+        paper="Vazhentsev et al., Hybrid uncertainty quantification for selective text "
+        "classification in ambiguous tasks, ACL 2023",
+        formula="(1 - a) R(epistemic) + a R(aleatoric), R the rank among the fit rows; "
+        "R(aleatoric) where R(epistemic) <= delta_min, among such rows where it is <= delta_max",
+        needs="held-out errors",
+        cost="fit cv + 1 fits of each score that is not frozen, and O(n log n) a candidate; row as "
+        "both scores",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "epistemic": [HasMethods(["fit", "predict"]), None],
+        "aleatoric": [HasMethods(["fit", "predict"]), None],
+        "alpha": [Interval(Real, 0, 1, closed="both"), None],
+        "delta_min": [Interval(Real, 0, 1, closed="both"), None],
+        "delta_max": [Interval(Real, 0, 1, closed="both"), None],
+        "cv": [Interval(Integral, 2, None, closed="left")],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        epistemic: Any = None,
+        aleatoric: Any = None,
+        *,
+        alpha: float | None = None,
+        delta_min: float | None = None,
+        delta_max: float | None = None,
+        cv: int = 5,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.epistemic = epistemic
+        self.aleatoric = aleatoric
+        self.alpha = alpha
+        self.delta_min = delta_min
+        self.delta_max = delta_max
+        self.cv = cv
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        init_W: Any = None,
+        init_b: Any = None,
+        *,
+        classes: Any = None,
+    ) -> Self:
+        """Fit the scores that are not frozen, and choose how to mix their ranks.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features that enter the head's last linear layer (the first, for a head of several).
+        y : array-like of shape (n_samples,)
+            True labels. With ``init_W``: row numbers of the head or, if ``classes`` is given,
+            its entries. With a frozen score and no ``init_W``: as in that score's ``fit``.
+        init_W, init_b : array-like, or list of them, default=None
+            The frozen original head. None: that of a frozen score, or else a multinomial logistic
+            regression that is fitted on ``X, y``.
+        classes : array-like of shape (n_classes,), default=None
+            The labels in the order of the head's rows.
+
+        Returns
+        -------
+        self : HUQScorer
+            Fitted.
+        """
+        frozen = [score for score, is_frozen in self._passed() if is_frozen]
+        if init_W is None and init_b is None and classes is None and frozen:
+            weights, biases = frozen[0]._get_head("init_")
+            linear = len(weights) == 1
+            init_W, init_b = (weights[0], biases[0]) if linear else (weights, biases)
+            classes = frozen[0].classes_
+        return super().fit(X, y, init_W, init_b, classes=classes)
+
+    def _passed(self) -> list[tuple[UncertaintyEstimator, bool]]:
+        """Return both scores, out of their ``FrozenEstimator``, and whether they were in one."""
+        return [
+            self._checked("epistemic", MahalanobisScorer),
+            self._checked("aleatoric", SoftmaxResponseScorer),
+        ]
+
+    def _checked(
+        self, name: str, default: type[UncertaintyEstimator]
+    ) -> tuple[UncertaintyEstimator, bool]:
+        passed = getattr(self, name)
+        if passed is None:
+            return default(activation=self.activation, device=self.device), False
+        frozen = isinstance(passed, FrozenEstimator)
+        score = passed.estimator if frozen else passed
+        if not isinstance(score, UncertaintyEstimator):
+            raise TypeError(
+                f"{name} is {passed!r}; expected an uncertainty estimator of this package, such as "
+                f"{default.__name__}(), one that is fitted, in scikit-learn's FrozenEstimator, or "
+                "None."
+            )
+        if frozen and not hasattr(score, "classes_"):
+            raise ValueError(
+                f"{name} is frozen, but not fitted; call fit before FrozenEstimator(...), or pass "
+                "the estimator itself."
+            )
+        return score, frozen
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        scores = self._passed()
+        for name, (score, frozen) in zip(("epistemic", "aleatoric"), scores, strict=True):
+            self._compare(name, score, frozen, head)
+        rows = _Rows(X, labels, head)
+        self.epistemic_, self.aleatoric_ = (
+            score if frozen else rows.fit(score) for score, frozen in scores
+        )
+        fixed = [
+            fitted if frozen or (head.given and fitted.card.needs == "head") else None
+            for (_, frozen), fitted in zip(scores, (self.epistemic_, self.aleatoric_), strict=True)
+        ]
+        if head.given and None not in fixed:
+            held_out = [_score(fitted, X) for fitted in (self.epistemic_, self.aleatoric_)]
+            errors = self._original_errors(X, labels, head)
+        else:
+            *held_out, errors = self._out_of_fold(rows, fixed)
+            if head.given:
+                errors = self._original_errors(X, labels, head)
+        self.epistemic_reference_, self.aleatoric_reference_ = held_out
+        chosen = self._choose(errors, head)
+        self.alpha_, self.delta_min_, self.delta_max_ = chosen
+
+    def _compare(
+        self, name: str, score: UncertaintyEstimator, frozen: bool, head: OriginalHead
+    ) -> None:
+        """Raise if a score does not belong to the head."""
+        if not frozen:
+            if len(head.weights) > 1 and score.activation != self.activation:
+                raise ValueError(
+                    f"{name} has activation={score.activation!r}, but this head of "
+                    f"{len(head.weights)} layers has activation={self.activation!r}; set the same."
+                )
+            return
+        weights, biases = score._get_head("init_")
+        ours = [*head.weights]
+        ours += [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
+        theirs = [*weights, *biases]
+        same = len(ours) == len(theirs) and all(
+            a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-12)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        if not same or (len(weights) > 1 and score.activation != self.activation):
+            raise ValueError(
+                f"init_W, init_b or activation are not those that {name}, which is frozen, was "
+                "fitted with; leave init_W and init_b out, or fit it on this head."
+            )
+
+    def _out_of_fold(
+        self, rows: _Rows, fixed: list[UncertaintyEstimator | None]
+    ) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Return both scores and errors of all rows, from fits that have not seen the row."""
+        n_rows = len(rows.labels)
+        found = np.empty((2, n_rows))
+        errors = np.zeros(n_rows, dtype=bool)
+        for rest, fold in self._folds(rows.labels):
+            X_fold = rows.X[fold]
+            for number, (score, _) in enumerate(self._passed()):
+                fitted = fixed[number] or rows.fit(score, rest)
+                found[number, fold] = _score(fitted, X_fold)
+            # Without a head every fold has one of its own, and these are its errors.
+            errors[fold] = fitted.errors(X_fold, rows.head.classes[rows.labels[fold]])
+        return found[0], found[1], errors
+
+    def _folds(self, labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+        most = int(np.bincount(labels).max())
+        if most < 2:
+            raise ValueError(
+                f"y holds every label once ({len(labels)} rows): there are no folds in which "
+                "scores could be fitted. Fit on more rows, or freeze fitted scores."
+            )
+        folds = StratifiedKFold(min(self.cv, most), shuffle=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            yield from folds.split(np.zeros(len(labels)), labels)
+
+    def _choose(self, errors: BoolArray, head: OriginalHead) -> Mixture:
+        given = (self.alpha, self.delta_min, self.delta_max)
+        grids = [
+            grid if value is None else (float(value),)
+            for value, grid in zip(given, (_ALPHAS, _DELTA_MINS, _DELTA_MAXS), strict=True)
+        ]
+        alphas, delta_mins, delta_maxs = grids
+        if None not in given or not can_learn(errors, head, instead="that of the aleatoric score"):
+            return Mixture(alphas[0], delta_mins[0], delta_maxs[0])
+        # Without rows in distribution the other threshold has nothing to do.
+        candidates = (
+            Mixture(alpha, delta_min, delta_max)
+            for delta_min in delta_mins
+            for delta_max in (delta_maxs if delta_min > 0 else delta_maxs[:1])
+            for alpha in alphas
+        )
+        return tune_mixture(
+            self.epistemic_reference_, self.aleatoric_reference_, errors, candidates
+        )
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        mixed = mixed_ranks(
+            _score(self.epistemic_, X),
+            _score(self.aleatoric_, X),
+            (self.epistemic_reference_, self.aleatoric_reference_),
+            Mixture(self.alpha_, self.delta_min_, self.delta_max_),
+        )
+        return torch.from_numpy(mixed).to(resolve_device(self.device, X))
+
+
+class _Rows(NamedTuple):
+    """Validated fit rows, their classes as row numbers, and the head."""
+
+    X: Array
+    labels: IntArray
+    head: OriginalHead
+
+    def fit(
+        self, score: UncertaintyEstimator, rows: IntArray | None = None
+    ) -> UncertaintyEstimator:
+        """Return a clone fitted on some rows, by default all; without a given head on its own."""
+        chosen: Any = slice(None) if rows is None else rows
+        y = self.head.classes[self.labels[chosen]]
+        head: dict[str, Any] = {}
+        if self.head.given:
+            linear = len(self.head.weights) == 1
+            head = {
+                "init_W": self.head.weights[0] if linear else self.head.weights,
+                "init_b": self.head.biases[0] if linear else self.head.biases,
+                "classes": self.head.classes,
+            }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LabelOrderWarning)  # said once, for all rows
+            return clone(score).fit(self.X[chosen], y, **head)
+
+
+def _score(fitted: UncertaintyEstimator, X: Array) -> FloatArray:
+    """Return the uncertainty of validated rows, feature names or not."""
+    uncertainty = as_numpy(fitted._uncertainty(X)).astype(np.float64)
+    if np.isnan(uncertainty).any():
+        raise ValueError("X is too large: the uncertainty overflows. Scale the features.")
+    return uncertainty
