@@ -336,16 +336,18 @@ def _fill_from_counts(
     seed: int,
 ) -> None:
     """Write each metric's replicates, a block of them at a time."""
-    group, n_groups = number_groups(errors, uncertainty)
-    cell = group + n_groups * errors
+    group, n_scores = number_groups(errors, uncertainty)
+    n_groups = 2 * n_scores + 1
+    # Correct rows are counted by group, then errors by score: theirs are the odd groups.
+    cell = np.where(errors, n_groups + group // 2, group)
     n_resamples = len(next(iter(replicates.values())))
-    size = max(1, BLOCK // (2 * n_groups))
+    size = max(1, BLOCK // (n_groups + n_scores))
     draws = _Draws(len(errors), seed)
     for start in range(0, n_resamples, size):
-        counts = np.empty((min(size, n_resamples - start), 2, n_groups), dtype=np.int64)
-        for replicate in counts.reshape(len(counts), -1):
-            replicate[:] = np.bincount(cell[draws.rows()], minlength=2 * n_groups)
-        block = Counts(counts[:, 0], counts[:, 1])
+        counts = np.empty((min(size, n_resamples - start), n_groups + n_scores), dtype=np.int64)
+        for replicate in counts:
+            replicate[:] = np.bincount(cell[draws.rows()], minlength=len(replicate))
+        block = Counts(counts[:, :n_groups], counts[:, n_groups:])
         for name, form in forms.items():
             replicates[name][start : start + size] = form(block)
 

@@ -18,6 +18,7 @@ from adue_sklearn.metrics._counts import (
     count_rows,
     coverage_at_risk,
     eaurc,
+    expected_errors,
     prr,
     risk_at_coverage,
 )
@@ -62,11 +63,8 @@ def risk_coverage_curve(errors: Any, uncertainty: Any) -> RiskCoverageCurve:
     array([0.   , 0.25 , 0.333, 0.5  ])
     """
     counts = count_rows(*check_scores(errors, uncertainty))
-    rows = counts.rows[0]
-    rates = counts.wrong[0] / np.maximum(rows, 1)
     k = np.arange(1, counts.n_rows + 1)
-    risks = np.repeat(rates, rows) + np.repeat(counts.expected_excess[0], rows) / k
-    return RiskCoverageCurve(k / counts.n_rows, risks)
+    return RiskCoverageCurve(k / counts.n_rows, expected_errors(counts) / k)
 
 
 def aurc_score(errors: Any, uncertainty: Any) -> float:
