@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -224,9 +225,15 @@ def test_parameters(cls, parameter, value):
         metrics.fpr_at_tpr_score,
         metrics.aurc_score,
         metrics.eaurc_score,
+        metrics.augrc_score,
+        metrics.prr_score,
+        metrics.risk_at_coverage_score,
+        metrics.coverage_at_risk_score,
+        metrics.risk_coverage_curve,
         metrics.error_roc_auc_interval,
+        partial(metrics.bootstrap_interval, metric=metrics.aurc_score, n_resamples=2),
     ],
-    ids=lambda m: m.__name__,
+    ids=lambda m: getattr(m, "__name__", "bootstrap_interval"),
 )
 @many
 @given(value=anything)
@@ -241,11 +248,56 @@ def test_metrics(metric, value):
 def test_metric_options(value):
     errors, scores = PROBLEM.errors, np.arange(40)
     call(lambda: metrics.fpr_at_tpr_score(errors, scores, tpr=value), "tpr")
+    call(lambda: metrics.risk_at_coverage_score(errors, scores, coverage=value), "coverage")
+    call(lambda: metrics.coverage_at_risk_score(errors, scores, risk=value), "risk")
     call(lambda: metrics.error_roc_auc_interval(errors, scores, confidence=value), "confidence")
     call(lambda: metrics.error_roc_auc_difference(errors, scores, value), "reference")
     call(lambda: metrics.error_roc_auc_score(errors, scores, sample_weight=value), "sample_weight")
     call(lambda: metrics.prediction_errors(value, PROBLEM.y), "predicted", "y")
     call(lambda: metrics.prediction_errors(PROBLEM.y, value), "y")
+
+
+@many
+@given(value=anything)
+def test_bootstrap_options(value):
+    def difference(**changed):
+        options = {"reference": PROBLEM.X[:, 0], "metric": metrics.aurc_score, "n_resamples": 2}
+        metrics.bootstrap_difference(PROBLEM.errors, np.arange(40), **(options | changed))
+
+    call(lambda: difference(reference=value), "reference")
+    if not callable(value):
+        call(lambda: difference(metric=value), "metric")
+    if not isinstance(value, int):
+        call(lambda: difference(n_resamples=value), "n_resamples")
+    call(lambda: difference(confidence=value), "confidence")
+    call(lambda: difference(random_state=value), "random_state")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.calibration_error,
+        metrics.brier_score,
+        metrics.brier_decomposition,
+        metrics.nll_score,
+    ],
+    ids=lambda m: m.__name__,
+)
+@many
+@given(value=anything)
+def test_metrics_of_probabilities(metric, value):
+    p = np.random.default_rng(0).dirichlet(np.ones(3), size=40)
+    for good in (p, p[:, 0]):
+        call(lambda good=good: metric(value, good), "y_true")
+        call(lambda good=good: metric(PROBLEM.y, good, classes=value), "classes", "y_true")
+    call(lambda: metric(PROBLEM.y, value), "probabilities", "y_true")
+
+
+@pytest.mark.parametrize("option", ["n_bins", "strategy", "norm"])
+@many
+@given(value=anything)
+def test_calibration_options(option, value):
+    call(lambda: metrics.calibration_error([0, 1], [0.2, 0.7], **{option: value}), option)
 
 
 @pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes", "n_splits"])

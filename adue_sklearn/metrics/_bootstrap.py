@@ -341,10 +341,11 @@ def _fill_from_counts(
     # Correct rows are counted by group, then errors by score: theirs are the odd groups.
     cell = np.where(errors, n_groups + group // 2, group)
     n_resamples = len(next(iter(replicates.values())))
-    size = max(1, BLOCK // (n_groups + n_scores))
+    size = min(n_resamples, max(1, BLOCK // (n_groups + n_scores)))
+    buffer = np.empty((size, n_groups + n_scores), dtype=np.int64)
     draws = _Draws(len(errors), seed)
     for start in range(0, n_resamples, size):
-        counts = np.empty((min(size, n_resamples - start), n_groups + n_scores), dtype=np.int64)
+        counts = buffer[: n_resamples - start]
         for replicate in counts:
             replicate[:] = np.bincount(cell[draws.rows()], minlength=len(replicate))
         block = Counts(counts[:, :n_groups], counts[:, n_groups:])

@@ -55,8 +55,9 @@ def calibration_error(
     n_bins : int, default=15
         Number of bins; those without rows count nothing.
     strategy : {"uniform", "quantile"}, default="uniform"
-        Bins of equal width, or of equal mass: quantiles of the probabilities. Equal probabilities
-        are always in one bin, whatever the order of rows.
+        Bins of equal width, or of equal mass: each edge is the smallest probability that has a
+        share of ``b / n_bins`` of the rows at or below it. Equal probabilities are always in one
+        bin, whatever the order of rows, so that bins are of equal mass only as far as ties allow.
     norm : {"l1", "l2", "max"}, default="l1"
         How gaps are combined: the ECE [1]_, the root mean square [2]_, or the maximum.
     classwise : bool, default=False
@@ -324,7 +325,9 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
             f"classes has {len(known)} entries, probabilities has {n_classes} columns; they must "
             "be as many."
         )
-    if len(np.unique(known)) < n_classes:
+    with naming("classes"):
+        distinct = len(np.unique(known))
+    if distinct < n_classes:
         raise ValueError("classes holds an entry twice; each column needs a label of its own.")
     if (known.dtype.kind in "OUST") != (y.dtype.kind in "OUST"):
         raise ValueError(
@@ -336,7 +339,8 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
             )
         )
     order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known, y, sorter=order), n_classes - 1)
+    with naming("y_true"):  # of mixed types
+        place = np.minimum(np.searchsorted(known, y, sorter=order), n_classes - 1)
     columns = order[place]
     unknown = y[known[columns] != y]
     if len(unknown):
@@ -364,9 +368,13 @@ def _bin_numbers(p: FloatArray, n_bins: int | None, strategy: str) -> npt.NDArra
     """Return the bin of each probability; an edge belongs to the bin below, as in scikit-learn."""
     if n_bins is None:
         return np.unique(p, return_inverse=True)[1]
-    shares = np.linspace(0.0, 1.0, n_bins + 1)
-    edges = shares if strategy == "uniform" else np.quantile(p, shares)
-    return np.searchsorted(edges[1:-1], p)
+    if strategy == "uniform":
+        edges = np.linspace(0.0, 1.0, n_bins + 1)[1:-1]
+    else:
+        # Probabilities at or below the b-th edge are the fewest that make b / n_bins of the rows.
+        # In whole numbers: a quantile off by rounding would put all that tie with it elsewhere.
+        edges = np.sort(p)[(np.arange(1, n_bins) * len(p) + n_bins - 1) // n_bins - 1]
+    return np.searchsorted(edges, p)
 
 
 def _bin(

@@ -45,7 +45,10 @@ def bins_by_loop(happened, p, n_bins, strategy):
     """Return (rows, frequency, mean probability) of each bin (low, high] that has rows."""
     edges = np.linspace(0, 1, n_bins + 1)
     if strategy == "quantile":
-        edges = np.quantile(p, edges)
+        # The smallest probability with a share of b / n_bins of the rows at or below it.
+        edges[1:-1] = [
+            min(v for v in p if np.sum(p <= v) * n_bins >= b * len(p)) for b in range(1, n_bins)
+        ]
     bins = {}
     for event, value in zip(happened, p, strict=True):
         number = sum(value > edge for edge in edges[1:-1])
@@ -73,8 +76,21 @@ def test_errors_of_an_event_follow_their_definitions(rows, n_bins, strategy):
     assert error(happened, p, norm="l2", debias=True, **options) ** 2 == pytest.approx(
         max(debiased, 0), abs=1e-12
     )
-    curve = calibration_curve(happened, p, n_bins=n_bins, strategy=strategy)
-    np.testing.assert_allclose(curve, [frequency, mean], atol=1e-12)
+    if strategy == "uniform":
+        curve = calibration_curve(happened, p, n_bins=n_bins)
+        np.testing.assert_allclose(curve, [frequency, mean], atol=1e-12)
+
+
+def test_bins_of_equal_mass_hold_as_many_rows():
+    p = np.random.default_rng(0).permutation(np.arange(1, 61) / 100)
+    # Only the likeliest happens: bins below are off by their mean, the last by |1 / rows - mean|.
+    for n_bins in (1, 4, 7, 60):
+        rows = 60 // n_bins  # of the last bin
+        mean = np.sort(p)[-rows:].mean()
+        others = np.sort(p)[:-rows].sum() / 60
+        assert metrics.calibration_error(
+            p == p.max(), p, n_bins=n_bins, strategy="quantile"
+        ) == pytest.approx(abs(1 / rows - mean) * rows / 60 + others)
 
 
 @settings(max_examples=50, deadline=None)
