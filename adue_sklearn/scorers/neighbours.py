@@ -71,8 +71,15 @@ def _relative_squares(X: Tensor, references: Tensor) -> Iterator[Tensor]:
     centre = references.mean(dim=0)  # what is far from the origin cancels less
     anchors = (references - centre).to(X.dtype)
     squares = anchors.square().sum(dim=1)
-    for rows in X.split(max(1, _BLOCK_ELEMENTS // len(references))):
-        yield torch.addmm(squares, rows - centre.to(X.dtype), anchors.T, alpha=-2.0)
+    for part in X.split(max(1, _BLOCK_ELEMENTS // len(references))):
+        rows = part - centre.to(X.dtype)
+        largest = rows.square().sum(dim=1).amax() + squares.amax()
+        if not bool(4 * largest < torch.finfo(X.dtype).max):
+            raise ValueError(
+                f"X is too large: squared distances overflow {X.dtype}. Scale the features as in "
+                "fit, or set normalize=True."
+            )
+        yield torch.addmm(squares, rows, anchors.T, alpha=-2.0)
 
 
 def _distances(X: Tensor, references: Tensor, places: Tensor) -> Tensor:

@@ -75,6 +75,15 @@ def test_normalized_neighbours_ignore_the_length_of_rows_even_huge(data):
     assert np.isfinite(scorer.predict_uncertainty(np.zeros((1, 8)))).all()
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e20), (np.float64, 1e160)])
+def test_rows_whose_squares_overflow_are_named(data, dtype, size):
+    X, y, fresh, W, b = data
+    for scorer in (KNNScorer(normalize=False), TrustScoreScorer()):
+        scorer.fit(X.astype(dtype), y, W, b)
+        with pytest.raises(ValueError, match=r"X is too large: squared distances overflow"):
+            scorer.predict_uncertainty((fresh * size).astype(dtype))
+
+
 def brute_force_trust(X, y, fresh, predicted):
     """Ratio of k-d tree distances, class by class."""
     distances = np.array([cKDTree(X[y == c]).query(fresh)[0] for c in range(4)]).T
