@@ -24,6 +24,7 @@ from adue_sklearn._heads import (
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
 
@@ -142,7 +143,6 @@ def score_rows(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> R
             f"X is too large: the uncertainty overflows in {int((~np.isfinite(uncertainty)).sum())}"
             f" of {len(uncertainty)} rows. Scale the features."
         )
-    # Without feature names, which were compared already.
     return Rows(uncertainty, _errors(fitted, X, y))
 
 
@@ -152,12 +152,12 @@ def learns_nothing(estimator: UncertaintyEstimator, *, head_given: bool) -> bool
 
 
 def _errors(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> BoolArray:
-    names = fitted.__dict__.pop("feature_names_in_", None)
-    try:
-        return fitted.errors(X, y)
-    finally:
-        if names is not None:
-            fitted.feature_names_in_ = names
+    """Return ``fitted.errors(X, y)`` for rows whose feature names were compared already."""
+    rows = fitted._original_logits(X).argmax(dim=1).cpu().numpy()
+    errors = prediction_errors(fitted.classes_[rows], y)
+    if fitted._head_given:
+        encode_labels(y, fitted.classes_, named=True)  # raises for a label it has not
+    return errors
 
 
 def _same_head(head: OriginalHead, fitted: UncertaintyEstimator, *, named: bool) -> bool:

@@ -304,6 +304,8 @@ class RiskMonitor:
         monitor : RiskMonitor
             Goes on where the other one stood.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state is a {type(state).__name__}; expected what to_dict gives.")
         try:
             if state["format"] != _FORMAT:
                 raise ValueError(f"format {state['format']!r}, expected {_FORMAT}")

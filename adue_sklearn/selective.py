@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -115,7 +115,7 @@ def selective_threshold(
     """
     check_target(target_risk, "target_risk")
     check_target(confidence, "confidence")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(sorted(_METHODS))}.")
     ranked = _Ranked.of(*check_scores(errors, uncertainty))
     return _METHODS[method](ranked, float(target_risk), 1.0 - float(confidence))
@@ -474,7 +474,7 @@ class SelectiveClassifier(WrappingEstimator):
             Of the labels' kind if the marker is of that kind too, else of objects. A tensor where
             ``X`` is one and both are numbers.
         """
-        if any(_equal(label, defer) for label in self.classes_.tolist()):
+        if _is_plain(defer) and defer in self.classes_.tolist():
             raise ValueError(
                 f"defer is {defer!r}, which is one of the labels; choose a marker that is none."
             )
@@ -627,19 +627,16 @@ def _smallest_target(rows: Rows, confidence: float, method: str) -> float:
     return high
 
 
-def _equal(label: Any, marker: Any) -> bool:
-    try:
-        return bool(label == marker)
-    except (TypeError, ValueError):  # an array, say
-        return False
+def _is_plain(marker: Any) -> bool:
+    return isinstance(marker, str | Number | np.generic)
 
 
 def _with_marker(
     labels: npt.NDArray[Any], accepted: npt.NDArray[np.bool_], marker: Any
 ) -> npt.NDArray[Any]:
-    kinds = {int: "iu", float: "f", str: "U"}.get(type(marker), "")
-    if labels.dtype.kind in kinds and kinds:
-        return np.where(accepted, labels, np.array(marker))
+    kind = np.asarray(marker).dtype.kind if _is_plain(marker) else ""
+    if labels.dtype.kind + kind in ("ii", "iu", "ui", "uu", "ff", "UU"):
+        return np.where(accepted, labels, np.asarray(marker))
     answers = labels.astype(object)
     for row in np.flatnonzero(~accepted):
         answers[row] = marker

@@ -30,6 +30,7 @@ from adue_sklearn import (
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from tests.problems import DEVICES, Problem
+from tests.test_bad_input import anything, call, many
 
 
 def sampled(n, n_classes, temperature, seed=0, spread=2.0):
@@ -210,6 +211,20 @@ def test_vector_scaling_stays_near_temperature_scaling_on_few_rows_and_a_missing
     expected = TemperatureScaling().fit(z[some], y[some])
     np.testing.assert_allclose(fitted.predict_proba(z), expected.predict_proba(z), atol=0.01)
     assert VectorScaling().fit(z[some], y[some]).predict_proba(z)[:, 2].mean() < 0.1
+
+
+@every_scaling
+@many
+@given(value=anything)
+def test_only_documented_errors_come_out_of_scalings(scaling, value):
+    z, y = sampled(40, 4, 1.0)
+    call(lambda: clone(scaling).fit(value, y), "logits", "X", "y")
+    call(lambda: clone(scaling).fit(z, value), "y")
+    call(lambda: clone(scaling).fit(z, y, classes=value), "classes")
+    fitted = clone(scaling).fit(z, y)
+    call(lambda: fitted.predict_proba(value), "logits")
+    for parameter in scaling.get_params():
+        call(lambda parameter=parameter: type(scaling)(**{parameter: value}).fit(z, y), parameter)
 
 
 # --- P(error) ---------------------------------------------------------------------------------

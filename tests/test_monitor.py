@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from adue_sklearn import RiskMonitor, SelectiveClassifier
+from tests.test_bad_input import anything, call, many
 
 
 def most_false_alarms(rate, times):
@@ -222,7 +223,7 @@ def test_shares_outside_zero_and_one_are_named(name, value):
 def test_bad_rows_are_named_and_leave_the_state_alone():
     monitor = RiskMonitor(reference=[0.1, 0.2]).update([0, 1]).update_uncertainty([0.5])
     before = monitor.to_dict()
-    for call, message in (
+    for bad_call, message in (
         (lambda: monitor.update([0, 2]), "errors must be True or 1"),
         (lambda: monitor.update([[0, 1], [1, 0]]), "errors"),
         (lambda: monitor.update([0.0, np.nan]), "errors must be True or 1"),
@@ -236,7 +237,7 @@ def test_bad_rows_are_named_and_leave_the_state_alone():
         (lambda: monitor.risk_interval(1.0), "confidence is"),
     ):
         with pytest.raises(ValueError, match=message):
-            call()
+            bad_call()
     assert monitor.to_dict() == before
 
 
@@ -258,3 +259,15 @@ def test_foreign_states_are_named(change):
         RiskMonitor.from_dict(state)
     with pytest.raises(ValueError, match="state is none of a RiskMonitor"):
         RiskMonitor.from_dict({})
+
+
+@many
+@given(value=anything)
+def test_only_documented_errors_come_out_of_a_monitor(value):
+    for name in ("target_risk", "false_alarm", "reference", "random_state"):
+        call(lambda name=name: RiskMonitor(**{name: value}), name)
+    monitor = RiskMonitor(reference=[0.1, 0.2])
+    call(lambda: monitor.update(value), "errors")
+    call(lambda: monitor.update_uncertainty(value), "uncertainty")
+    call(lambda: monitor.risk_interval(value), "confidence")
+    call(lambda: RiskMonitor.from_dict(value), "state")

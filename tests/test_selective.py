@@ -24,6 +24,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.selective import clopper_pearson, hoeffding_bentkus, selective_threshold
 from tests.problems import Problem
+from tests.test_bad_input import anything, call, many
 from tests.test_contract import ESTIMATORS
 
 METHODS = ["binomial", "sgr", "ltt"]
@@ -403,7 +404,8 @@ def test_the_promise_holds_on_real_rows(movie):
 
 
 @pytest.mark.parametrize(
-    ("defer", "kind"), [(-1, "i"), (None, "O"), ("human", "O"), (float("nan"), "O")]
+    ("defer", "kind"),
+    [(-1, "i"), (np.int64(-9), "i"), (None, "O"), ("human", "O"), (float("nan"), "O")],
 )
 def test_deferred_rows_hold_the_marker_and_the_others_the_label(sharp, defer, kind):
     model = SelectiveClassifier(target_risk=0.1).fit(*sharp.fit_args)
@@ -559,3 +561,20 @@ def test_a_part_that_leaves_no_rows_is_named(sharp):
     for size in (1200, 5000):
         with pytest.raises(ValueError, match="threshold_size"):
             SelectiveClassifier(MahalanobisScorer(), threshold_size=size).fit(*sharp.fit_args)
+
+
+@many
+@given(value=anything)
+def test_only_documented_errors_come_out_of_thresholds(value):
+    problem = Problem(n=40, d=4, noise=3.0)
+    for argument in ("target_risk", "confidence", "method"):
+        call(lambda a=argument: selective_threshold([0, 1], [0, 1], **{a: value}), argument)
+    call(lambda: selective_threshold(value, np.arange(40)), "errors")
+    call(lambda: selective_threshold(problem.errors, value), "uncertainty")
+    call(lambda: SelectiveClassifier().fit(*problem.fit_args, groups=value), "groups")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = SelectiveClassifier().fit(*problem.fit_args, groups=problem.y)
+    call(lambda: model.accepts(problem.X, groups=value), "groups")
+    call(lambda: model.accepts(value, groups=problem.y), "X", "groups")
+    call(lambda: model.predict_or_defer(problem.X, value, groups=problem.y), "defer")
