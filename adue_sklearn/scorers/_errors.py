@@ -48,6 +48,6 @@ def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
         f"A head fitted on {n_rows} rows {found} out-of-fold: nothing to learn from. The "
         f"uncertainty is {instead}.",
         UserWarning,
-        stacklevel=6,
+        stacklevel=5,
     )
     return False

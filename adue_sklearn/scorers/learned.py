@@ -510,10 +510,6 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         self._set_params("estimators", **params)
         return self
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        self._scorers()  # a wrong list is an error whatever the rows hold
-        super()._fit(X, labels, head)
-
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
         answers = self._unseen_answers(X, labels, errors, head)
         y = self.classes_[labels]

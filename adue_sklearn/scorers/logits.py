@@ -113,7 +113,7 @@ def _tempered(z: Tensor, temperature: float) -> Tensor:
     return torch.softmax((z - z.amax(dim=-1, keepdim=True)) / temperature, dim=-1)
 
 
-class LogitScorer(UncertaintyEstimator):
+class _LogitScorer(UncertaintyEstimator):
     """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
@@ -127,7 +127,7 @@ class LogitScorer(UncertaintyEstimator):
         """Return the uncertainty (n,) of logits (n, C) in float64."""
 
 
-class SoftmaxResponseScorer(LogitScorer):
+class SoftmaxResponseScorer(_LogitScorer):
     """One minus the largest class probability of the original head.
 
     Costs nothing, learns nothing, and is hard to beat: whatever is used instead has to.
@@ -180,7 +180,7 @@ class SoftmaxResponseScorer(LogitScorer):
         return softmax_response(z)
 
 
-class EntropyScorer(LogitScorer):
+class EntropyScorer(_LogitScorer):
     """Entropy of the original head's class probabilities, in nats.
 
     Parameters
@@ -224,7 +224,7 @@ class EntropyScorer(LogitScorer):
         return entropy(z)
 
 
-class MarginScorer(LogitScorer):
+class MarginScorer(_LogitScorer):
     """How close the runner-up is: one minus the gap between the two largest probabilities.
 
     Parameters
@@ -272,7 +272,7 @@ class MarginScorer(LogitScorer):
         return margin(z)
 
 
-class MaxLogitScorer(LogitScorer):
+class MaxLogitScorer(_LogitScorer):
     """The negative of the largest logit.
 
     Parameters
@@ -320,7 +320,7 @@ class MaxLogitScorer(LogitScorer):
         return max_logit(z)
 
 
-class EnergyScorer(LogitScorer):
+class EnergyScorer(_LogitScorer):
     """Free energy of the logits: the negative of their log-sum-exp.
 
     Parameters
@@ -376,7 +376,7 @@ class EnergyScorer(LogitScorer):
         return energy(z, self.temperature)
 
 
-class GENScorer(LogitScorer):
+class GENScorer(_LogitScorer):
     """Generalised entropy of the largest probabilities (GEN).
 
     Parameters
@@ -443,7 +443,7 @@ class GENScorer(LogitScorer):
         return gen(z, self.gamma, self.top_m)
 
 
-class DoctorScorer(LogitScorer):
+class DoctorScorer(_LogitScorer):
     """Odds that a rejected answer is wrong, by the head's own probabilities (DOCTOR).
 
     Parameters
@@ -505,7 +505,7 @@ class DoctorScorer(LogitScorer):
         return doctor(z, self.variant)
 
 
-class MaxLogitPNormScorer(LogitScorer):
+class MaxLogitPNormScorer(_LogitScorer):
     """The largest logit after centring and p-norm normalisation, p chosen on the fit rows.
 
     Fit it on rows that the classifier was not trained on. Softmax response stays where no p has
@@ -593,7 +593,7 @@ def _check_p_grid(p_grid: Any) -> list[float]:
     return [float(p) for p in grid]
 
 
-class RelUScorer(LogitScorer):
+class RelUScorer(_LogitScorer):
     """Relative uncertainty: pairs of classes count as far as errors go with them (Rel-U).
 
     Fit it on rows that the classifier was not trained on: what tells wrong from correct rows is
@@ -688,7 +688,7 @@ class RelUScorer(LogitScorer):
                     f"With lam={self.lam} no pair of classes weighs more among the wrong rows than "
                     "among the correct ones, so all pairs count alike (the Gini index). Raise lam.",
                     UserWarning,
-                    stacklevel=5,
+                    stacklevel=4,
                 )
         if not bool(D.any()):
             D = (1.0 - torch.eye(len(D), dtype=D.dtype)) / np.sqrt(len(D) * (len(D) - 1))

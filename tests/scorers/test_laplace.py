@@ -14,6 +14,9 @@ from adue_sklearn import LastLayerLaplaceScorer, SoftmaxResponseScorer
 from adue_sklearn.scorers.laplace import logit_curvature
 from tests.problems import Problem
 
+# Labels here are as they come: the score does not look at them.
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+
 
 def with_ones(X):
     return np.column_stack([X, np.ones(len(X))])

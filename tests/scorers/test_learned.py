@@ -369,8 +369,9 @@ def test_no_errors_and_only_errors_of_a_given_head_are_named(learner, problem):
 def test_without_a_head_and_errors_the_score_is_softmax_response(learner, problem):
     fitted = clone(learner).fit(problem.X, problem.y)  # what it learned here is forgotten
     apart = np.repeat(np.eye(3, 12) * 50, 20, axis=0)
-    with pytest.warns(UserWarning, match="nothing to learn from.*softmax response"):
+    with pytest.warns(UserWarning, match=r"nothing to learn from.*softmax response") as record:
         fitted.fit(apart, np.repeat([0, 1, 2], 20))
+    assert [warning.filename for warning in record] == [__file__]  # it points at the caller
     response = SoftmaxResponseScorer().fit(apart, np.repeat([0, 1, 2], 20))
     np.testing.assert_array_equal(
         fitted.predict_uncertainty(problem.X), response.predict_uncertainty(problem.X)

@@ -28,6 +28,8 @@ from adue_sklearn.scorers import logits as formulas
 from tests.problems import Problem
 
 mpmath.mp.dps = 150
+# Labels here are as they come; whether they fit the head is another test's.
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
 
 #: What is a function of the probabilities alone.
 OF_PROBABILITIES = [
@@ -287,16 +289,18 @@ def test_without_errors_relative_uncertainty_says_so(problem):
     with pytest.raises(ValueError, match="errs on all 400 fit rows"):
         RelUScorer().fit(X, (right + 1) % 3, W, b)
     apart = np.repeat(np.eye(3) * 50, 20, axis=0)
-    with pytest.warns(UserWarning, match="nothing to learn from.*Gini"):
+    with pytest.warns(UserWarning, match="nothing to learn from.*Gini") as record:
         scorer = RelUScorer().fit(apart, np.repeat([0, 1, 2], 20))
+    assert record[0].filename == __file__
     p = scorer.predict_proba(apart)
     gini = (1 - (p**2).sum(axis=1)) / np.sqrt(6)
     np.testing.assert_allclose(scorer.predict_uncertainty(apart), gini, atol=1e-14)
 
 
 def test_where_wrong_rows_never_weigh_more_all_pairs_count_alike(problem):
-    with pytest.warns(UserWarning, match=r"lam=0\.001.*Raise lam"):
+    with pytest.warns(UserWarning, match=r"lam=0\.001.*Raise lam") as record:
         scorer = RelUScorer(lam=0.001).fit(*problem.fit_args)
+    assert record[0].filename == __file__  # it points at the caller
     p = softmax(problem.X @ problem.W.T + problem.b, axis=1)
     gini = (1 - (p**2).sum(axis=1)) / np.sqrt(6)
     np.testing.assert_allclose(scorer.predict_uncertainty(problem.X), gini, rtol=1e-6)
