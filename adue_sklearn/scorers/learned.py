@@ -551,7 +551,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
             few = min(int(errors.sum()), int((~errors).sum()))
             if few < 2:
                 raise ValueError(
-                    f"The original head init_W makes {int(errors.sum())} error(s) on "
+                    f"The original head (init_W, init_b) makes {int(errors.sum())} error(s) on "
                     f"{len(errors)} fit rows (X, y); a stack needs two errors and two correct "
                     "answers to fit on some and look at others. Fit on more held-out rows."
                 )
