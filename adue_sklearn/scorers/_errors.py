@@ -35,13 +35,14 @@ def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
     if head.given and n_errors:
         raise ValueError(
             f"The original head (init_W, init_b) errs on all {n_rows} fit rows, so nothing "
-            "tells errors from correct answers. Check that y and classes are in the order of the head's rows."
+            "tells errors from correct answers. Check that y and classes are in the order of the "
+            "head's rows."
         )
     if head.given:
         raise ValueError(
-            f"The original head (init_W, init_b) makes no error on the {n_rows} fit rows (X, y), so "
-            "there is nothing to learn from. Rows it was trained on are memorised: fit on held-out "
-            "rows, more of them, or rely on SoftmaxResponseScorer."
+            f"The original head (init_W, init_b) makes no error on the {n_rows} fit rows (X, y), "
+            "so there is nothing to learn from. Rows it was trained on are memorised: fit on "
+            "held-out rows, more of them, or rely on SoftmaxResponseScorer."
         )
     found = "is wrong on all of them" if n_errors else "predicts all of them"
     warnings.warn(
