@@ -93,6 +93,17 @@ class _ErrorLearner(UncertaintyEstimator):
         return map_rows(lambda rows: apply_head(rows, W, b, "relu"), X, device, torch.float64)[:, 0]
 
 
+def _fit_scaler(columns: FloatArray, what: str) -> StandardScaler:
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(columns)
+    if not (np.isfinite(scaler.mean_).all() and np.isfinite(scaler.scale_).all()):
+        raise ValueError(
+            f"{what} too large (up to {np.abs(columns).max():.1e}): squares overflow float64. "
+            "Scale the features and the head to match."
+        )
+    return scaler
+
+
 class LinearProbeScorer(_ErrorLearner):
     """Log-odds of an error from a logistic regression on the features.
 
@@ -177,7 +188,7 @@ class LinearProbeScorer(_ErrorLearner):
 
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
         rows = as_numpy(X).astype(np.float64)
-        scaler = StandardScaler().fit(rows)
+        scaler = _fit_scaler(rows, "X is")
         self.C_ = self._choose_C(rows, errors) if self.C == "cv" else float(self.C)
         model = LogisticRegression(C=self.C_, max_iter=1000).fit(scaler.transform(rows), errors)
         self.coef_ = model.coef_[0] / scaler.scale_
@@ -304,7 +315,7 @@ class ConfidNetScorer(_ErrorLearner):
 
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
         rows = as_numpy(X).astype(np.float64)
-        scaler = StandardScaler().fit(rows)
+        scaler = _fit_scaler(rows, "X is")
         network = MLPRegressor(
             hidden_layer_sizes=_check_widths(self.hidden_layer_sizes),
             alpha=self.alpha,
@@ -514,7 +525,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         answers = self._unseen_answers(X, labels, errors, head)
         y = self.classes_[labels]
         self.estimators_ = [self._fitted(scorer, X, y, head) for scorer in self._scorers()]
-        scaler = StandardScaler().fit(answers.common())
+        scaler = _fit_scaler(answers.common(), "X is, or the scores of it are,")
         self._mean, self._scale = scaler.mean_, scaler.scale_
         columns = stack_columns(answers, len(self.classes_), self._mean, self._scale)
         model = LogisticRegression(C=self.C, max_iter=1000).fit(columns, errors)

@@ -382,6 +382,12 @@ def test_without_a_head_and_errors_the_score_is_softmax_response(learner, proble
 
 
 @every_learner
+def test_features_whose_squares_overflow_are_named(learner, problem):
+    with pytest.raises(ValueError, match=r"X is.* too large \(up to .*e\+30"):
+        clone(learner).fit(problem.X * 1e300, problem.y, problem.W)
+
+
+@every_learner
 def test_bfloat16_features_are_learned_from(learner, problem):
     X = torch.tensor(problem.X, dtype=torch.bfloat16)
     fitted = clone(learner).fit(X, torch.tensor(problem.y), problem.W, problem.b)
