@@ -146,15 +146,15 @@ def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def threads_for(X: Array) -> Iterator[None]:
-    """Limit threads during a descent over ``X``, whose steps are many and short.
+def threads_for(elements: int) -> Iterator[None]:
+    """Limit threads during a descent over so many array elements, if its steps are short.
 
     A short parallel product waits for a core whenever another process holds one, up to a hundred
     times one thread's time. numpy's and scipy's BLAS, which only see vectors as long as the head,
-    get one thread; torch does if ``X`` is small. Both get back what they had.
+    get one thread; torch does if there are few elements. Both get back what they had.
     """
     before = torch.get_num_threads()
-    if X.shape[0] * X.shape[1] < _SHARED_ELEMENTS:
+    if elements < _SHARED_ELEMENTS:
         torch.set_num_threads(1)
     try:
         with threadpool_limits(limits=1, user_api="blas"):

@@ -17,18 +17,10 @@ from torch import Tensor
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._label_order import FEWEST_ROWS
 from adue_sklearn._torch import Array, resolve_device, threads_for
+from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
 from adue_sklearn.adue.problem import ErrorWeight, HeadProblem
-from adue_sklearn.adue.solvers import (
-    Observer,
-    Solution,
-    Stage,
-    Vector,
-    descents,
-    minimize_along,
-    moderated,
-    one_cycle_adam,
-)
+from adue_sklearn.adue.solvers import Minima, Observer, one_cycle_adam
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 
@@ -234,17 +226,18 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
             activation=self.activation,
             alpha=self.alpha,
             beta=self.beta,
+            lam=self.lam,
             scale=self.scale,
             measure=self.measure,
             error_weight=self.error_weight,
         )
         if self.n_errors_ == 0:
             _complain_of_no_errors(len(errors), head)
-            shift, self.n_iter_ = problem.start(), 0
+            shift, self.n_iter_ = problem.start()[0], 0
         else:
             _warn_of_odd_errors(self.n_errors_, len(errors), head)
             shift = self._train(problem, X)
-        terms = problem.terms(shift, self.lam)
+        terms = problem.terms(shift)
         self.loss_ = terms.total
         self.loss_terms_ = {
             "cross_entropy": terms.cross_entropy,
@@ -264,69 +257,61 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
                 setattr(self, name, getattr(other, name))
         self._fit(X, labels, head)
 
-    def _train(self, problem: HeadProblem, X: Array) -> Vector:
-        gap = problem.typical_gap
-        planned = descents(
-            problem.start(), problem.softened(moderated(gap)), lam=self.lam, typical_gap=gap
-        )
+    def _train(self, problem: HeadProblem, X: Array) -> Tensor:
+        """Return the change of the head (m,)."""
         adam = self.solver == "adam"
+        problems = problem.as_stack() if problem.is_linear and not adam else problem
+        planned = descents(problems)
         progress = self._init_callback_context(max_subtasks=self.epochs if adam else len(planned))
         progress.call_on_fit_task_begin(estimator=self, X=X)
-        with threads_for(X):
+        with threads_for(X.shape[0] * X.shape[1]):
             if adam:
                 shift = self._run_adam(problem, resolve_device(self.device, X), progress)
             else:
-                shift = self._descend_all(problem, planned, progress)
+                shift = problems.shifts(self._descend_all(problems, planned, progress))[0]
         progress.call_on_fit_task_end(estimator=self, X=X)
         return shift
 
-    def _descend_all(
-        self, problem: HeadProblem, planned: list[tuple[list[Stage], Vector]], progress: Any
-    ) -> Vector:
-        solutions = [self._descend(problem, plan, start, progress) for plan, start in planned]
-        self.n_iter_ = sum(solution.n_iter for solution in solutions)
-        best = min(solutions, key=lambda solution: solution.value)
-        if not best.converged:
+    def _descend_all(self, problems: Problems, planned: list[Descent], progress: Any) -> Tensor:
+        best = lowest([self._descend(problems, descent, progress) for descent in planned])
+        self.n_iter_ = int(best.n_iter)
+        if float(best.gradient_norm) > self.tol:
             warnings.warn(
-                f"AdUE did not converge: after {best.n_iter} iterations the largest gradient "
-                f"entry is {best.gradient_norm:.1e}, tol={self.tol:.1e}. Raise max_iter, or "
+                f"AdUE did not converge: after {self.n_iter_} iterations the largest gradient "
+                f"entry is {float(best.gradient_norm):.1e}, tol={self.tol:.1e}. Raise max_iter, or "
                 "scale the features if they are very large.",
                 ConvergenceWarning,
                 stacklevel=6,
             )
         return best.x
 
-    def _descend(
-        self, problem: HeadProblem, plan: list[Stage], start: Vector, progress: Any
-    ) -> Solution:
-        """Follow one plan; ``progress`` is scikit-learn's callback context of the fit."""
-        descent = progress.subcontext(task_name="descent", max_subtasks=None)
-        descent.call_on_fit_task_begin(estimator=self)
-        solution = minimize_along(
-            problem.value_and_gradient,
-            plan,
-            start,
+    def _descend(self, problems: Problems, descent: Descent, progress: Any) -> Minima:
+        """Follow one descent; ``progress`` is scikit-learn's callback context of the fit."""
+        task = progress.subcontext(task_name="descent", max_subtasks=None)
+        task.call_on_fit_task_begin(estimator=self)
+        minima = descend(
+            problems,
+            descent,
             tol=self.tol,
             max_iter=self.max_iter,
-            on_iteration=self._observer(descent, "lbfgs-iter"),
+            on_iteration=self._observer(task, "lbfgs-iter"),
         )
-        descent.call_on_fit_task_end(estimator=self)
-        return solution
+        task.call_on_fit_task_end(estimator=self)
+        return minima
 
-    def _run_adam(self, problem: HeadProblem, device: torch.device, progress: Any) -> Vector:
+    def _run_adam(self, problem: HeadProblem, device: torch.device, progress: Any) -> Tensor:
         random_state = check_random_state(self.random_state)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         shift, self.n_iter_ = one_cycle_adam(
             lambda x, rows: problem.batch_gradient(
-                x, rows, lam=self.lam, dropout=self.dropout, generator=generator
+                x, rows, dropout=self.dropout, generator=generator
             ),
-            problem.start(),
+            problem.start()[0],
             n_rows=len(problem),
             learning_rate=self.learning_rate,
             epochs=self.epochs,
             batch_size=self.batch_size,
             random_state=random_state,
-            device=device,
             on_epoch=self._observer(progress, "epoch"),
         )
         return shift
@@ -336,7 +321,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         if not hasattr(self, "_skl_callbacks"):
             return None
 
-        def observe(_: Vector) -> None:
+        def observe() -> None:
             step = context.subcontext(task_name=task_name)
             step.call_on_fit_task_begin(estimator=self)
             step.call_on_fit_task_end(estimator=self)

@@ -81,7 +81,7 @@ class Distance(NamedTuple):
 
 def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
     """Return ``s_max - s`` for ``s = logsumexp(lam p) / lam`` (two forms, no cancellation)."""
-    lam = torch.as_tensor(lam, dtype=torch.float64, device=top.eps.device)
+    lam = _lam_on(top.eps, lam)
     eps, share = top.eps, top.log_share.exp()
     n_others = share.shape[-1]
     exp_lam = torch.exp(-lam)
@@ -112,8 +112,7 @@ def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
 def entropy_distance(top: TopClass) -> Distance:
     """Return the entropy ``-sum p log p``, which is 0 at one-hot probabilities."""
     eps, share = top.eps, top.log_share.exp()
-    # log(max p) / eps, which tends to -1.
-    log_top = torch.where(eps < 1e-8, -1.0 - eps / 2, torch.log1p(-eps) / eps.clamp(min=_TINY))
+    log_top = _log_top(eps)
     among_others = -(share * top.log_share).sum(dim=-1)
     ratio = (eps - 1.0) * log_top - top.log_eps + among_others
     slope_top = (eps - 1.0) * (log_top + ratio)
@@ -213,22 +212,86 @@ def row_losses(
     """
     top = top_class(z)
     distance = _distance(top, measure, lam)
-    by = _on(z, scaling(measure, scale, lam, z.shape[-1]))
-    score = by.lowest + top.eps * distance.ratio / by.unit
-    wrong = errors > 0
+    cross_entropy, regularization, factor = _by_row(
+        top.eps,
+        top.log_eps,
+        distance.ratio,
+        errors,
+        reference,
+        by=_on(z, scaling(measure, scale, lam, z.shape[-1])),
+        scale=scale,
+        alpha=alpha,
+        error_weights=error_weights,
+    )
+    dz = _by_class(
+        top.largest, factor * distance.slope_top, factor[..., None] * distance.slope_others
+    )
+    return cross_entropy, regularization, dz
 
+
+def two_class_losses(
+    gap: Tensor,
+    errors: Tensor,
+    reference: Tensor,
+    *,
+    lam: Number,
+    scale: Scale,
+    alpha: Number,
+    measure: Measure = "smoothmax",
+    error_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`row_losses` does for two classes, by ``gap = z[..., 1] - z[..., 0]``.
+
+    The third is the derivative by ``gap`` (..., n). The other class is all of ``eps`` here, which
+    saves two thirds of the work.
+    """
+    size = gap.abs()
+    eps, log_eps = torch.sigmoid(-size), torch.nn.functional.logsigmoid(-size)
+    if measure == "entropy":
+        ratio, slope = _two_class_entropy(eps, log_eps)
+    else:
+        ratio, slope = _two_class_smooth_max(eps, _lam_on(gap, lam))
+    cross_entropy, regularization, factor = _by_row(
+        eps,
+        log_eps,
+        ratio,
+        errors,
+        reference,
+        by=_on(gap, scaling(measure, scale, lam, 2)),
+        scale=scale,
+        alpha=alpha,
+        error_weights=error_weights,
+    )
+    return cross_entropy, regularization, factor * slope * torch.where(gap < 0, -1.0, 1.0)
+
+
+def _by_row(
+    eps: Tensor,
+    log_eps: Tensor,
+    ratio: Tensor,
+    errors: Tensor,
+    reference: Tensor,
+    *,
+    by: Scaling,
+    scale: Scale,
+    alpha: Number,
+    error_weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both losses and what a slope of the distance over ``eps`` is multiplied with."""
+    wrong = errors > 0
+    relative = ratio / by.unit
+    score = by.lowest + eps * relative
     # Each `per_...` times the slope is a derivative by z.
-    per_score = top.eps / by.unit
+    per_score = eps / by.unit
     if scale == "unit":
-        remaining = (by.span - top.eps * distance.ratio) / by.span
+        remaining = (by.span - eps * ratio) / by.span
         kept = remaining > UNIT_CEILING
         remaining = remaining.clamp(min=UNIT_CEILING)
-        cross_entropy = -torch.where(
-            wrong, top.log_eps + torch.log(distance.ratio / by.unit), torch.log(remaining)
-        )
+        logarithm = torch.log(torch.where(wrong, relative, remaining))
+        cross_entropy = -torch.where(wrong, log_eps + logarithm, logarithm)
         # d(-log U) has eps in numerator and denominator: only the ratio is left.
         per_entropy = torch.where(
-            wrong, -1.0 / distance.ratio, torch.where(kept, per_score / remaining, 0.0)
+            wrong, -1.0 / ratio, torch.where(kept, per_score / remaining, 0.0)
         )
     else:
         clamped = score.clamp(PAPER_CLAMP, 1.0 - PAPER_CLAMP)
@@ -237,13 +300,33 @@ def row_losses(
         per_entropy = torch.where(clamped == score, per_entropy, 0.0)
     if error_weights is not None:
         cross_entropy, per_entropy = error_weights * cross_entropy, error_weights * per_entropy
-
     deviation = score - reference
     factor = per_entropy + 2.0 * alpha * deviation * per_score
-    dz = _by_class(
-        top.largest, factor * distance.slope_top, factor[..., None] * distance.slope_others
-    )
-    return cross_entropy, alpha * deviation.square(), dz
+    return cross_entropy, alpha * deviation.square(), factor
+
+
+def _two_class_smooth_max(eps: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ratio and slope of the largest class of :func:`smooth_max_distance`, C = 2."""
+    exp_lam = torch.exp(-lam)
+    relative = torch.exp(-lam * (1.0 - 2.0 * eps))
+    # relative - exp(-lam); only used for 2 lam eps < 1.
+    excess = exp_lam * torch.expm1((2.0 * lam * eps).clamp(max=1.0))
+    excess = torch.where(2.0 * lam * eps < 1.0, excess, relative - exp_lam)
+    distance = eps - torch.log1p(excess / (1.0 + exp_lam)) / lam
+    ratio = torch.where(eps < _TINY, torch.tanh(lam / 2.0), distance / eps.clamp(min=_TINY))
+    return ratio, (eps - 1.0) * (1.0 - relative) / (1.0 + relative)
+
+
+def _two_class_entropy(eps: Tensor, log_eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ratio and slope of the largest class of :func:`entropy_distance`, C = 2."""
+    log_top = _log_top(eps)
+    ratio = (eps - 1.0) * log_top - log_eps
+    return ratio, (eps - 1.0) * (log_top + ratio)
+
+
+def _log_top(eps: Tensor) -> Tensor:
+    """Return ``log(max p) / eps``, which tends to -1."""
+    return torch.where(eps < 1e-8, -1.0 - eps / 2, torch.log1p(-eps) / eps.clamp(min=_TINY))
 
 
 def _distance(top: TopClass, measure: Measure, lam: Number) -> Distance:
@@ -252,6 +335,10 @@ def _distance(top: TopClass, measure: Measure, lam: Number) -> Distance:
 
 def _on(z: Tensor, by: Scaling) -> Scaling:
     return Scaling(*(value.to(z.device) for value in by))
+
+
+def _lam_on(z: Tensor, lam: Number) -> Tensor:
+    return torch.as_tensor(lam, dtype=torch.float64, device=z.device)
 
 
 def _classes_but_last(z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The AdUE objective of one head over all its layers, as a function of one flat vector."""
+"""The AdUE objective of one head, of any depth, as a function of one flat vector."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adue_sklearn._heads import ACTIVATIONS, BoolArray, OriginalHead
+from adue_sklearn._heads import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
 from adue_sklearn._torch import Array, gemm_dtype, to_tensor
+from adue_sklearn.adue.descents import TARGET, Stage, typical_gap
 from adue_sklearn.adue.objective import LossTerms, Measure, Scale, reference_score, row_losses
-from adue_sklearn.adue.solvers import Stage, Vector
+from adue_sklearn.adue.solvers import Objective
+from adue_sklearn.adue.stack import Stack
 
 ErrorWeight = Literal["balanced"] | None
 
@@ -35,7 +37,7 @@ class HeadProblem:
         Where the search starts and is anchored.
     activation : str or None
         Between the layers.
-    alpha, beta, scale, measure, error_weight
+    alpha, beta, lam, scale, measure, error_weight
         As in :class:`adue_sklearn.AdUEEstimator`.
     """
 
@@ -49,6 +51,7 @@ class HeadProblem:
         activation: str | None,
         alpha: float,
         beta: float,
+        lam: float,
         scale: Scale,
         measure: Measure,
         error_weight: ErrorWeight,
@@ -56,61 +59,97 @@ class HeadProblem:
         device = original.device
         self._X = to_tensor(X, device, gemm_dtype(X))
         self._original = original
-        self.typical_gap = typical_gap(original)
+        self.sharpest = lam
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
         self._reference = reference_score(original, scale, measure)
         self._error_weights = _error_weights(self._errors, error_weight)
         self._head, self._activation = head, activation
         self._alpha, self._beta, self._scale, self._measure = alpha, beta, scale, measure
-        parts = [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
-        self._shapes = [None if part is None else part.shape for part in parts]
-        self._init = torch.from_numpy(flat_head(head)).to(device)
+        self._shapes = [None if part is None else part.shape for part in _parts(head)]
+        self._init = torch.from_numpy(_flat(head)).to(device)
 
     def __len__(self) -> int:
         return len(self._original)
 
-    def start(self) -> Vector:
-        """Return the shift of the original head: zeros."""
-        return np.zeros(len(self._init))
+    @property
+    def is_linear(self) -> bool:
+        """Whether the head has one layer."""
+        return len(self._head.weights) == 1
 
-    def softened(self, factor: float) -> Vector:
-        """Return the shift that multiplies the original logits by ``factor``."""
-        last = self._init.clone()
+    @property
+    def typical_gap(self) -> float:
+        """Median difference of the two largest original logits."""
+        return typical_gap(self._original)
+
+    def start(self) -> Tensor:
+        """Return the change of the original head (1, m): zeros."""
+        return self.softened(1.0)
+
+    def softened(self, factor: float) -> Tensor:
+        """Return the change (1, m) that gives ``factor`` times the original logits."""
+        vector = self._init.clone()
         in_last = sum(int(np.prod(shape)) for shape in self._shapes[-2:] if shape is not None)
-        last[: len(last) - in_last] = 0.0
-        return ((factor - 1.0) * last).cpu().numpy()
+        vector[: len(vector) - in_last] = 0.0
+        return ((factor - 1.0) * vector)[None]
 
-    def value_and_gradient(self, shift: Vector, stage: Stage) -> tuple[float, Vector]:
-        """Return the objective (softened as ``stage`` says) and its gradient."""
-        flat = torch.from_numpy(shift).to(self._init.device).requires_grad_()
-        losses, gradient = self._losses_and_gradient(flat, stage)
-        value = losses.mean() + self._beta * flat.detach().square().sum()
-        return float(value), (gradient + 2.0 * self._beta * flat.detach()).cpu().numpy()
+    def objective(self, stage: Stage) -> Objective:
+        """Return value and gradient, softened as the stage says."""
+
+        def value_and_gradient(x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+            shift = x[0].clone().requires_grad_()
+            losses, gradient = self._losses_and_gradient(shift, stage)
+            value = losses.mean() + self._beta * x.square().sum()
+            return value[None], gradient[None] + 2.0 * self._beta * x
+
+        return value_and_gradient
+
+    def shifts(self, x: Tensor) -> Tensor:
+        """Return the change of the head (1, m): ``x`` itself."""
+        return x
 
     def batch_gradient(
-        self, flat: Tensor, rows: Tensor, *, lam: float, dropout: float, generator: torch.Generator
+        self, shift: Tensor, rows: Tensor, *, dropout: float, generator: torch.Generator
     ) -> Tensor:
-        """Return the gradient at the shift ``flat`` over some rows, with dropout in deep heads."""
+        """Return the gradient at a shift over some rows, with dropout in deep heads."""
         keep = (1.0 - dropout, generator) if dropout > 0 else None
-        _, gradient = self._losses_and_gradient(flat, Stage(lam, 1.0), rows, keep)
-        return gradient + 2.0 * self._beta * flat.detach()
+        _, gradient = self._losses_and_gradient(shift, TARGET, rows, keep)
+        return gradient + 2.0 * self._beta * shift.detach()
 
-    def terms(self, shift: Vector, lam: float) -> LossTerms:
+    def as_stack(self) -> Stack:
+        """Return the problem of a linear head as a stack of one."""
+        weights = self._error_weights
+        one = torch.ones(1, dtype=torch.float64, device=self._original.device)
+        return Stack(
+            self._X,
+            self._original,
+            head_matrix(self._head).to(one.device),
+            self._errors,
+            self._reference,
+            torch.full_like(self._errors, 1.0 / len(self))[None],
+            None if weights is None else weights[None],
+            one.new_zeros(1, dtype=torch.int64),
+            self._alpha * one,
+            self._beta * one,
+            self.sharpest * one,
+            self._scale,
+            self._measure,
+        )
+
+    def terms(self, shift: Tensor) -> LossTerms:
         """Return the objective's three summands."""
-        flat = torch.from_numpy(shift).to(self._init.device)
         with torch.no_grad():
-            z = self._network(flat)
-        cross_entropy, regularization, _ = self._row_losses(z, Stage(lam, 1.0), slice(None))
+            z = self._network(shift)
+        cross_entropy, regularization, _ = self._row_losses(z, TARGET, slice(None))
         return LossTerms(
             float(cross_entropy.mean()),
             float(regularization.mean()),
-            self._beta * float(flat.square().sum()),
+            self._beta * float(shift.square().sum()),
         )
 
-    def layers_at(self, shift: Vector) -> tuple[list[Vector], list[Vector | None]]:
+    def layers_at(self, shift: Tensor) -> tuple[list[FloatArray], list[FloatArray | None]]:
         """Return weights and biases (None for a layer without) at a shift."""
-        flat = self._init + torch.from_numpy(shift).to(self._init.device)
-        parts = [None if part is None else part.cpu().numpy().copy() for part in self._split(flat)]
+        flat = self._split(self._init + shift)
+        parts = [None if part is None else part.cpu().numpy().copy() for part in flat]
         return [part for part in parts[::2] if part is not None], parts[1::2]
 
     def _losses_and_gradient(
@@ -134,7 +173,7 @@ class HeadProblem:
             z / stage.temperature,
             self._errors[rows],
             self._reference[rows],
-            lam=stage.lam,
+            lam=min(self.sharpest, stage.lam),
             scale=self._scale,
             alpha=self._alpha,
             measure=self._measure,
@@ -149,7 +188,7 @@ class HeadProblem:
     ) -> Tensor:
         """Return logits (n, C) at a shift; ``keep`` drops inputs of layers at random."""
         X = self._X[rows]
-        if len(self._head.weights) == 1:
+        if self.is_linear:
             dW, db = self._split(flat)
             z = self._original[rows] + _product(X, dW)
             return z if db is None else z + db
@@ -178,16 +217,19 @@ class HeadProblem:
         return parts
 
 
-def flat_head(head: OriginalHead) -> Vector:
+def head_matrix(head: OriginalHead) -> Tensor:
+    """Return a linear head as one matrix (C, d [+ 1]), the bias last."""
+    (W,), (b,) = head.weights, head.biases
+    return torch.from_numpy(W if b is None else np.column_stack([W, b]))
+
+
+def _flat(head: OriginalHead) -> FloatArray:
     """Return a head as one vector: weights and bias of each layer in turn."""
-    parts = [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
-    return np.concatenate([part.ravel() for part in parts if part is not None])
+    return np.concatenate([part.ravel() for part in _parts(head) if part is not None])
 
 
-def typical_gap(original: Tensor) -> float:
-    """Return the median difference of the two largest logits (n, C): how saturated a head is."""
-    top = original.topk(2, dim=1).values
-    return float((top[:, 0] - top[:, 1]).median())
+def _parts(head: OriginalHead) -> list[FloatArray | None]:
+    return [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
 
 
 def _product(X: Tensor, W: Tensor | None) -> Tensor:

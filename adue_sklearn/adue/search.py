@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import rankdata
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.model_selection import ParameterGrid, StratifiedKFold, check_cv
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor
@@ -22,10 +23,10 @@ from torch import Tensor
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
 from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
 from adue_sklearn.adue.estimator import AdUEEstimator
-from adue_sklearn.adue.objective import adue_score, reference_score
-from adue_sklearn.adue.problem import flat_head, typical_gap
-from adue_sklearn.adue.solvers import Stage, descents, moderated
-from adue_sklearn.adue.stack import Minima, Stack, minimize_stack
+from adue_sklearn.adue.grid import GridProblems, Solved
+from adue_sklearn.adue.objective import reference_score
+from adue_sklearn.adue.problem import head_matrix
+from adue_sklearn.adue.stack import Stack
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import ErrorScorer, error_roc_auc_scorer
@@ -38,9 +39,8 @@ DEFAULT_GRID: dict[str, list[Any]] = {
 }
 SEARCHED = ("alpha", "beta", "lam", "scale", "measure")
 
-#: float64 tensors of the shape of all logits that one evaluation holds at a time, about.
-_TEMPORARIES = 12
-_ROUGH_TOL, _ROUGH_ITER = 1e-3, 200
+#: The best so many settings, in share and at least, are solved from scratch before one is chosen.
+_CONFIRMED_SHARE, _FEWEST_CONFIRMED = 0.08, 4
 
 Fold = tuple[IntArray, IntArray]
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]]
@@ -175,13 +175,18 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         settings = _settings(self.param_grid)
         errors = self._original_errors(X, labels, head)
         self.scorer_ = error_roc_auc_scorer if self.scoring is None else self.scoring
-        if errors.any():
-            folds = self._folds(X, labels, errors, head)
-            scores, seconds = self._cross_validate(X, errors, head, settings, folds)
-        else:
-            folds, scores, seconds = [], np.zeros((len(settings), 0)), 0.0
+        folds = self._folds(X, labels, errors, head) if errors.any() else []
         self.n_splits_ = len(folds)
-        self.best_index_ = _choose(scores, settings, self.selection, head)
+        scores, seconds = np.zeros((len(settings), 0)), 0.0
+        if folds:
+            scores, seconds = self._cross_validate(X, errors, head, settings, folds)
+        if head.given and folds and np.isnan(scores.mean(axis=1)).all():
+            raise ValueError(
+                "cv: every setting scores NaN, because no fold's test part holds both errors and "
+                "correct answers; stratify the folds on the errors (error_stratified_folds), or "
+                "use more rows."
+            )
+        self.best_index_ = _choose(scores, settings, self.selection)
         self.cv_results_ = _results(settings, scores, seconds)
         self.best_params_ = {
             name: settings[self.best_index_][name] for name in self._searched_names()
@@ -254,41 +259,77 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     ) -> tuple[npt.NDArray[np.float64], float]:
         """Return test scores (settings, folds) and seconds."""
         start = time.perf_counter()
-        device = resolve_device(self.device, X)
-        scores = np.empty((len(settings), len(folds)))
-        turns = [
-            (kind, turn)
-            for kind, numbers in _by_score(settings).items()
-            for turn in self._turns(numbers, X, head, folds)
-        ]
-        if self.verbose:
-            print(
-                f"[AdUESearchCV] {scores.size} problems over {len(errors)} rows in {len(turns)} "
-                f"turn{'s' * (len(turns) != 1)}"
-            )
-        progress = self._init_callback_context(max_subtasks=len(turns))
+        scores = np.full((len(settings), len(folds)), np.nan)
+        grids = self._grids(X, errors, head, settings, folds)
+        self._tell(grids, scores.size, len(errors))
+        progress = self._init_callback_context(max_subtasks=None)
         progress.call_on_fit_task_begin(estimator=self, X=X)
-        data = to_tensor(X, device, gemm_dtype(X)), self._original_logits(X)
-        vector = torch.from_numpy(flat_head(head)).to(device)
-        with threads_for(X):
-            for kind, turn in turns:
+
+        def score(numbers: IntArray, turns: Iterable[Solved]) -> None:
+            for turn, uncertainty in turns:
                 step = progress.subcontext(task_name="turn")
                 step.call_on_fit_task_begin(estimator=self)
-                chosen = [settings[number] for number in turn]
-                stack = self._stack(data, errors, head, chosen, folds, kind)
-                uncertainty = _solve(stack, vector, tol=self.tol, max_iter=self.max_iter)
-                scores[turn] = self._score(uncertainty, errors, folds, len(turn))
+                scores[numbers[turn]] = self._score(uncertainty.cpu().numpy(), errors, folds)
                 step.call_on_fit_task_end(estimator=self)
+
+        n_confirmed = max(_FEWEST_CONFIRMED, math.ceil(_CONFIRMED_SHARE * len(settings)))
+        unconfirmed = np.ones(len(settings), dtype=bool)
+        with threads_for(scores.size * len(errors) * len(head.weights[0])):
+            if len(settings) > n_confirmed:
+                for numbers, grid in grids:
+                    score(numbers, grid.around_the_middle())
+            # What is chosen has been solved just as AdUEEstimator solves it.
+            while unconfirmed[_choose(scores, settings, self.selection)]:
+                confirmed = _best_of(scores, unconfirmed, n_confirmed)
+                for numbers, grid in grids:
+                    score(numbers, grid.from_scratch(np.flatnonzero(confirmed[numbers])))
+                unconfirmed &= ~confirmed
         progress.call_on_fit_task_end(estimator=self, X=X)
+        n_unconverged = sum(grid.n_unconverged for _, grid in grids)
+        if n_unconverged:
+            warnings.warn(
+                f"{n_unconverged} of {scores.size} problems (setting and fold) did not converge "
+                f"to tol={self.tol:.1e}. Raise max_iter, or scale the features if they are very "
+                "large.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
         return scores, time.perf_counter() - start
 
-    def _turns(
-        self, numbers: list[int], X: Array, head: OriginalHead, folds: list[Fold]
-    ) -> Iterable[list[int]]:
-        """Cut settings into turns that fit the memory."""
-        setting_bytes = 8 * _TEMPORARIES * len(folds) * X.shape[0] * len(head.weights[0])
-        size = max(1, int(self.max_memory * 2**30 / setting_bytes))
-        return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    def _grids(
+        self,
+        X: Array,
+        errors: BoolArray,
+        head: OriginalHead,
+        settings: list[dict[str, Any]],
+        folds: list[Fold],
+    ) -> list[tuple[IntArray, GridProblems]]:
+        """Return a grid for each kind of score, with the numbers of its settings."""
+        device = resolve_device(self.device, X)
+        data = to_tensor(X, device, gemm_dtype(X)), self._original_logits(X)
+        kinds: dict[ScoreKind, list[int]] = {}
+        for number, setting in enumerate(settings):
+            kinds.setdefault(ScoreKind(setting["scale"], setting["measure"]), []).append(number)
+        return [
+            (
+                np.array(numbers),
+                GridProblems(
+                    self._stack(data, errors, head, [settings[i] for i in numbers], folds, kind),
+                    len(folds),
+                    tol=self.tol,
+                    max_iter=self.max_iter,
+                    max_memory=self.max_memory,
+                ),
+            )
+            for kind, numbers in kinds.items()
+        ]
+
+    def _tell(self, grids: list[tuple[IntArray, GridProblems]], n: int, n_rows: int) -> None:
+        if not self.verbose:
+            return
+        at_a_time = min(grid.at_a_time for _, grid in grids) * self.n_splits_
+        turns = f", {at_a_time} at a time" if at_a_time < n else ""
+        print(f"[AdUESearchCV] {n} problems over {n_rows} rows{turns}")
 
     def _stack(
         self,
@@ -301,15 +342,15 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     ) -> Stack:
         X, original = data
         device = original.device
-        inside = np.zeros((len(folds), len(errors)))
+        inside = torch.zeros(len(folds), len(errors), dtype=torch.float64, device=device)
         for number, (rest, _) in enumerate(folds):
-            inside[number, rest] = 1.0
-        rows = torch.from_numpy(np.tile(inside, (len(settings), 1))).to(device)
+            inside[number, torch.from_numpy(rest).to(device)] = 1.0
+        row_weights = inside / inside.sum(dim=1, keepdim=True)
         wrong = torch.as_tensor(errors, dtype=torch.float64, device=device)
-        weights = None
+        error_weights = None
         if self.error_weight == "balanced":
-            share = ((rows * wrong).sum(dim=1) / rows.sum(dim=1)).clamp(1e-9, 1 - 1e-9)[:, None]
-            weights = torch.where(wrong > 0, 0.5 / share, 0.5 / (1.0 - share))
+            share = (row_weights @ wrong).clamp(1e-9, 1 - 1e-9)[:, None]
+            error_weights = torch.where(wrong > 0, 0.5 / share, 0.5 / (1.0 - share))
 
         def per_problem(name: str) -> Tensor:
             values = torch.tensor([float(s[name]) for s in settings], dtype=torch.float64)
@@ -318,32 +359,35 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         return Stack(
             X,
             original,
+            head_matrix(head).to(device),
             wrong,
             reference_score(original, kind.scale, kind.measure),
-            rows / rows.sum(dim=1, keepdim=True),
+            row_weights,
+            error_weights,
+            torch.arange(len(folds), device=device).repeat(len(settings)),
             per_problem("alpha"),
             per_problem("beta"),
             per_problem("lam"),
-            head.biases[0] is not None,
             kind.scale,
             kind.measure,
-            weights,
         )
 
     def _score(
-        self, uncertainty: Tensor, errors: BoolArray, folds: list[Fold], n_settings: int
+        self, uncertainty: npt.NDArray[np.float64], errors: BoolArray, folds: list[Fold]
     ) -> npt.NDArray[np.float64]:
-        by_setting = uncertainty.cpu().numpy().reshape(n_settings, len(folds), -1)
+        """Return the scores (settings, folds) of uncertainties (settings, folds, n)."""
         sign = 1.0 if self.scorer_.greater_is_better else -1.0
-        scores = np.empty((n_settings, len(folds)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UndefinedMetricWarning)  # NaN says it, for all at once
-            for number, (_, fold) in enumerate(folds):
-                for setting in range(n_settings):
-                    scores[setting, number] = sign * self.scorer_.metric(
-                        errors[fold], by_setting[setting, number, fold]
-                    )
-        return scores
+            return np.array(
+                [
+                    [
+                        sign * self.scorer_.metric(errors[fold], of_fold[fold])
+                        for of_fold, (_, fold) in zip(of_setting, folds, strict=True)
+                    ]
+                    for of_setting in uncertainty
+                ]
+            )
 
 
 class ScoreKind(NamedTuple):
@@ -392,67 +436,18 @@ def _settings(param_grid: Grid | None) -> list[dict[str, Any]]:
     return [{name: {**defaults, **c}[name] for name in SEARCHED} for c in candidates]
 
 
-def _by_score(settings: list[dict[str, Any]]) -> dict[ScoreKind, list[int]]:
-    groups: dict[ScoreKind, list[int]] = {}
-    for number, setting in enumerate(settings):
-        groups.setdefault(ScoreKind(setting["scale"], setting["measure"]), []).append(number)
-    return groups
+def _best_of(scores: npt.NDArray[np.float64], among: BoolArray, n_best: int) -> BoolArray:
+    """Return where the best ``n_best`` mean scores among some are; NaN counts as the lowest."""
+    means = np.where(among, np.nan_to_num(scores.mean(axis=1), nan=-1e300), -np.inf)
+    chosen = np.zeros(len(means), dtype=bool)
+    chosen[np.argsort(-means, kind="stable")[:n_best]] = True
+    return chosen & among
 
 
-def _solve(stack: Stack, head: Tensor, *, tol: float, max_iter: int) -> Tensor:
-    """Return the uncertainties (P, n) of all rows under each problem's lowest minimum.
-
-    The same descents as :class:`AdUEEstimator` makes, for all problems at once. ``head`` (m,) is
-    the original head.
-    """
-    gap = typical_gap(stack.original)
-    start = stack.original.new_zeros(len(stack.lam), stack.n_parameters)
-    softened = start + (moderated(gap) - 1.0) * head.to(start.device)
-    sharpest = float(stack.lam.max())
-    minima = [
-        _follow(stack, plan, begin, tol, max_iter)
-        for plan, begin in descents(start, softened, lam=sharpest, typical_gap=gap)
-    ]
-    values = torch.stack([minimum.value for minimum in minima])
-    lowest = values.argmin(dim=0)
-    x = torch.stack([minimum.x for minimum in minima])[lowest, torch.arange(len(lowest))]
-    return adue_score(stack.logits(x), stack.lam[:, None], stack.scale, stack.measure)
-
-
-def _follow(stack: Stack, plan: list[Stage], start: Tensor, tol: float, max_iter: int) -> Minima:
-    """Solve stage after stage; no problem is sharper on the way than at its end."""
-    minima = None
-    for number, stage in enumerate(plan):
-        last = number == len(plan) - 1
-        at_stage = stack if last else replace(stack, lam=stack.lam.clamp(max=stage.lam))
-        minima = minimize_stack(
-            at_stage,
-            start if minima is None else minima.x,
-            temperature=torch.full_like(stack.lam, stage.temperature),
-            tol=tol if last else max(tol, _ROUGH_TOL),
-            max_iter=max_iter if last else min(max_iter, _ROUGH_ITER),
-        )
-    assert minima is not None
-    return minima
-
-
-def _choose(
-    scores: npt.NDArray[np.float64],
-    settings: list[dict[str, Any]],
-    selection: str,
-    head: OriginalHead,
-) -> int:
+def _choose(scores: npt.NDArray[np.float64], settings: list[dict[str, Any]], selection: str) -> int:
     """Return the number of the chosen setting; the first of equals, NaN last."""
-    if scores.shape[1] == 0:
-        return 0
-    means = scores.mean(axis=1)
+    means = scores.mean(axis=1) if scores.shape[1] else np.full(len(settings), np.nan)
     if np.isnan(means).all():
-        if head.given:
-            raise ValueError(
-                "cv: every setting scores NaN, because no fold's test part holds both errors and "
-                "correct answers; stratify the folds on the errors (error_stratified_folds), or "
-                "use more rows."
-            )
         return 0
     best = int(np.nanargmax(means))
     if selection == "best" or scores.shape[1] < 2:

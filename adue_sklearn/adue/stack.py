@@ -1,274 +1,206 @@
-"""Many AdUE problems over the same features as one: shared products, a line search each.
+"""Many AdUE problems with a linear head over the same features, as one.
 
-Every problem has its own weights of the three terms, its own sharpness and its own subset of the
-rows. All heads are multiplied with the features in one product; a problem that has converged
-leaves the stack, so that the product shrinks.
+Every problem has its own weights of the three terms, its own sharpness and its fold of the rows.
+All heads are multiplied with the features in one product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from adue_sklearn.adue.objective import Measure, Scale, row_losses
+from adue_sklearn.adue.descents import Stage, typical_gap
+from adue_sklearn.adue.objective import (
+    Measure,
+    Scale,
+    adue_score,
+    row_losses,
+    two_class_losses,
+)
+from adue_sklearn.adue.solvers import Objective
 
-#: Pairs of steps and gradient changes that L-BFGS remembers.
-_MEMORY = 10
-#: Constants of the Wolfe conditions.
-_ARMIJO, _CURVATURE = 1e-4, 0.9
-#: Evaluations of one line search before the memory is dropped.
-_LINE_SEARCH = 20
+#: Logits that are worked on at a time: few enough on a CPU to stay in its cache.
+_BLOCK = {"cpu": 2**16, "cuda": 2**24}
 
 
 @dataclass(frozen=True)
 class Stack:
     """P problems over one set of n rows.
 
-    ``X`` (n, d) features, float32 or float64; ``original`` (n, C) original logits; ``errors`` (n,)
-    and ``reference`` (n,) as in :func:`adue_sklearn.adue.objective.row_losses`. ``row_weights``
-    (P, n) are what each row counts for in each problem's mean (0 outside its fold; they sum to
-    one), ``error_weights`` (P, n) or None. ``alpha``, ``beta``, ``lam`` (P,).
+    A problem is a vector: weights and biases of the head's change, class after class. The two
+    rows of a binary head only ever move against each other, so that their difference over the
+    square root of two is enough; that keeps lengths as they are.
+
+    Parameters
+    ----------
+    X : Tensor of float32 or float64 of shape (n, d)
+        Features.
+    original : Tensor of float64 of shape (n, C)
+        Logits of the original head.
+    head : Tensor of shape (C, d) or (C, d + 1)
+        The original head, its bias as the last column if it has one.
+    errors, reference : Tensor of shape (n,)
+        As in :func:`adue_sklearn.adue.objective.row_losses`.
+    row_weights : Tensor of shape (F, n)
+        What each row counts for in the mean, by fold: 0 outside it; each fold sums to one.
+    error_weights : Tensor of shape (F, n) or None
+        Weights in the cross-entropy, by fold.
+    fold : Tensor of int64 of shape (P,)
+        Each problem's fold.
+    alpha, beta, lam : Tensor of float64 of shape (P,)
+        Each problem's setting.
+    scale, measure
+        As in :class:`adue_sklearn.AdUEEstimator`; the same for all.
     """
 
     X: Tensor
     original: Tensor
+    head: Tensor
     errors: Tensor
     reference: Tensor
     row_weights: Tensor
+    error_weights: Tensor | None
+    fold: Tensor
     alpha: Tensor
     beta: Tensor
     lam: Tensor
-    has_bias: bool
     scale: Scale
     measure: Measure
-    error_weights: Tensor | None = None
 
-    def select(self, problems: Tensor) -> Stack:
+    def __len__(self) -> int:
+        return len(self.lam)
+
+    def __getitem__(self, problems: Tensor | slice) -> Stack:
         """Return some of the problems."""
-        weights = self.error_weights
-        return Stack(
-            self.X,
-            self.original,
-            self.errors,
-            self.reference,
-            self.row_weights[problems],
-            self.alpha[problems],
-            self.beta[problems],
-            self.lam[problems],
-            self.has_bias,
-            self.scale,
-            self.measure,
-            None if weights is None else weights[problems],
+        return replace(
+            self,
+            fold=self.fold[problems],
+            alpha=self.alpha[problems],
+            beta=self.beta[problems],
+            lam=self.lam[problems],
         )
 
     @property
-    def n_parameters(self) -> int:
-        """Length of one problem's vector."""
-        return self.original.shape[1] * (self.X.shape[1] + self.has_bias)
+    def sharpest(self) -> float:
+        """The largest ``lam``."""
+        return float(self.lam.max())
 
-    def logits(self, shifts: Tensor) -> Tensor:
-        """Return the logits (P, n, C) of heads at their shifts (P, m)."""
-        n_classes, n_features = self.original.shape[1], self.X.shape[1]
-        split = n_classes * n_features
-        dW = shifts[:, :split].reshape(-1, n_features)
-        z = (dW.to(self.X.dtype) @ self.X.T).to(torch.float64)
-        z = z.reshape(len(shifts), n_classes, -1).transpose(1, 2) + self.original
-        return z + shifts[:, None, split:] if self.has_bias else z
+    @property
+    def typical_gap(self) -> float:
+        """Median difference of the two largest original logits."""
+        return typical_gap(self.original)
 
-    def value_and_gradient(
-        self, shifts: Tensor, lam: Tensor, temperature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return objectives (P,) and gradients (P, m) at shifts (P, m)."""
-        z = self.logits(shifts) / temperature[:, None, None]
-        cross_entropy, regularization, dz = row_losses(
-            z,
+    def start(self) -> Tensor:
+        """Return the original head (P, m): zeros."""
+        return self.softened(1.0)
+
+    def softened(self, factor: float) -> Tensor:
+        """Return the head that gives ``factor`` times the original logits (P, m)."""
+        head = (self.head[1:] - self.head[:1]) / math.sqrt(2.0) if self._binary else self.head
+        d = self.X.shape[1]
+        vector = torch.cat([head[:, :d].ravel(), head[:, d:].ravel()])
+        return ((factor - 1.0) * vector).expand(len(self), -1).clone()
+
+    def shifts(self, x: Tensor) -> Tensor:
+        """Return the change of all weights, then of all biases (P, C d [+ C])."""
+        if not self._binary:
+            return x
+        d = self.X.shape[1]
+        half = x / math.sqrt(2.0)
+        return torch.cat([-half[:, :d], half[:, :d], -half[:, d:], half[:, d:]], dim=1)
+
+    def uncertainty(self, x: Tensor) -> Tensor:
+        """Return the scores (P, n) of all rows at ``x`` (P, m)."""
+        products = self._products(x)
+        return torch.cat(
+            [
+                adue_score(
+                    self._logits(products[part], x[part]),
+                    self.lam[part, None],
+                    self.scale,
+                    self.measure,
+                )
+                for part in self._blocks(len(x))
+            ]
+        )
+
+    def objective(self, stage: Stage) -> Objective:
+        """Return values and gradients, softened as the stage says."""
+
+        def value_and_gradient(x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+            return self[problems]._value_and_gradient(x, stage)
+
+        return value_and_gradient
+
+    @property
+    def _binary(self) -> bool:
+        return self.original.shape[1] == 2
+
+    @property
+    def _n_outputs(self) -> int:
+        return 1 if self._binary else self.original.shape[1]
+
+    def _value_and_gradient(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        products = self._products(x)
+        values = self.beta * x.square().sum(dim=1)
+        of_bias = x.new_empty(products.shape[:2])
+        for part in self._blocks(len(x)):
+            losses, dz = self[part]._losses(products[part], x[part], stage)
+            values[part] += losses
+            of_bias[part] = dz.sum(dim=2)
+            products[part] = dz  # as derivatives from here on
+        gradient = (products.reshape(-1, len(self.X)) @ self.X).to(torch.float64)
+        gradient = gradient.reshape(len(x), -1)
+        if gradient.shape[1] < x.shape[1]:
+            gradient = torch.cat([gradient, of_bias], dim=1)
+        return values, gradient.addcmul_(x, self.beta[:, None], value=2.0)
+
+    def _products(self, x: Tensor) -> Tensor:
+        """Return the products of weights and features (P, outputs, n), in the dtype of ``X``."""
+        n_features = self.X.shape[1]
+        weights = x[:, : self._n_outputs * n_features].reshape(-1, n_features)
+        return (weights.to(self.X.dtype) @ self.X.T).reshape(len(x), self._n_outputs, -1)
+
+    def _losses(self, products: Tensor, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Return each problem's mean loss (P,) and its derivatives (P, outputs, n)."""
+        losses = two_class_losses if self._binary else row_losses
+        z = self._gaps(products, x) if self._binary else self._logits(products, x)
+        weights = self.row_weights[self.fold]
+        cross_entropy, regularization, dz = losses(
+            z / stage.temperature,
             self.errors,
             self.reference,
-            lam=lam[:, None],
+            lam=self.lam.clamp(max=stage.lam)[:, None],
             scale=self.scale,
             alpha=self.alpha[:, None],
             measure=self.measure,
-            error_weights=self.error_weights,
+            error_weights=None if self.error_weights is None else self.error_weights[self.fold],
         )
-        losses = ((cross_entropy + regularization) * self.row_weights).sum(dim=1)
-        dz *= (self.row_weights / temperature[:, None])[..., None]
-        by_head = dz.transpose(1, 2).reshape(-1, z.shape[1]).to(self.X.dtype)
-        gradients = (by_head @ self.X).to(torch.float64).reshape(len(shifts), -1)
-        if self.has_bias:
-            gradients = torch.cat([gradients, dz.sum(dim=1)], dim=1)
-        values = losses + self.beta * shifts.square().sum(dim=1)
-        return values, gradients + 2.0 * self.beta[:, None] * shifts
+        mean = ((cross_entropy + regularization) * weights).sum(dim=1)
+        if self._binary:
+            return mean, (dz * weights * (math.sqrt(2.0) / stage.temperature))[:, None]
+        return mean, dz.transpose(1, 2) * weights[:, None] / stage.temperature
 
+    def _gaps(self, products: Tensor, x: Tensor) -> Tensor:
+        """Return the second logit minus the first (P, n) of a binary head."""
+        change = products[:, 0].to(torch.float64)
+        if x.shape[1] > self.X.shape[1]:
+            change += x[:, -1:]
+        return self.original[:, 1] - self.original[:, 0] + math.sqrt(2.0) * change
 
-@dataclass
-class Minima:
-    """Where the problems of a stack ended."""
+    def _logits(self, products: Tensor, x: Tensor) -> Tensor:
+        """Return the logits (P, n, C), up to what is common to both in a binary head."""
+        if self._binary:
+            half = self._gaps(products, x)[..., None] / 2.0
+            return torch.cat([-half, half], dim=2)
+        z = products.to(torch.float64).transpose(1, 2) + self.original
+        bias = x[:, self._n_outputs * self.X.shape[1] :]
+        return z + bias[:, None] if bias.shape[1] else z
 
-    x: Tensor
-    value: Tensor
-    gradient_norm: Tensor
-    n_iter: Tensor
-
-    def converged(self, tol: float) -> Tensor:
-        """Return where no gradient entry is above ``tol``."""
-        return self.gradient_norm <= tol
-
-
-@dataclass
-class _Memory:
-    """The last steps and gradient changes of every problem, for the two-loop recursion."""
-
-    steps: list[Tensor] = field(default_factory=list)
-    changes: list[Tensor] = field(default_factory=list)
-
-    def add(self, step: Tensor, change: Tensor) -> None:
-        curvature = (step * change).sum(dim=1)
-        # Where a pair has no positive curvature it is left out: zeros change nothing.
-        good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
-        self.steps.append(torch.where(good[:, None], step, 0.0))
-        self.changes.append(torch.where(good[:, None], change, 0.0))
-        del self.steps[:-_MEMORY], self.changes[:-_MEMORY]
-
-    def forget(self, problems: Tensor) -> None:
-        for tensor in (*self.steps, *self.changes):
-            tensor[problems] = 0.0
-
-    def select(self, problems: Tensor) -> None:
-        self.steps = [step[problems] for step in self.steps]
-        self.changes = [change[problems] for change in self.changes]
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Return minus the inverse-Hessian estimate times the gradient, problem by problem."""
-        q = gradient.clone()
-        shares = []
-        for step, change in zip(reversed(self.steps), reversed(self.changes), strict=True):
-            rho = _inverse((step * change).sum(dim=1))
-            share = rho * (step * q).sum(dim=1)
-            q -= share[:, None] * change
-            shares.append((rho, share))
-        q *= self._initial_scale(gradient)[:, None]
-        for (rho, share), step, change in zip(
-            reversed(shares), self.steps, self.changes, strict=True
-        ):
-            q += step * (share - rho * (change * q).sum(dim=1))[:, None]
-        return -q
-
-    def _initial_scale(self, gradient: Tensor) -> Tensor:
-        """Return the curvature of the latest pair; before there is one, a step of length one."""
-        scale = 1.0 / gradient.norm(dim=1).clamp(min=1.0)
-        for step, change in zip(self.steps, self.changes, strict=True):
-            squares = change.square().sum(dim=1)
-            scale = torch.where(
-                squares > 0, (step * change).sum(dim=1) / squares.clamp(min=1e-300), scale
-            )
-        return scale
-
-
-def minimize_stack(
-    stack: Stack, start: Tensor, *, temperature: Tensor, tol: float, max_iter: int
-) -> Minima:
-    """Minimise every problem by L-BFGS with a line search of its own.
-
-    Parameters
-    ----------
-    stack : Stack
-        P problems.
-    start : Tensor of float64 of shape (P, m)
-        Where each begins.
-    temperature : Tensor of shape (P,)
-        What each problem's logits are divided by.
-    tol : float
-        A problem leaves when no entry of its gradient is larger.
-    max_iter : int
-        Most iterations of a problem.
-
-    Returns
-    -------
-    Minima
-    """
-    n_problems = len(start)
-    done = Minima(
-        start.clone(),
-        torch.empty(n_problems, dtype=torch.float64, device=start.device),
-        torch.full((n_problems,), torch.inf, dtype=torch.float64, device=start.device),
-        torch.zeros(n_problems, dtype=torch.int64, device=start.device),
-    )
-    active = torch.arange(n_problems, device=start.device)
-    x, memory = start.clone(), _Memory()
-    value, gradient = stack.value_and_gradient(x, stack.lam, temperature)
-    for iteration in range(max_iter + 1):
-        norm = gradient.abs().amax(dim=1)
-        done.x[active], done.value[active] = x, value
-        done.gradient_norm[active], done.n_iter[active] = norm, iteration
-        going = norm > tol
-        if iteration == max_iter or not bool(going.any()):
-            break
-        if not bool(going.all()):
-            kept = torch.nonzero(going).ravel()
-            active, stack, temperature = active[kept], stack.select(kept), temperature[kept]
-            x, value, gradient = x[kept], value[kept], gradient[kept]
-            memory.select(kept)
-        direction = memory.direction(gradient)
-        uphill = (direction * gradient).sum(dim=1) >= 0
-        if bool(uphill.any()):
-            memory.forget(uphill)
-            direction = torch.where(uphill[:, None], memory.direction(gradient), direction)
-        moved, new_value, new_gradient = _line_search(
-            stack, x, value, gradient, direction, temperature
-        )
-        stuck = (moved == 0.0).all(dim=1)
-        memory.add(moved, new_gradient - gradient)
-        if bool(stuck.any()):
-            memory.forget(stuck)
-            hopeless = stuck & (iteration > 0)
-            if bool(hopeless.all()):
-                break
-        x, value, gradient = x + moved, new_value, new_gradient
-    return done
-
-
-def _line_search(
-    stack: Stack,
-    x: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    direction: Tensor,
-    temperature: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find a step that satisfies the weak Wolfe conditions, by bisection, for every problem.
-
-    Returns the steps (P, m), zero where none was found, with values and gradients there.
-    """
-    slope = (direction * gradient).sum(dim=1)
-    low, high = torch.zeros_like(value), torch.full_like(value, torch.inf)
-    length = torch.ones_like(value)
-    best_length = torch.zeros_like(value)
-    best_value, best_gradient = value.clone(), gradient.clone()
-    open_ = torch.arange(len(value), device=value.device)
-    for _ in range(_LINE_SEARCH):
-        part = stack.select(open_) if len(open_) < len(value) else stack
-        t, d = length[open_], direction[open_]
-        new_value, new_gradient = part.value_and_gradient(
-            x[open_] + t[:, None] * d, part.lam, temperature[open_]
-        )
-        new_slope = (new_gradient * d).sum(dim=1)
-        too_far = ~(new_value <= value[open_] + _ARMIJO * t * slope[open_])
-        too_short = ~too_far & (new_slope < _CURVATURE * slope[open_])
-        better = ~too_far
-        taken = open_[better]
-        best_length[taken] = t[better]
-        best_value[taken], best_gradient[taken] = new_value[better], new_gradient[better]
-        high[open_[too_far]] = t[too_far]
-        low[open_[too_short]] = t[too_short]
-        open_ = open_[too_far | too_short]
-        if len(open_) == 0:
-            break
-        middle = (low + high) / 2.0
-        length = torch.where(torch.isinf(high), 2.0 * length, middle)
-    return best_length[:, None] * direction, best_value, best_gradient
-
-
-def _inverse(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1.0 / values.clamp(min=1e-300), 0.0)
+    def _blocks(self, n_problems: int) -> list[slice]:
+        block = _BLOCK.get(self.X.device.type, _BLOCK["cuda"])
+        size = max(1, block // max(1, len(self.X) * self._n_outputs))
+        return [slice(i, i + size) for i in range(0, n_problems, size)]

@@ -1,0 +1,131 @@
+"""Where to start and which softer objectives to pass: the AdUE objective is not convex.
+
+It is left from the original head directly and along softer objectives, and the lowest minimum is
+taken. A saturated head, near which a descent stays, is also left from a softened one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from adue_sklearn.adue.solvers import Minima, Objective, Observer, minimize_lbfgs
+
+#: Sharpness of SmoothMax at each stage that lies below the target. With a sharp SmoothMax every
+#: switch of the largest class is a ridge that a descent does not cross; with a soft one it is not.
+CONTINUATION = (5.0, 10.0, 20.0, 50.0)
+#: Difference of the two largest logits from which a head counts as saturated.
+_MODERATE_GAP = 3.0
+#: How well, and for how long at most, the stages before the last are solved.
+_STAGE_TOL, _STAGE_ITER = 1e-3, 200
+
+
+class Stage(NamedTuple):
+    """An objective on the way: no SmoothMax sharper than ``lam``, logits over ``temperature``."""
+
+    lam: float
+    temperature: float
+
+
+#: The objective itself.
+TARGET = Stage(math.inf, 1.0)
+
+
+class Problems(Protocol):
+    """P problems that are descended together."""
+
+    @property
+    def sharpest(self) -> float:
+        """The largest ``lam``."""
+
+    @property
+    def typical_gap(self) -> float:
+        """Median difference of the two largest original logits: how saturated the head is."""
+
+    def start(self) -> Tensor:
+        """Return the original head (P, m)."""
+
+    def softened(self, factor: float) -> Tensor:
+        """Return the head that gives ``factor`` times the original logits (P, m)."""
+
+    def objective(self, stage: Stage) -> Objective:
+        """Return values and gradients, softened as the stage says."""
+
+
+class Descent(NamedTuple):
+    """Stages to pass, the last being the objective itself, and where to begin."""
+
+    plan: Sequence[Stage]
+    start: Tensor
+
+
+def descents(problems: Problems) -> list[Descent]:
+    """Return the descents of which the lowest minimum is the solution."""
+    start, gap = problems.start(), problems.typical_gap
+    found = [Descent(plan, start) for plan in _plans(problems.sharpest, gap)]
+    if gap > _MODERATE_GAP:
+        found.append(Descent([TARGET], problems.softened(_MODERATE_GAP / gap)))
+    return found
+
+
+def descend(
+    problems: Problems,
+    descent: Descent,
+    *,
+    tol: float,
+    max_iter: int,
+    on_iteration: Observer | None = None,
+) -> Minima:
+    """Minimise stage after stage, each from the minima of the one before."""
+    x, n_iter = descent.start, torch.zeros(len(descent.start), device=descent.start.device)
+    for stage in descent.plan:
+        last = stage is descent.plan[-1]
+        minima = minimize_lbfgs(
+            problems.objective(stage),
+            x,
+            tol=tol if last else max(tol, _STAGE_TOL),
+            max_iter=max_iter if last else min(max_iter, _STAGE_ITER),
+            on_iteration=on_iteration,
+        )
+        x, n_iter = minima.x, n_iter + minima.n_iter
+    minima.n_iter = n_iter.to(torch.int64)
+    return minima
+
+
+def lowest(found: Sequence[Minima]) -> Minima:
+    """Return each problem's lowest minimum; ``n_iter`` counts all its descents."""
+    values = torch.stack([minima.value for minima in found])
+    rows = torch.arange(values.shape[1], device=values.device)
+    which = values.argmin(dim=0)
+    return Minima(
+        torch.stack([minima.x for minima in found])[which, rows],
+        values[which, rows],
+        torch.stack([minima.gradient_norm for minima in found])[which, rows],
+        torch.stack([minima.n_iter for minima in found]).sum(dim=0),
+    )
+
+
+def typical_gap(original: Tensor) -> float:
+    """Return the median difference of the two largest logits (n, C): how saturated a head is."""
+    top = original.topk(2, dim=1).values
+    return float((top[:, 0] - top[:, 1]).median())
+
+
+def _plans(sharpest: float, gap: float) -> list[list[Stage]]:
+    """Return the sequences of stages that are tried from the original head."""
+    lams = [softer for softer in CONTINUATION if softer < sharpest]
+    halvings = max(0, math.ceil(math.log2(gap / _MODERATE_GAP))) if gap > 0 else 0
+    temperatures = [gap / _MODERATE_GAP / 2**k for k in range(halvings)]
+    plans = [[TARGET]]
+    if lams:
+        plans.append([*(Stage(softer, 1.0) for softer in lams), TARGET])
+    if temperatures:
+        length = max(len(lams), len(temperatures))
+        lams = lams + [math.inf] * (length - len(lams))
+        temperatures += [1.0] * (length - len(temperatures))
+        plans.append([*map(Stage, lams, temperatures), TARGET])
+    return plans
