@@ -1,4 +1,4 @@
-"""A whole grid of AdUE settings times cross-validation folds, solved as one stacked problem."""
+"""The search over AdUE's settings by cross-validation, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -104,6 +104,10 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
 
     Notes
     -----
+    The objective has many minima. One setting is solved as :class:`AdUEEstimator` solves it, from
+    several starts, the others from the minima of their neighbours in the grid. The settings that
+    then score best, and always the one that is chosen, are solved from several starts as well.
+
     Without ``init_W`` the original head is fitted once, on all rows, and its errors are counted
     out-of-fold; ``GridSearchCV`` fits one in every fold.
 

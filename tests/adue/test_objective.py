@@ -17,6 +17,7 @@ from adue_sklearn.adue.objective import (
     reference_score,
     row_losses,
     softmax_response,
+    two_class_losses,
 )
 
 SCALES = ["unit", "paper"]
@@ -81,6 +82,26 @@ def test_loss_and_gradient_agree_with_autograd_on_the_written_formula(
     for part, wanted in zip(got, expected, strict=True):
         torch.testing.assert_close(part, wanted.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(dz, gradient, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("measure", ["smoothmax", "entropy"])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("lam", [1e-3, 0.1, 1.0, 10.0, 100.0, 5000.0])
+def test_two_classes_by_their_gap_give_what_two_logits_give(lam, scale, measure):
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([0.1, 1.0, 3.0, 10.0, 100.0, 2000.0], dtype=torch.float64)
+    gap = torch.randn(6, 100, generator=generator, dtype=torch.float64) * sizes[:, None]
+    errors = (torch.rand(6, 100, generator=generator) < 0.5).double()
+    reference, weights = torch.rand(2, 6, 100, generator=generator, dtype=torch.float64)
+    options = {"lam": lam, "scale": scale, "alpha": 0.7, "measure": measure}
+    options["error_weights"] = weights
+    *expected, dz = row_losses(
+        torch.stack([-gap / 2, gap / 2], dim=-1), errors, reference, **options
+    )
+    *got, dgap = two_class_losses(gap, errors, reference, **options)
+    for part, wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close(part, wanted, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(dgap, dz[..., 1], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("lam", [1e-3, 0.01, 1.0, 10.0, 100.0, 500.0])

@@ -11,8 +11,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, UncertaintyPipeline
-from adue_sklearn.adue.objective import reference_score
-from adue_sklearn.adue.stack import Stack, minimize_stack
+from adue_sklearn.adue.descents import TARGET, Stage
+from adue_sklearn.adue.objective import adue_score, reference_score
+from adue_sklearn.adue.solvers import minimize_lbfgs
+from adue_sklearn.adue.stack import Stack
 from adue_sklearn.metrics import aurc_scorer, error_average_precision_scorer
 from adue_sklearn.model_selection import error_stratified_folds
 from tests.problems import Problem
@@ -32,12 +34,12 @@ def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
         {**setting, "scale": "unit", "measure": "smoothmax"}
         for setting in expected.cv_results_["params"]
     ]
-    # Not convex: where the ways differ by rounding, a problem may end in another minimum.
     difference = np.abs(
         search.cv_results_["mean_test_score"] - expected.cv_results_["mean_test_score"]
     )
-    assert np.median(difference) < 2e-3
-    assert abs(search.best_score_ - expected.best_score_) < 1e-2
+    # What is chosen is solved alike; others, from their neighbours, may be in another minimum.
+    assert difference[search.best_index_] < 1e-3
+    assert np.median(difference) < 1e-2
     assert search.n_splits_ == 3
 
 
@@ -53,70 +55,113 @@ def test_the_chosen_setting_is_fitted_on_all_rows(problem):
     assert search.cv_results_["rank_test_score"][search.best_index_] == 1
 
 
-def test_every_problem_of_a_stack_ends_where_it_ends_alone(problem):
+def make_stack(problem, n_problems=6, *, has_bias=True, scale="unit", measure="smoothmax"):
+    """Return problems over two folds with settings of their own."""
     X, W, b = (torch.tensor(a) for a in (problem.X, problem.W, problem.b))
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.rand(2, len(X), generator=generator) < 0.7).double()
     original = X @ W.T + b
-    rng = np.random.default_rng(0)
-    rows = torch.tensor((rng.random((6, 400)) < 0.7).astype(float))
-    stack = Stack(
+
+    def setting(*values):
+        return torch.tensor(values, dtype=torch.float64).repeat(n_problems)[:n_problems]
+
+    return Stack(
         X,
         original,
+        torch.cat([W, b[:, None]], dim=1) if has_bias else W,
         torch.tensor(problem.errors.astype(float)),
-        reference_score(original, "unit"),
+        reference_score(original, scale, measure),
         rows / rows.sum(dim=1, keepdim=True),
-        alpha=torch.tensor([0.0, 0.1, 1.0, 0.0, 0.3, 3.0], dtype=torch.float64),
-        beta=torch.tensor([0.1, 0.01, 0.3, 1.0, 0.1, 0.05], dtype=torch.float64),
-        lam=torch.tensor([5.0, 5.0, 10.0, 20.0, 3.0, 5.0], dtype=torch.float64),
-        has_bias=True,
-        scale="unit",
-        measure="smoothmax",
+        None,
+        torch.arange(n_problems) % 2,
+        alpha=setting(0.0, 0.1, 1.0, 0.0, 0.3, 3.0),
+        beta=setting(0.1, 0.01, 0.3, 1.0, 0.1, 0.05),
+        lam=setting(5.0, 5.0, 10.0, 20.0, 3.0, 5.0),
+        scale=scale,
+        measure=measure,
     )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_every_problem_of_a_stack_ends_where_it_ends_alone(n_classes):
+    stack = make_stack(Problem(n_classes=n_classes))
     options = {"tol": 1e-6, "max_iter": 500}
-    ones = torch.ones(6, dtype=torch.float64)
-    together = minimize_stack(
-        stack, original.new_zeros(6, stack.n_parameters), temperature=ones, **options
-    )
-    assert bool(together.converged(1e-6).all())
-    for i in range(6):
-        alone = minimize_stack(
-            stack.select(torch.tensor([i])),
-            original.new_zeros(1, stack.n_parameters),
-            temperature=ones[:1],
-            **options,
-        )
+    together = minimize_lbfgs(stack.objective(TARGET), stack.start(), **options)
+    assert float(together.gradient_norm.max()) <= 1e-6
+    for i in range(len(stack)):
+        one = stack[torch.tensor([i])]
+        alone = minimize_lbfgs(one.objective(TARGET), one.start(), **options)
         assert together.value[i].item() == pytest.approx(alone.value.item(), rel=1e-9)
         torch.testing.assert_close(together.x[i], alone.x[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_of_a_stack_is_that_of_its_values(problem):
-    X, W, b = (torch.tensor(a) for a in (problem.X[:50], problem.W, problem.b))
-    original = X @ W.T + b
-    generator = torch.Generator().manual_seed(0)
-    stack = Stack(
-        X,
-        original,
-        torch.tensor(problem.errors[:50].astype(float)),
-        reference_score(original, "unit"),
-        torch.rand(2, 50, generator=generator, dtype=torch.float64),
-        alpha=torch.tensor([0.5, 1.0], dtype=torch.float64),
-        beta=torch.tensor([0.1, 0.2], dtype=torch.float64),
-        lam=torch.tensor([10.0, 50.0], dtype=torch.float64),
-        has_bias=True,
-        scale="unit",
-        measure="smoothmax",
-    )
-    x = 0.1 * torch.randn(2, stack.n_parameters, generator=generator, dtype=torch.float64)
-    direction = torch.randn(2, stack.n_parameters, generator=generator, dtype=torch.float64)
-    temperature = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    _, gradient = stack.value_and_gradient(x, stack.lam, temperature)
-    step = 1e-6
-    ahead, behind = (
-        stack.value_and_gradient(x + s * direction, stack.lam, temperature)[0]
-        for s in (step, -step)
-    )
-    torch.testing.assert_close(
-        (gradient * direction).sum(dim=1), (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-8
-    )
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("measure", ["smoothmax", "entropy"])
+@pytest.mark.parametrize("stage", [TARGET, Stage(4.0, 2.0)], ids=["target", "soft"])
+def test_values_of_a_stack_are_the_written_objective_and_its_gradient_autograds(
+    n_classes, has_bias, measure, stage
+):
+    problem = Problem(n=60, n_classes=n_classes)
+    stack = make_stack(problem, has_bias=has_bias, measure=measure)
+    generator = torch.Generator().manual_seed(1)
+    start = stack.start()
+    x = 0.3 * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+    values, gradients = stack.objective(stage)(x, torch.arange(len(stack)))
+
+    x.requires_grad_()
+    shifts = stack.shifts(x)
+    split = n_classes * problem.X.shape[1]
+    dW = shifts[:, :split].reshape(len(stack), n_classes, -1)
+    z = stack.original + stack.X @ dW.transpose(1, 2)
+    if has_bias:
+        z = z + shifts[:, None, split:]
+    lam = stack.lam.clamp(max=stage.lam)
+    score = adue_score(z / stage.temperature, lam[:, None], "unit", measure)
+    rows = -torch.where(stack.errors > 0, score.log(), (1 - score).log())
+    rows = rows + stack.alpha[:, None] * (score - stack.reference) ** 2
+    expected = (rows * stack.row_weights[stack.fold]).sum(dim=1)
+    expected = expected + stack.beta * shifts.square().sum(dim=1)
+    (expected_gradients,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_softened_start_multiplies_the_original_logits(n_classes):
+    problem = Problem(n_classes=n_classes)
+    stack = make_stack(problem)
+    split = n_classes * problem.X.shape[1]
+    shift = stack.shifts(stack.softened(0.25))[0]
+    z = stack.original + stack.X @ shift[:split].reshape(n_classes, -1).T + shift[split:]
+    gaps = [v - v[:, :1] for v in (z, 0.25 * stack.original)]
+    torch.testing.assert_close(*gaps)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_lbfgs_finds_the_minima_of_quadratics_of_any_condition(n):
+    generator = torch.Generator().manual_seed(n)
+    A = torch.randn(n, 20, 20, generator=generator, dtype=torch.float64)
+    H = A @ A.transpose(1, 2) + torch.logspace(-4, 2, n)[:, None, None].double() * torch.eye(20)
+    minimum = torch.randn(n, 20, generator=generator, dtype=torch.float64)
+
+    def objective(x, problems):
+        away = (x - minimum[problems])[..., None]
+        gradient = H[problems] @ away
+        return 0.5 * (away * gradient).sum(dim=(1, 2)), gradient[..., 0]
+
+    found = minimize_lbfgs(objective, torch.zeros_like(minimum), tol=1e-9, max_iter=5000)
+    assert float(found.gradient_norm.max()) <= 1e-9
+    torch.testing.assert_close(found.x, minimum, rtol=1e-4, atol=1e-4)
+
+
+def test_lbfgs_stops_where_no_step_leads_down_and_says_so_by_the_gradient():
+    def slope(x, problems):  # its gradient points the wrong way
+        return x.sum(dim=1), -torch.ones_like(x)
+
+    found = minimize_lbfgs(slope, torch.zeros(2, 3, dtype=torch.float64), tol=1e-6, max_iter=50)
+    assert bool((found.gradient_norm == 1.0).all())
+    assert bool((found.x == 0.0).all())
 
 
 def test_turns_change_nothing_but_the_memory(problem, capsys):
@@ -126,8 +171,8 @@ def test_turns_change_nothing_but_the_memory(problem, capsys):
         cut.cv_results_["mean_test_score"], whole.cv_results_["mean_test_score"], atol=2e-3
     )
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "[AdUESearchCV] 36 problems over 400 rows in 1 turn"
-    assert "in 12 turns" in second
+    assert first == "[AdUESearchCV] 36 problems over 400 rows"
+    assert second == "[AdUESearchCV] 36 problems over 400 rows, 3 at a time"
 
 
 def test_scale_and_measure_can_be_searched_too(problem):
