@@ -1,4 +1,4 @@
-"""A whole grid of AdUE: AdUESearchCV, GridSearchCV over AdUEEstimator, a loop of the paper's recipe.
+"""A grid of AdUE: AdUESearchCV, GridSearchCV over AdUEEstimator, a loop of the paper's recipe.
 
     python benchmarks/grid.py [--rounds 3] [--cases ...] [--data PATH/features] [--json FILE]
 
