@@ -80,7 +80,7 @@ def resolve_head(
     if init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
         raise ValueError(
-            f"{given} was given without init_W; pass the head's weights too, or neither."
+            f"{given} was given without init_W; expected the head's weights too, or neither."
         )
     return _fit_head(X, y)
 
@@ -114,8 +114,8 @@ def check_head(
         raise ValueError(
             f"init_W has as many rows as X ({n_samples}). Searches and cross-validation cut "
             "every fit parameter that is as long as X, so such a head cannot be told from a cut "
-            "one; fit on a different number of rows (drop one), or tie the head to the "
-            "estimator instead of passing it through a search."
+            "one; it needs another number of rows (drop one), or tie the head to the estimator "
+            "instead of passing it through a search."
         )
     if n_classes < 2:
         raise ValueError(
@@ -192,7 +192,7 @@ def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool
         if y.dtype.kind in "OUST":
             raise ValueError(
                 f"y holds strings ({_shorten(np.unique(y.astype(str)))}), but classes was not "
-                "given; pass classes, the labels in the order of init_W's rows."
+                "given; expected classes, the labels in the order of init_W's rows."
             )
         n_classes = len(classes)
         outside = (y < 0) | (y >= n_classes) | (y != np.floor(y))
@@ -228,7 +228,7 @@ def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None; pass the true labels."
         )
-    with naming("y"):
+    with naming("y", "one label a row, all strings or all numbers, shape (n_samples,)"):
         y = column_or_1d(as_numpy(y), warn=True)
         if y.dtype == object:
             y = _plain_labels(y)
@@ -258,7 +258,7 @@ def _plain_labels(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def check_class_labels(classes: Any) -> npt.NDArray[Any]:
     """Return ``classes`` as a 1-D array of different strings or numbers."""
-    with naming("classes"):
+    with naming("classes", "one label a class, all different"):
         array = as_numpy(classes)
         if array.ndim != 1 or len(array) == 0:
             raise ValueError(f"classes has shape {array.shape}; expected one label a class.")
@@ -294,7 +294,8 @@ def _finite(values: Any, name: str, *, ndim: int, shape: str) -> FloatArray:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
     if not np.isfinite(array).all():
         raise ValueError(
-            f"{name} contains NaN or infinity; load the head again, in float32 at least."
+            f"{name} contains NaN or infinity; expected finite numbers. Load the head again, in "
+            "float32 at least."
         )
     return array
 

@@ -1,4 +1,4 @@
-"""Errors name the argument they are about."""
+"""Errors name the argument they are about, and what was expected."""
 
 from __future__ import annotations
 
@@ -8,12 +8,27 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def naming(argument: str) -> Iterator[None]:
-    """Put the argument's name into an error that does not have it; the rest of it stays."""
+def naming(argument: str, expected: str = "") -> Iterator[None]:
+    """Put the argument's name and what was expected into an error that lacks them.
+
+    Examples
+    --------
+    >>> with naming("p_grid", "numbers above 0"):
+    ...     float("a")
+    Traceback (most recent call last):
+    ...
+    ValueError: p_grid: could not convert string to float: 'a'. Expected numbers above 0.
+    """
     try:
         yield
     except (ValueError, TypeError) as error:
-        if re.search(rf"\b{argument}\b", str(error)):
+        message = str(error).rstrip()
+        named = re.search(rf"\b{argument}\b", message) is not None
+        says = re.search(r"\bexpected\b", message, re.IGNORECASE) is not None
+        if named and (says or not expected):
             raise
+        message = message if named else f"{argument}: {message}"
+        if expected and not says:
+            message += f"{'' if message.endswith('.') else '.'} Expected {expected}."
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{argument}: {error}") from error
+        raise kind(message) from error

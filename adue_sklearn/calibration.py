@@ -74,7 +74,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             If the logits are not finite or labels and columns do not fit together.
         """
-        with naming("logits"):
+        with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
             logits = validate_features(self, logits, reset=True)
         n_classes = logits.shape[1]
         if n_classes < 2:
@@ -128,7 +128,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _check(self, logits: Any) -> Array:
         check_is_fitted(self)
-        with naming("logits"):
+        with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
             return validate_features(self, logits, reset=False)
 
     def _rescaled(self, logits: Array) -> Tensor:

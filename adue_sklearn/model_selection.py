@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import fisher_exact
 from sklearn.model_selection import StratifiedKFold
-from sklearn.utils import check_scalar
+from sklearn.utils import check_random_state, check_scalar
 
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import naming
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
 __all__ = [
@@ -73,6 +74,8 @@ def error_stratified_folds(
     [4, 4]
     """
     check_scalar(n_splits, "n_splits", Integral, min_val=2)
+    with naming("random_state", "an int, a numpy RandomState or None"):
+        check_random_state(random_state)
     scorer = SoftmaxResponseScorer(activation=activation)
     errors = scorer.fit(X, y, init_W, init_b, classes=classes).errors(X, y)
     n_errors, n_correct = int(errors.sum()), int((~errors).sum())
@@ -124,7 +127,7 @@ def fit_rows_look_memorised(
 def _counts(name: str, counts: Any) -> tuple[int, int]:
     try:
         errors, rows = (int(count) for count in counts)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, np.ma.MAError) as error:
         raise ValueError(
             f"{name} is {counts!r}; expected two integers, errors and rows."
         ) from error
@@ -148,6 +151,11 @@ def count_shared_rows(X: Any, other: Any) -> int:
     int
         Number of rows of ``X``.
 
+    Raises
+    ------
+    ValueError
+        If they are no matrices of numbers, or of different widths or dtypes.
+
     Examples
     --------
     >>> import numpy as np
@@ -155,5 +163,19 @@ def count_shared_rows(X: Any, other: Any) -> int:
     >>> count_shared_rows(np.eye(3), np.eye(3)[:1])
     1
     """
-    known = {row.tobytes() for row in as_numpy(other)}
-    return sum(row.tobytes() in known for row in as_numpy(X))
+    rows, others = _matrix("X", X), _matrix("other", other)
+    if rows.shape[1] != others.shape[1] or rows.dtype != others.dtype:
+        raise ValueError(
+            f"X has {rows.shape[1]} features of dtype {rows.dtype}, other {others.shape[1]} of "
+            f"{others.dtype}; expected features of one model in one precision."
+        )
+    known = {row.tobytes() for row in others}
+    return sum(row.tobytes() in known for row in rows)
+
+
+def _matrix(name: str, values: Any) -> npt.NDArray[Any]:
+    with naming(name, "numbers, shape (n_samples, n_features)"):
+        array = as_numpy(values)
+        if array.ndim != 2 or array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}.")
+        return array

@@ -141,7 +141,7 @@ def save_head(
     ...     load_head(path).estimator.predict([[0.0, 1.0]])
     array([1])
     """
-    with naming("directory"):
+    with naming("directory", "the path of a folder"):
         directory = Path(directory)
     old_arrays = check_target(directory)
     if provenance is not None and not isinstance(provenance, Mapping):
@@ -198,7 +198,7 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     ValueError
         If it was written by a newer version or is damaged.
     """
-    with naming("directory"):
+    with naming("directory", "the path of a folder"):
         directory = Path(directory)
     if not (directory / _JSON).is_file():
         raise FileNotFoundError(
@@ -385,7 +385,10 @@ def _check_names(class_names: Any, n_classes: int) -> list[str]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names is {class_names!r}; expected a list of str.")
     if len(names) != n_classes:
-        raise ValueError(f"class_names has {len(names)} entries, the head {n_classes} rows.")
+        raise ValueError(
+            f"class_names has {len(names)} entries, the head {n_classes} rows; expected one name "
+            "a row."
+        )
     return list(names)
 
 

@@ -147,11 +147,32 @@ def clopper_pearson(n_errors: Any, n_rows: Any, confidence: float = 0.95) -> Any
     >>> round(float(clopper_pearson(0, 59)), 4)
     0.0495
     """
+    check_target(confidence, "confidence")
+    errors, rows = _whole("n_errors", n_errors), _whole("n_rows", n_rows)
+    try:
+        possible = (errors >= 0) & (errors <= rows)
+    except ValueError as error:
+        raise ValueError(f"n_errors and n_rows must have one shape: {error}") from error
+    if not np.all(possible):
+        raise ValueError("n_errors must be between 0 and n_rows.")
+    return _upper_bound(errors, rows, confidence)
+
+
+def _upper_bound(n_errors: Any, n_rows: Any, confidence: float) -> Any:
+    """Return the bound of Clopper and Pearson for checked numbers."""
     errors, rows = np.asarray(n_errors), np.asarray(n_rows)
     some = errors < rows
     return np.where(some, beta.ppf(confidence, errors + 1, np.where(some, rows - errors, 1)), 1.0)[
         ()
     ]
+
+
+def _whole(name: str, values: Any) -> npt.NDArray[Any]:
+    with naming(name, "whole numbers"):
+        array = as_numpy(values)
+    if array.dtype.kind not in "biuf" or not np.all(array == np.floor(array)):
+        raise ValueError(f"{name} is {values!r}; expected whole numbers.")
+    return array.astype(np.float64)
 
 
 class _Ranked(NamedTuple):
@@ -205,7 +226,7 @@ def _fixed_sequence(ranked: _Ranked, target: float, delta: float) -> SelectiveTh
     bound = target
     if n_accepted == len(ranked.uncertainty):
         # At the end of the sequence smaller and smaller targets can follow, for all rows.
-        bound = float(clopper_pearson(ranked.n_errors[-1], n_accepted, 1.0 - delta))
+        bound = float(_upper_bound(ranked.n_errors[-1], n_accepted, 1.0 - delta))
     return ranked.result(n_accepted, bound)
 
 
@@ -218,7 +239,7 @@ def _sgr(ranked: _Ranked, target: float, delta: float) -> SelectiveThreshold:
         place = (lowest + highest + 1) // 2
         n_accepted = int(ranked.with_ties(n - place + 1))
         n_errors = ranked.n_errors[n_accepted]
-        risk = float(clopper_pearson(n_errors, n_accepted, 1.0 - delta / n_steps))
+        risk = float(_upper_bound(n_errors, n_accepted, 1.0 - delta / n_steps))
         if risk <= target:
             highest, best, bound = place, n_accepted, risk
         else:
@@ -503,7 +524,7 @@ class SelectiveClassifier(WrappingEstimator):
         rows = np.arange(len(y))
         if learns_nothing(wrapped, head_given=init_W is not None):
             return data.fit(wrapped), X, y, rows
-        with naming("threshold_size"):
+        with naming("threshold_size", "a share of the rows in (0, 1), or a number of them"):
             part, rest = train_test_split(
                 rows, test_size=self.threshold_size, random_state=self.random_state
             )
@@ -543,7 +564,7 @@ class SelectiveClassifier(WrappingEstimator):
         if isinstance(target, dict):
             if group is None:
                 raise ValueError(
-                    "target_risk is a dict, but there are no groups; pass groups to fit or set "
+                    "target_risk is a dict, but there are no groups; it needs groups in fit or set "
                     "per_class=True."
                 )
             if group not in target:
@@ -587,7 +608,7 @@ class SelectiveClassifier(WrappingEstimator):
 
 
 def _check_groups(groups: Any, n_samples: int) -> npt.NDArray[Any]:
-    with naming("groups"):
+    with naming("groups", "one group a row, strings or numbers"):
         names = column_or_1d(as_numpy(groups))
         if names.dtype == object:
             names = np.array(names.tolist())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -38,9 +38,10 @@ from adue_sklearn import (
     TrustScoreScorer,
     ViMScorer,
     metrics,
+    model_selection,
+    selective,
 )
-from adue_sklearn.features import FeatureStore
-from adue_sklearn.model_selection import error_stratified_folds, fit_rows_look_memorised
+from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 from adue_sklearn.persistence import load_head, save_head
 from tests.problems import Problem
 
@@ -119,12 +120,18 @@ ESTIMATORS = [
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+#: How a message says what was expected instead of what it got.
+EXPECTATION = re.compile(
+    r"\b(expect(ed|s|ing)|must|needs?|requires?d?|should|too (few|large|many))\b", re.IGNORECASE
 )
 
 
 def call(function, *names):
-    """Call; let pass what is documented and says one of ``names``."""
+    """Call; let pass what is documented, says one of ``names`` and what was expected."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -132,7 +139,7 @@ def call(function, *names):
         except DOCUMENTED as error:
             message = str(error)
             assert any(re.search(rf"\b{name}\b", message) for name in names), message
-            assert len(message) > 20, message
+            assert EXPECTATION.search(message), message
 
 
 @every_estimator
@@ -157,6 +164,19 @@ def test_partial_and_headless_fit(estimator, value):
         call(lambda: clone(estimator).partial_fit(value, PROBLEM.y), "X", "y")
         call(lambda: clone(estimator).partial_fit(PROBLEM.X, value), "y", "covariance")
         call(lambda: clone(estimator).partial_fit(PROBLEM.X, PROBLEM.y, classes=value), "classes")
+
+
+@pytest.mark.parametrize("argument", ["init_W", "init_b", "classes"])
+@many
+@given(value=anything)
+def test_the_head_of_a_partial_fit(argument, value):
+    given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
+    for begun in (MahalanobisScorer(), MahalanobisScorer().partial_fit(**given)):
+        call(
+            lambda begun=begun: begun.partial_fit(**given | {argument: value}),
+            argument,
+            *PARTNERS.get(argument, ()),
+        )
 
 
 @every_estimator
@@ -217,103 +237,81 @@ def test_parameters(cls, parameter, value):
     call(lambda: cls(**options | {parameter: value}).fit(*PROBLEM.fit_args), parameter)
 
 
+SCORES = {"errors": PROBLEM.errors, "uncertainty": np.arange(40.0)}
+PROBABILITIES = {"y_true": PROBLEM.y, "probabilities": np.full((40, 3), 1 / 3)}
+HEAD = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
+RESAMPLING = {"metric": metrics.aurc_score, "n_resamples": 5}
+#: Arguments that every public function takes; what it has besides is added by its signature.
+FUNCTIONS = {
+    metrics.prediction_errors: {"predicted": PROBLEM.y, "y": PROBLEM.y},
+    metrics.error_roc_auc_score: SCORES,
+    metrics.error_average_precision_score: SCORES,
+    metrics.fpr_at_tpr_score: SCORES,
+    metrics.aurc_score: SCORES,
+    metrics.eaurc_score: SCORES,
+    metrics.augrc_score: SCORES,
+    metrics.prr_score: SCORES,
+    metrics.risk_at_coverage_score: SCORES,
+    metrics.coverage_at_risk_score: SCORES,
+    metrics.risk_coverage_curve: SCORES,
+    metrics.error_roc_auc_interval: SCORES,
+    metrics.error_roc_auc_difference: SCORES | {"reference": np.arange(40)[::-1]},
+    metrics.error_roc_auc_p_value: SCORES | {"reference": np.arange(40)[::-1]},
+    metrics.bootstrap_replicates: SCORES | RESAMPLING,
+    metrics.bootstrap_interval: SCORES | RESAMPLING,
+    metrics.bootstrap_difference: SCORES | RESAMPLING | {"reference": np.arange(40)[::-1]},
+    metrics.brier_score: PROBABILITIES,
+    metrics.brier_decomposition: PROBABILITIES,
+    metrics.nll_score: PROBABILITIES,
+    metrics.calibration_error: PROBABILITIES,
+    model_selection.error_stratified_folds: HEAD,
+    model_selection.fit_rows_look_memorised: {"fit_errors": (3, 10), "fresh_errors": (3, 10)},
+    model_selection.count_shared_rows: {"X": PROBLEM.X, "other": PROBLEM.X[:3]},
+    selective.selective_threshold: SCORES,
+    selective.clopper_pearson: {"n_errors": 3, "n_rows": 40},
+}
+#: Whose name an error may give instead: a wrong shape of one shows as the other not fitting to it.
+PARTNERS = {
+    "X": {"init_W", "y", "n_splits"},
+    "init_W": {"init_b", "X", "n_splits"},
+    "init_b": {"n_splits"},
+    "classes": {"y", "n_splits", "y_true", "probabilities"},
+    "y": {"predicted", "n_splits"},
+    "predicted": {"y"},
+    "other": {"X"},
+    "debias": {"norm"},
+    "y_true": {"probabilities"},
+    "probabilities": {"y_true", "classes"},
+    "n_rows": {"n_errors"},
+}
+
+
+def public_functions(*modules):
+    members = [getattr(module, name) for module in modules for name in module.__all__]
+    return {member for member in members if inspect.isroutine(member)}
+
+
+def test_every_public_function_is_tried():
+    assert set(FUNCTIONS) == public_functions(metrics, model_selection, selective)
+
+
 @pytest.mark.parametrize(
-    "metric",
+    ("function", "argument"),
     [
-        metrics.error_roc_auc_score,
-        metrics.error_average_precision_score,
-        metrics.fpr_at_tpr_score,
-        metrics.aurc_score,
-        metrics.eaurc_score,
-        metrics.augrc_score,
-        metrics.prr_score,
-        metrics.risk_at_coverage_score,
-        metrics.coverage_at_risk_score,
-        metrics.risk_coverage_curve,
-        metrics.error_roc_auc_interval,
-        partial(metrics.bootstrap_interval, metric=metrics.aurc_score, n_resamples=2),
+        (function, argument)
+        for function in FUNCTIONS
+        for argument in inspect.signature(function).parameters
     ],
-    ids=lambda m: getattr(m, "__name__", "bootstrap_interval"),
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
-@many
-@given(value=anything)
-def test_metrics(metric, value):
-    errors = PROBLEM.errors
-    call(lambda: metric(value, np.arange(40)), "errors")
-    call(lambda: metric(errors, value), "uncertainty")
-
-
-@many
-@given(value=anything)
-def test_metric_options(value):
-    errors, scores = PROBLEM.errors, np.arange(40)
-    call(lambda: metrics.fpr_at_tpr_score(errors, scores, tpr=value), "tpr")
-    call(lambda: metrics.risk_at_coverage_score(errors, scores, coverage=value), "coverage")
-    call(lambda: metrics.coverage_at_risk_score(errors, scores, risk=value), "risk")
-    call(lambda: metrics.error_roc_auc_interval(errors, scores, confidence=value), "confidence")
-    call(lambda: metrics.error_roc_auc_difference(errors, scores, value), "reference")
-    call(lambda: metrics.error_roc_auc_score(errors, scores, sample_weight=value), "sample_weight")
-    call(lambda: metrics.prediction_errors(value, PROBLEM.y), "predicted", "y")
-    call(lambda: metrics.prediction_errors(PROBLEM.y, value), "y")
-
-
-@many
-@given(value=anything)
-def test_bootstrap_options(value):
-    def difference(**changed):
-        options = {"reference": PROBLEM.X[:, 0], "metric": metrics.aurc_score, "n_resamples": 2}
-        metrics.bootstrap_difference(PROBLEM.errors, np.arange(40), **(options | changed))
-
-    call(lambda: difference(reference=value), "reference")
-    if not callable(value):
-        call(lambda: difference(metric=value), "metric")
-    if not isinstance(value, int):
-        call(lambda: difference(n_resamples=value), "n_resamples")
-    call(lambda: difference(confidence=value), "confidence")
-    call(lambda: difference(random_state=value), "random_state")
-
-
-@pytest.mark.parametrize(
-    "metric",
-    [
-        metrics.calibration_error,
-        metrics.brier_score,
-        metrics.brier_decomposition,
-        metrics.nll_score,
-    ],
-    ids=lambda m: m.__name__,
-)
-@many
-@given(value=anything)
-def test_metrics_of_probabilities(metric, value):
-    p = np.random.default_rng(0).dirichlet(np.ones(3), size=40)
-    for good in (p, p[:, 0]):
-        call(lambda good=good: metric(value, good), "y_true")
-        call(lambda good=good: metric(PROBLEM.y, good, classes=value), "classes", "y_true")
-    call(lambda: metric(PROBLEM.y, value), "probabilities", "y_true")
-
-
-@pytest.mark.parametrize("option", ["n_bins", "strategy", "norm"])
-@many
-@given(value=anything)
-def test_calibration_options(option, value):
-    call(lambda: metrics.calibration_error([0, 1], [0.2, 0.7], **{option: value}), option)
-
-
-@pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes", "n_splits"])
 @settings(many, max_examples=20)
 @given(value=anything)
-def test_folds(argument, value):
-    given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
-    given[argument] = value
-    call(lambda: error_stratified_folds(**given), argument, "init_W", "y", "n_splits")
-
-
-@many
-@given(value=anything)
-def test_signs_of_memorised_rows(value):
-    call(lambda: fit_rows_look_memorised(value, (3, 10)), "fit_errors")
-    call(lambda: fit_rows_look_memorised((3, 10), value), "fresh_errors")
+def test_functions(function, argument, value):
+    if argument == "metric" and callable(value):  # its own errors are the caller's
+        return
+    given = FUNCTIONS[function] | {argument: value}
+    partners = PARTNERS.get(argument, set()) & set(inspect.signature(function).parameters)
+    call(lambda: function(**given), argument, *partners)
 
 
 @pytest.mark.parametrize("parameter", AdUESearchCV().get_params())
@@ -350,6 +348,87 @@ def test_feature_store(argument, value, tmp_path_factory):
         *names.get(argument, (argument,)),
         "init_b" if argument == "init_W" else argument,
     )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "store"
+    return FeatureStore.create(
+        path, features=PROBLEM.X, labels=PROBLEM.y, init_W=PROBLEM.W, init_b=PROBLEM.b
+    )
+
+
+@pytest.mark.parametrize("argument", ["features", "labels", "ids", "logits", "shard_rows"])
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_appending_to_a_store(argument, value, store):
+    given = {"features": PROBLEM.X, "labels": PROBLEM.y, argument: value}
+    partners = ("labels", "logits") if argument == "features" else ()
+    before = len(store)
+    call(lambda: store.append(**given), argument, *partners)
+    FeatureStore.open(store.path).verify()  # what was refused left nothing behind
+    assert len(FeatureStore.open(store.path)) == len(store) >= before
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "path",
+        "init_W",
+        "init_b",
+        "activation",
+        "classes",
+        "labelled",
+        "provenance",
+        "extraction",
+        "append",
+        "resume",
+    ],
+)
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_writing_a_store(argument, value, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("writer")
+    monkeypatch.chdir(folder)
+    given = {
+        "path": folder / "store",
+        "init_W": PROBLEM.W,
+        "init_b": PROBLEM.b,
+        "labelled": False,
+        argument: value,
+    }
+
+    def write():
+        with FeatureStoreWriter(**given) as writer:
+            writer.write_shard(PROBLEM.X, PROBLEM.X @ PROBLEM.W.T, None, np.arange(40))
+
+    partners = {
+        "init_W": ("init_b", "features"),
+        "append": ("path", "finished"),
+        "labelled": ("labels",),
+    }
+    call(write, argument, *partners.get(argument, ()))
+
+
+@pytest.mark.parametrize("argument", ["features", "logits", "labels", "ids", "truncated"])
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_writing_a_shard(argument, value, tmp_path_factory):
+    given = {
+        "features": PROBLEM.X,
+        "logits": PROBLEM.X @ PROBLEM.W.T,
+        "labels": PROBLEM.y,
+        "ids": np.arange(40),
+        argument: value,
+    }
+    path = tmp_path_factory.mktemp("shard") / "store"
+    partners = ("logits", "labels", "ids") if argument == "features" else ()
+
+    def write():
+        with FeatureStoreWriter(path, init_W=PROBLEM.W, labelled=True) as writer:
+            writer.write_shard(**given)
+
+    call(write, argument, *partners)
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +471,18 @@ def test_extraction(value, classifier, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "argument", ["model", "base_model", "tokenizer", "device", "dtype", "max_length", "classes"]
+    "argument",
+    [
+        "model",
+        "base_model",
+        "tokenizer",
+        "adapter_name",
+        "device",
+        "dtype",
+        "max_length",
+        "classes",
+        "features",
+    ],
 )
 @settings(many, max_examples=15)
 @given(value=anything)
@@ -400,12 +490,22 @@ def test_loading(argument, value, make_saved_case):
     from adue_sklearn.features import load_classifier
 
     given = {"model": make_saved_case("roberta", 2).adapter, argument: value}
-    call(lambda: load_classifier(**given), argument, "base", "Adapter")
+    call(lambda: load_classifier(**given), argument)
 
 
 @pytest.mark.parametrize(
     "parameter",
-    ["adapter", "cache", "base_model", "classes", "max_length", "device", "dtype", "batch_tokens"],
+    [
+        "adapter",
+        "cache",
+        "base_model",
+        "classes",
+        "max_length",
+        "device",
+        "dtype",
+        "batch_tokens",
+        "features",
+    ],
 )
 @settings(many, max_examples=15)
 @given(value=anything)
@@ -415,7 +515,7 @@ def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, m
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))  # a string is a folder for the cache
     adapter = make_saved_case("roberta", 2).adapter
     given = {"adapter": adapter, parameter: value}
-    call(lambda: LoraFeatureExtractor(**given).fit_transform(["w1"]), parameter, "base", "Adapter")
+    call(lambda: LoraFeatureExtractor(**given).fit_transform(["w1"]), parameter)
     call(lambda: LoraFeatureExtractor(adapter, cache=None).transform(value), "X", "texts")
 
 

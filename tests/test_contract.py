@@ -296,7 +296,7 @@ def test_labels_outside_a_given_head_are_named_at_scoring_too(estimator, problem
 @every_estimator
 def test_labels_of_another_kind_at_scoring_are_named(estimator, problem):
     fitted = clone(estimator).fit(*problem.fit_args)
-    with pytest.raises(ValueError, match="pass the kind of labels that fit was given"):
+    with pytest.raises(ValueError, match="expected labels of one kind, as fit was given"):
         fitted.score(problem.X, np.array(["a", "b", "c"])[problem.y])
 
 

@@ -63,7 +63,8 @@ def activate(tuned: Any, name: str) -> None:
     """Make one of the adapters of a live model the active one."""
     if name not in tuned.peft_config:
         raise ValueError(
-            f"adapter_name: the model has no adapter {name!r}; it has {sorted(tuned.peft_config)}."
+            f"adapter_name: the model has no adapter {name!r}; expected one of "
+            f"{sorted(tuned.peft_config)}."
         )
     tuned.set_adapter(name)
 

@@ -21,7 +21,9 @@ def check_view(features: Any) -> View:
     return view
 
 
-def check_arguments(*, base_model: Any, tokenizer: Any, dtype: Any, features: Any) -> None:
+def check_arguments(
+    *, base_model: Any, tokenizer: Any, adapter_name: Any, dtype: Any, features: Any
+) -> None:
     """Refuse arguments that no later message would name."""
     check_view(features)
     if not (base_model is None or isinstance(base_model, str | os.PathLike)):
@@ -32,6 +34,10 @@ def check_arguments(*, base_model: Any, tokenizer: Any, dtype: Any, features: An
     if not (tokenizer is None or known):
         raise ValueError(
             f"tokenizer: expected a tokenizer or its folder, got {type(tokenizer).__name__}."
+        )
+    if not (adapter_name is None or isinstance(adapter_name, str)):
+        raise ValueError(
+            f"adapter_name: expected the name of an adapter, got {type(adapter_name).__name__}."
         )
     if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
         raise ValueError(f"dtype: expected a torch dtype such as torch.float32, got {dtype!r}.")

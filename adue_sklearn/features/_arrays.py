@@ -31,8 +31,10 @@ def write_arrays(
     Z = writer.head.logits(X) if logits is None else logits
     Z = array("logits", Z, "f", (len(X), n_classes))
     if (y is not None) != writer.labelled:
-        has, give = ("has", "give") if writer.labelled else ("has no", "leave out")
-        raise StoreError(f"labels: '{writer.path}' {has} labels; {give} those of further rows too.")
+        has, wanted = ("has", "expected") if writer.labelled else ("has no", "leave out")
+        raise StoreError(
+            f"labels: '{writer.path}' {has} labels; {wanted} those of further rows too."
+        )
     if y is not None:
         check_labels(y, n_classes)
     with writer:

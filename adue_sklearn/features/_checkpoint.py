@@ -145,7 +145,7 @@ def _say_which_adapters(model: str, adapter_name: str | None) -> None:
     if adapter_name is not None:
         raise ValueError(
             f"adapter_name: '{model}' holds no adapter {adapter_name!r}; "
-            f"{f'it has {named}' if named else 'it has none in sub-folders'}."
+            f"{f'expected one of {named}' if named else 'expected None, as it has none by name'}."
         )
     if named and find_file(model, "config.json") is None:
         raise ValueError(

@@ -60,7 +60,7 @@ def label_rows(
 
 
 def _as_list(labels: Any) -> list[Any]:
-    with naming("labels"):
+    with naming("labels", "a list of int or str"):
         listed = as_numpy(labels).tolist() if hasattr(labels, "tolist") else labels
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise ValueError(f"labels: expected a list of int or str, got {type(labels).__name__}.")
@@ -76,5 +76,7 @@ def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDAr
     row_of: Mapping[str, int] = {name: row for row, name in enumerate(classes)}
     unknown = sorted(set(labels) - set(row_of))
     if unknown:
-        raise ValueError(f"labels: {unknown[:5]} are not among the classes {list(classes)}.")
+        raise ValueError(
+            f"labels: {unknown[:5]} are not among the classes; expected {list(classes)}."
+        )
     return np.array([row_of[label] for label in labels], dtype=np.int64)

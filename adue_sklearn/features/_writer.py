@@ -113,6 +113,7 @@ class FeatureStoreWriter:
         resume: bool = True,
     ) -> None:
         self.path = check_path("path", path)
+        check_flag("labelled", labelled)
         check_flag("append", append)
         check_flag("resume", resume)
         self.head = HeadLayers.check(init_W, init_b, activation)
@@ -121,6 +122,11 @@ class FeatureStoreWriter:
         self.provenance = check_provenance(provenance)
         # What this writing adds to the manifest's list of extractions: one entry or none, and as
         # it will be read back. What JSON cannot hold is refused here, not hours later.
+        if not (extraction is None or isinstance(extraction, Mapping)):
+            raise StoreError(
+                "extraction: expected a mapping of names to facts, got "
+                f"{type(extraction).__name__}."
+            )
         facts = {"first_row": 0, "provenance": self.provenance}
         record = [] if extraction is None else [{**extraction, **facts}]
         to_json({"provenance": self.provenance})
@@ -215,8 +221,11 @@ class FeatureStoreWriter:
             "logits": array("logits", logits, "f", (len(X), n_classes)),
             "ids": array("ids", ids, "i", (len(X),)),
         }
+        if not (truncated is None or isinstance(truncated, int | np.integer)):
+            raise StoreError(f"truncated: expected a number of rows, got {truncated!r}.")
         if self.labelled != (labels is not None):
-            raise StoreError(f"labels: this store was opened with labelled={self.labelled}.")
+            wanted = "labels for every shard" if self.labelled else "none"
+            raise StoreError(f"labels: expected {wanted}, as labelled={self.labelled}.")
         if labels is not None:
             tensors["labels"] = check_labels(array("labels", labels, "i", (len(X),)), n_classes)
         name, content = shard_name(self._next_number()), tensor_bytes(tensors)

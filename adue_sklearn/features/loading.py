@@ -171,7 +171,13 @@ def load_classifier(
         in merging, a model whose answers depend on the batch, or (``features="head"``) a head that
         is no plain chain of linear layers with tanh, exact gelu or relu between them.
     """
-    check_arguments(base_model=base_model, tokenizer=tokenizer, dtype=dtype, features=features)
+    check_arguments(
+        base_model=base_model,
+        tokenizer=tokenizer,
+        adapter_name=adapter_name,
+        dtype=dtype,
+        features=features,
+    )
     if isinstance(model, str | os.PathLike):
         raw = _from_files(os.fspath(model), base_model, adapter_name, device, dtype)
         tokenizer = load_tokenizer(tokenizer, raw.sources)

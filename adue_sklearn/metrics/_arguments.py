@@ -61,7 +61,7 @@ def prediction_errors(predicted: Any, y: Any) -> BoolArray:
     if (y.dtype.kind in "OUST") != (predicted.dtype.kind in "OUST"):
         raise ValueError(
             f"y has dtype {y.dtype}, but the predicted labels have dtype {predicted.dtype} (such "
-            f"as {predicted[:1].tolist()}); pass the kind of labels that fit was given."
+            f"as {predicted[:1].tolist()}); expected labels of one kind, as fit was given."
         )
     return np.asarray(predicted != y, dtype=bool)
 
@@ -71,7 +71,7 @@ def check_scores(
 ) -> tuple[BoolArray, FloatArray]:
     """Return errors as bool (n,) and scores as float64 (n,), checked; scores may be infinite."""
     flags, scores = as_column(errors, "errors"), as_column(uncertainty, name)
-    with naming(name):
+    with naming(name, "a number a row, shape (n_samples,)"):
         scores = scores.astype(np.float64, copy=False)
     if len(flags) != len(scores):
         raise ValueError(
@@ -87,7 +87,7 @@ def check_scores(
     if np.isnan(scores).any():
         raise ValueError(
             f"{name} contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
-            "a row without a score cannot be ranked. Drop it, or give it the highest score."
+            "a row needs a score to be ranked. Drop it, or give it the highest score."
         )
     return flags, scores
 
@@ -114,13 +114,13 @@ def check_share(value: Any, name: str, boundaries: str) -> None:
 
 def as_column(values: Any, name: str) -> npt.NDArray[Any]:
     """Return a 1-D numpy array, from tensors of any device and dtype too."""
-    with naming(name):
+    with naming(name, "one value a row, shape (n_samples,)"):
         return column_or_1d(as_array(values, name))
 
 
 def as_array(values: Any, name: str) -> npt.NDArray[Any]:
     """Return a numpy array, from tensors of any device and dtype too."""
-    with naming(name):
+    with naming(name, "an array of real numbers"):
         if hasattr(values, "detach"):  # a tensor, without importing torch
             values = values.detach().cpu()
             values = (values.double() if values.is_floating_point() else values).numpy()

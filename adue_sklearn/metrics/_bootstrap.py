@@ -383,7 +383,7 @@ class _Draws:
 
 
 def _seed(random_state: Any) -> int:
-    with naming("random_state"):
+    with naming("random_state", "an int, a numpy RandomState or None"):
         if isinstance(random_state, Integral):
             check_random_state(random_state)
             return int(random_state)

@@ -93,8 +93,10 @@ def calibration_error(
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
     _check_choice(strategy, "strategy", ("uniform", "quantile"))
     _check_choice(norm, "norm", ("l1", "l2", "max"))
+    check_scalar(classwise, "classwise", (bool, np.bool_))
+    check_scalar(debias, "debias", (bool, np.bool_))
     if debias and norm != "l2":
-        raise ValueError(f"debias is for norm='l2' only; got norm={norm!r}.")
+        raise ValueError(f"debias needs norm='l2'; got norm={norm!r}.")
     outcomes, forecasts = _events(y_true, probabilities, classes, classwise=classwise)
     columns = [
         _bin(happened, forecast, n_bins, strategy)
@@ -289,8 +291,8 @@ def _check(y_true: Any, probabilities: Any, classes: Any) -> tuple[IntArray, Flo
 def _as_probabilities(values: Any) -> FloatArray:
     array = as_array(values, "probabilities")
     if array.dtype.kind == "c":
-        raise TypeError("probabilities are complex; pass numbers in [0, 1].")
-    with naming("probabilities"):
+        raise TypeError("probabilities are complex; expected numbers in [0, 1].")
+    with naming("probabilities", "numbers in [0, 1]"):
         p = array.astype(np.float64)
     if p.ndim not in (1, 2) or (p.ndim == 2 and p.shape[1] < 2):
         raise ValueError(
@@ -325,7 +327,7 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
             f"classes has {len(known)} entries, probabilities has {n_classes} columns; they must "
             "be as many."
         )
-    with naming("classes"):
+    with naming("classes", "one label a column, all different"):
         distinct = len(np.unique(known))
     if distinct < n_classes:
         raise ValueError("classes holds an entry twice; each column needs a label of its own.")
@@ -339,14 +341,15 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
             )
         )
     order = np.argsort(known)
-    with naming("y_true"):  # of mixed types
+    with naming("y_true", "labels of one kind"):  # of mixed types
         place = np.minimum(np.searchsorted(known, y, sorter=order), n_classes - 1)
     columns = order[place]
     unknown = y[known[columns] != y]
     if len(unknown):
         raise ValueError(
             f"y_true holds {unknown[:1].tolist()[0]!r}, which is not among "
-            + (f"the column numbers 0 to {n_classes - 1}." if classes is None else "classes.")
+            + (f"the column numbers 0 to {n_classes - 1}" if classes is None else "classes")
+            + "; expected labels that are."
         )
     return columns
 

@@ -345,7 +345,7 @@ class ConfidNetScorer(_ErrorLearner):
 
 
 def _check_widths(widths: Any) -> tuple[int, ...]:
-    with naming("hidden_layer_sizes"):
+    with naming("hidden_layer_sizes", "whole numbers above 0, one a layer"):
         sizes = np.asarray(widths)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(sizes) == 0 or (sizes < 1).any():
         raise ValueError(

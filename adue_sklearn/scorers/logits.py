@@ -586,7 +586,7 @@ class MaxLogitPNormScorer(_LogitScorer):
 
 
 def _check_p_grid(p_grid: Any) -> list[float]:
-    with naming("p_grid"):
+    with naming("p_grid", "numbers above 0, such as (1, 2, 4)"):
         grid = np.asarray(p_grid, dtype=np.float64)
     if grid.ndim != 1 or len(grid) == 0 or not (grid > 0).all():
         raise ValueError(f"p_grid is {p_grid!r}; expected numbers above 0, such as (1, 2, 4).")

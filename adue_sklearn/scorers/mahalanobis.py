@@ -396,12 +396,15 @@ class MahalanobisScorer(UncertaintyEstimator):
                 for a, b in zip([*head.weights, *given], [*weights, *biases], strict=True)
             ]
             if not all(same):
-                raise ValueError("init_W, init_b are another head than in the first call.")
+                raise ValueError(
+                    "init_W, init_b are another head; expected that of the first call."
+                )
         if classes is not None and set(check_class_labels(classes).tolist()) != set(
             self.classes_.tolist()
         ):
             raise ValueError(
-                f"classes are {classes!r}, but were {self.classes_.tolist()} in the first call."
+                f"classes are {classes!r}; expected those of the first call, "
+                f"{self.classes_.tolist()}."
             )
 
     def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:

@@ -280,7 +280,7 @@ def test_an_old_store_object_appends_to_what_the_store_is_now(path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": None}, "labels: .* has labels; give those of further rows too"),
+        ({"labels": None}, "labels: .* has labels; expected those of further rows too"),
         ({"labels": [0, 2]}, "labels: 2 is no row number of the head"),
         ({"features": np.ones((2, 4))}, "features: 4 columns, but init_W has 3"),
         ({"features": np.full((2, 3), np.nan)}, "features: NaN or inf"),
