@@ -47,8 +47,8 @@ def check_labels(labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
     outside = labels[(labels < 0) | (labels >= n_classes)]
     if outside.size:
         raise StoreError(
-            f"labels: {int(outside[0])} is no row number of the head, which has {n_classes} rows "
-            f"(0 to {n_classes - 1})."
+            f"labels: {int(outside[0])} is no row number of the head, which has {n_classes} rows; "
+            f"expected 0 to {n_classes - 1}."
         )
     return labels
 

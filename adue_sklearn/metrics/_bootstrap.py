@@ -400,7 +400,7 @@ def _named(metric: Any) -> dict[str, Metric]:
                 f"got {function!r}" + (f" as {name!r}." if isinstance(metric, Mapping) else ".")
             )
     if not named:
-        raise ValueError("metric is an empty dict; name at least one metric.")
+        raise ValueError("metric is an empty dict; expected at least one metric by name.")
     return named
 
 
