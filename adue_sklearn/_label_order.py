@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,6 @@ def warn_of_label_order(
     *,
     name: str,
     option: str = "",
-    stacklevel: int = 2,
 ) -> None:
     """Warn if labels agree with a head no more than chance, or far better in another order.
 
@@ -54,8 +54,6 @@ def warn_of_label_order(
         What the caller calls the labels.
     option : str, default=""
         What ``classes`` is called besides, such as on the command line.
-    stacklevel : int, default=2
-        As of `warnings.warn`, counted from here.
 
     References
     ----------
@@ -91,7 +89,7 @@ def warn_of_label_order(
     warnings.warn(
         message + (_order_message(best, order, classes, option) if fits else _NO_ORDER),
         LabelOrderWarning,
-        stacklevel=stacklevel,
+        stacklevel=_callers_level(),
     )
 
 
@@ -109,6 +107,17 @@ def _order_message(best: float, order: IntArray, classes: Sequence[Any] | None, 
         return f"{start}number the labels as the rows of the head; now label {pairs}."
     named = [classes[label] for label in order.tolist()]
     return f"{start}give the names as the rows of the head have them, classes={named}{option}."
+
+
+def _callers_level() -> int:
+    """Return the ``stacklevel`` at which whoever calls us warns of the line that called ``fit``."""
+    level, frame = 0, sys._getframe(0).f_back
+    while frame is not None:
+        level += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("adue_sklearn", "sklearn"):
+            break
+        frame = frame.f_back
+    return level
 
 
 def _chance(counts: IntArray) -> float:

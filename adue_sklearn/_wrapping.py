@@ -123,7 +123,7 @@ class WrappingEstimator(UncertaintyEstimator):
     def _compare_labels(self, X: Array, y: npt.NDArray[Any]) -> None:
         """Warn the caller of ``fit`` if labels and a given head are in different orders."""
         if self._head_given:
-            self._compare_order(X, encode_labels(y, self.classes_, named=True), stacklevel=6)
+            self._compare_order(X, encode_labels(y, self.classes_, named=True))
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         raise NotImplementedError  # fit is overridden

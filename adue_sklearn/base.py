@@ -263,7 +263,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _uncertainty(self, X: Array) -> Tensor:
         """Return the uncertainty (n,) of validated features."""
 
-    def _compare_order(self, X: Array, labels: IntArray, *, stacklevel: int = 5) -> None:
+    def _compare_order(self, X: Array, labels: IntArray) -> None:
         """Warn the caller of ``fit`` if labels and head rows are in different orders."""
         if len(labels) < FEWEST_ROWS:
             return
@@ -275,7 +275,6 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             len(self.classes_),
             self.classes_.tolist() if named else None,
             name="y",
-            stacklevel=stacklevel,
         )
 
     def _check_features(self, X: Any) -> Array:

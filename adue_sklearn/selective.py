@@ -446,6 +446,7 @@ class SelectiveClassifier(WrappingEstimator):
         names = None if groups is None else _check_groups(groups, len(y))[rest]
         rows = score_rows(fitted, X[rest], y[rest])
         self._adopt(fitted)
+        self._compare_labels(X, y)
         if self.per_class:
             names = self.classes_[self._predicted_rows(X[rest])]
         self.calibration_uncertainty_ = np.sort(rows.uncertainty)
@@ -580,7 +581,7 @@ class SelectiveClassifier(WrappingEstimator):
         """Return the group of each row, None if there are no groups."""
         grouped = hasattr(self, "groups_") and not self.per_class
         if grouped != (groups is not None):
-            was = "groups, so they are needed" if grouped else "no groups, so leave them out"
+            was = "groups, so it needs them" if grouped else "no groups, so leave them out"
             raise ValueError(f"groups: fit was given {was} here too.")
         if self.per_class:
             return self.classes_[self._predicted_rows(X)]

@@ -481,7 +481,7 @@ def test_groups_given_once_only_or_wrongly_are_named(sharp):
         with pytest.raises(ValueError, match=message):
             model.fit(*sharp.fit_args, groups=bad)
     model.fit(*sharp.fit_args, groups=groups)
-    with pytest.raises(ValueError, match="groups: fit was given groups, so they are needed"):
+    with pytest.raises(ValueError, match="groups: fit was given groups, so it needs them"):
         model.accepts(sharp.X)
     with pytest.raises(ValueError, match="groups has dtype"):
         model.accepts(sharp.X, groups=groups.astype(str))

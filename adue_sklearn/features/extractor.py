@@ -275,7 +275,6 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
             classifier.classes,
             name="labels",
             option=" (--classes)",
-            stacklevel=4,
         )
 
 

@@ -335,7 +335,7 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
         raise ValueError(
             f"y_true has dtype {y.dtype}, but "
             + (
-                "classes was not given and labels are column numbers then. Pass classes."
+                "classes was not given; expected column numbers then. Or pass classes."
                 if classes is None
                 else f"classes has dtype {known.dtype}; both must be numbers, or both strings."
             )

@@ -138,12 +138,16 @@ def test_a_choice_that_is_missing_or_cannot_be_made_is_named(two, make_saved_cas
     live, tokenizer, (adapter, base), _ = two
     with pytest.raises(ValueError, match=r"several adapters, \['mild', 'wild'\].*adapter_name="):
         load_classifier(adapter, base_model=base)
-    with pytest.raises(ValueError, match=r"adapter_name: .* no adapter 'x'; it has \['mild', 'wi"):
+    with pytest.raises(
+        ValueError, match=r"adapter_name: .* no adapter 'x'; expected one of \['mild', 'wi"
+    ):
         load_classifier(adapter, base_model=base, adapter_name="x")
-    with pytest.raises(ValueError, match=r"adapter_name: .* no adapter 'x'; it has \['mild', 'wi"):
+    with pytest.raises(
+        ValueError, match=r"adapter_name: .* no adapter 'x'; expected one of \['mild', 'wi"
+    ):
         load_classifier(live, tokenizer=tokenizer, adapter_name="x")
     case = make_saved_case("roberta", 2)
-    with pytest.raises(ValueError, match=r"adapter_name: .* no adapter 'x'; it has none"):
+    with pytest.raises(ValueError, match=r"adapter_name: .* no adapter 'x'; expected None"):
         load_classifier(case.adapter, adapter_name="x")
     whole, _ = make_base("roberta")
     with pytest.raises(ValueError, match=r"adapter_name: Roberta.* has no adapters; leave it out"):

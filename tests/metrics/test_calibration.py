@@ -261,7 +261,7 @@ def test_bad_input_is_named(metric, case):
         ({"n_bins": 0}, "n_bins == 0"),
         ({"strategy": "equal"}, "strategy must be one of 'uniform', 'quantile'; got 'equal'"),
         ({"norm": 1}, "norm must be one of"),
-        ({"debias": True}, "debias is for norm='l2'"),
+        ({"debias": True}, "debias needs norm='l2'"),
     ],
 )
 def test_bad_options_are_named(options, message):
