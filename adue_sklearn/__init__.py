@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
+from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.monitor import RiskMonitor
 from adue_sklearn.pipeline import UncertaintyPipeline
 from adue_sklearn.scorers import (
@@ -62,4 +63,5 @@ __all__ = [
     "VectorScaling",
     "ViMScorer",
     "__version__",
+    "compare_scorers",
 ]

@@ -1,0 +1,417 @@
+"""What a comparison of scores found: rows, the verdict in words, and ways to look at them."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from adue_sklearn.metrics import Difference, Estimate
+
+REFERENCE = "softmax response"
+#: Under so many errors, or correct answers, no difference between scores can be told from chance.
+FEW_ERRORS = 20
+SIGNIFICANCE = 0.05
+ALIKE = f"ranks as {REFERENCE}"
+
+#: Chance of seeing a difference that is as large as is called detectable.
+_POWER = 0.8
+_HEADINGS = {
+    "roc_auc": "ROC-AUC",
+    "aurc": "AURC",
+    "eaurc": "E-AURC",
+    "average_precision": "AP",
+    "fpr95": "FPR95",
+}
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """One score of a comparison.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    fitted_on : str
+        ``"nothing"`` (the head is enough), ``"training rows"``, ``"other folds"``, ``"given
+        rows"`` (where test rows are apart) or ``"frozen"``.
+    metrics : dict of str to Estimate
+        Metrics with their intervals; empty if the score failed.
+    differences : dict of str to Difference
+        Each metric less the reference's, with paired interval and two-sided p-value: DeLong's for
+        ``"roc_auc"``, by bootstrap for the others. Empty for the reference itself.
+    p_adjusted : float
+        The p-value for ``"roc_auc"`` after Holm's adjustment for all that was compared. NaN for
+        the reference, and for what ranks as it does.
+    detectable : float
+        Difference in ``"roc_auc"`` that such a comparison finds four times out of five.
+    note : str
+        ``"ranks as softmax response"``, or empty.
+    fit_seconds, score_seconds : float
+        Time of all its fits, and of scoring.
+    failure : str
+        What went wrong, empty if nothing.
+    warnings : tuple of str
+        What its fits warned of.
+    """
+
+    name: str
+    fitted_on: str
+    metrics: dict[str, Estimate]
+    differences: dict[str, Difference]
+    p_adjusted: float = math.nan
+    detectable: float = math.nan
+    note: str = ""
+    fit_seconds: float = math.nan
+    score_seconds: float = math.nan
+    failure: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gain(self) -> Difference:
+        """Difference in ROC-AUC to the reference."""
+        return self.differences.get("roc_auc", Difference(*[math.nan] * 4))
+
+    @property
+    def beats_reference(self) -> bool:
+        """Whether it is better, beyond chance after Holm's adjustment."""
+        return self.gain.value > 0 and self.p_adjusted <= SIGNIFICANCE
+
+    @property
+    def loses_to_reference(self) -> bool:
+        """Whether it is worse, beyond chance after Holm's adjustment."""
+        return self.gain.value < 0 and self.p_adjusted <= SIGNIFICANCE
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Scores side by side on the same rows, each against softmax response.
+
+    ``print(comparison)`` shows table and verdict, notebooks a table with all intervals.
+
+    Parameters
+    ----------
+    results : tuple of ScoreResult
+        Softmax response first, then by falling ROC-AUC; scores that failed come last.
+    errors : ndarray of bool of shape (n_samples,)
+        Where the original head is wrong.
+    uncertainties : dict of str to ndarray of shape (n_samples,)
+        The scores themselves, of rows that they were not fitted on. Those fitted in several folds
+        are ranks in (0, 1).
+    rows : {"cross-validation", "test rows"}
+        Which rows were scored.
+    confidence : float
+        Coverage of the intervals.
+    """
+
+    results: tuple[ScoreResult, ...]
+    errors: npt.NDArray[np.bool_]
+    uncertainties: dict[str, npt.NDArray[np.float64]]
+    rows: str
+    confidence: float
+
+    def __getitem__(self, name: str) -> ScoreResult:
+        """Return the result of a score by its name."""
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise KeyError(
+            f"no score {name!r} was compared, but {[result.name for result in self.results]}"
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.errors)
+
+    @property
+    def n_errors(self) -> int:
+        """How many of them the original head gets wrong."""
+        return int(self.errors.sum())
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there are enough errors, and correct answers, to tell scores apart."""
+        return min(self.n_errors, self.n_rows - self.n_errors) >= FEW_ERRORS
+
+    @property
+    def winners(self) -> tuple[str, ...]:
+        """Scores that beat softmax response, the best first; none where there are few errors."""
+        return tuple(r.name for r in self.results if self.can_tell and r.beats_reference)
+
+    @property
+    def verdict(self) -> str:
+        """What can be concluded, in a few plain sentences."""
+        return "\n".join(_verdict(self))
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return tuple(self.results[0].metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the scores of the rows, in types that JSON has.
+
+        Returns
+        -------
+        dict
+            NaN is None.
+        """
+        return {
+            "rows": self.rows,
+            "n_rows": self.n_rows,
+            "n_errors": self.n_errors,
+            "confidence": self.confidence,
+            "reference": REFERENCE,
+            "verdict": self.verdict,
+            "winners": list(self.winners),
+            "scores": [_as_dict(result) for result in self.results],
+        }
+
+    def to_json(self, **options: Any) -> str:
+        """Return :meth:`to_dict` as JSON text.
+
+        Parameters
+        ----------
+        **options : dict
+            Of ``json.dumps``, such as ``indent``.
+
+        Returns
+        -------
+        str
+            Valid JSON: NaN is null.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False, **options)
+
+    def to_frame(self) -> Any:
+        """Return a table with one row a score as a pandas data frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by the names. A metric has columns ``NAME``, ``NAME_low``, ``NAME_high``,
+            ``NAME_difference``, ``NAME_difference_low``, ``NAME_difference_high`` and
+            ``NAME_p_value``.
+        """
+        import pandas as pd
+
+        records = []
+        for result in self.results:
+            record: dict[str, Any] = {"name": result.name, "fitted_on": result.fitted_on}
+            for metric in self.metric_names:
+                estimate = result.metrics.get(metric, Estimate(*[math.nan] * 3))
+                record |= _flat(metric, estimate)
+                difference = result.differences.get(metric, Difference(*[math.nan] * 4))
+                record |= _flat(f"{metric}_difference", difference[:3])
+                record[f"{metric}_p_value"] = difference.p_value
+            for field in ("p_adjusted", "detectable", "fit_seconds", "score_seconds"):
+                record[field] = getattr(result, field)
+            records.append(record | {"note": result.note, "failure": result.failure})
+        return pd.DataFrame(records).set_index("name")
+
+    def title(self) -> str:
+        """Return one line that says what was compared on which rows."""
+        share = f"{self.n_errors / self.n_rows:.1%}"
+        return f"{self.rows.capitalize()}: {self.n_rows} rows, {self.n_errors} errors ({share})"
+
+    def table(self, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Return headings and cells as text, 100 times each metric.
+
+        Parameters
+        ----------
+        intervals : bool, default=False
+            Whether all metrics come with their interval, not only the ROC-AUC.
+
+        Returns
+        -------
+        headings : list of str
+            One a column.
+        cells : list of list of str
+            One list a score. A score that failed has its message in the second cell.
+        """
+        level = f"[{100 * self.confidence:g} %]"
+        names = self.metric_names
+        headings = ["score", f"ROC-AUC {level}", f"minus {REFERENCE}", "p (Holm)"]
+        headings += [_HEADINGS.get(name, name) for name in names if name != "roc_auc"]
+        headings += ["fitted on", "fit s", "score s"]
+        return headings, [_cells(result, names, intervals) for result in self.results]
+
+    def __str__(self) -> str:
+        """Return table and verdict as plain text."""
+        headings, cells = self.table()
+        failed = [bool(result.failure) for result in self.results]
+        kept = [row for row, fails in zip(cells, failed, strict=True) if not fails]
+        widths = [max(map(len, column)) for column in zip(headings, *kept, strict=True)]
+        lines = [_line(headings, widths), "  ".join("-" * width for width in widths)]
+        for row, fails in zip(cells, failed, strict=True):
+            lines.append("  ".join(row[:2]) if fails else _line(row, widths))
+        return "\n".join([self.title(), "", *lines, "", self.verdict])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        headings, cells = self.table(intervals=True)
+        parts = [f"<p>{html.escape(self.title())}</p><table><thead><tr>"]
+        parts += [f"<th>{html.escape(heading)}</th>" for heading in headings]
+        parts.append("</tr></thead><tbody>")
+        for result, row in zip(self.results, cells, strict=True):
+            shown = [f"<td>{html.escape(cell)}</td>" for cell in row]
+            if result.failure:
+                shown = [shown[0], f'<td colspan="{len(row) - 1}">{html.escape(row[1])}</td>']
+            parts.append(f"<tr>{''.join(shown)}</tr>")
+        parts.append("</tbody></table>")
+        parts += [f"<p>{html.escape(line)}</p>" for line in self.verdict.splitlines()]
+        return "".join(parts)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values after Holm's adjustment, in the same order."""
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    for place, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
+def with_adjusted(results: Sequence[ScoreResult], confidence: float) -> tuple[ScoreResult, ...]:
+    """Return results in order, with Holm's p-values and the differences that could be found.
+
+    What ranks as the reference is no hypothesis: that is known without a label.
+    """
+    family = [r for r in results if not r.note and not math.isnan(r.gain.p_value)]
+    p_values = holm([result.gain.p_value for result in family])
+    width = norm.ppf((1 + confidence) / 2)
+    level = norm.ppf(1 - SIGNIFICANCE / (2 * max(1, len(family))))
+    changed = {}
+    for result, p_adjusted in zip(family, p_values, strict=True):
+        error = (result.gain.high - result.gain.low) / (2 * width)
+        detectable = float((level + norm.ppf(_POWER)) * error)
+        changed[result.name] = replace(result, p_adjusted=p_adjusted, detectable=detectable)
+    return tuple(sorted((changed.get(r.name, r) for r in results), key=_place))
+
+
+def _place(result: ScoreResult) -> tuple[bool, bool, float]:
+    value = result.metrics["roc_auc"].value if result.metrics else math.nan
+    return (
+        result.name != REFERENCE,
+        bool(result.failure),
+        0.0 if math.isnan(value) else -value,
+    )
+
+
+def _verdict(comparison: Comparison) -> Iterator[str]:
+    n_errors, n_rows = comparison.n_errors, comparison.n_rows
+    compared = [r for r in comparison.results if not math.isnan(r.p_adjusted)]
+    if n_errors in (0, n_rows):
+        kind = "errors" if n_errors else "correct answers"
+        yield f"All {n_rows} rows are {kind}, so no score can be measured."
+    elif not comparison.can_tell:
+        few = min(n_errors, n_rows - n_errors)
+        kind = "errors" if few == n_errors else "correct answers"
+        yield (
+            f"Too few {kind} to tell: {few} among {n_rows} rows. Under {FEW_ERRORS} no difference "
+            "between scores can be told from chance; get more labelled rows."
+        )
+    elif compared:
+        yield from _findings(comparison, compared)
+    alike = [result.name for result in comparison.results if result.note == ALIKE]
+    if alike:
+        yield f"Ranking rows exactly as {REFERENCE} does: {', '.join(alike)}."
+    failed = [result.name for result in comparison.results if result.failure]
+    if failed:
+        yield f"Failed: {', '.join(failed)}."
+
+
+def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[str]:
+    winners = [comparison[name] for name in comparison.winners]
+    losers = [result for result in compared if result.loses_to_reference]
+    if winners:
+        listed = ", ".join(f"{r.name} ({_points(r.gain, sign=True)})" for r in winners)
+        yield f"Better than {REFERENCE} at finding errors: {listed}."
+    else:
+        best = max(compared, key=lambda result: result.gain.value)
+        yield (
+            f"Nothing here beats {REFERENCE}. With {comparison.n_errors} errors a gain of less "
+            f"than about {100 * best.detectable:.1f} points in ROC-AUC (that of {best.name}) would "
+            "go unnoticed more often than one time in five."
+        )
+    if losers:
+        yield f"Worse: {', '.join(result.name for result in losers)}."
+    n_open = len(compared) - len(winners) - len(losers)
+    if n_open and winners:
+        yield f"{n_open} of {len(compared)} cannot be told from it."
+
+
+def _cells(result: ScoreResult, names: Sequence[str], intervals: bool) -> list[str]:
+    others = [name for name in names if name != "roc_auc"]
+    if result.failure:
+        return [result.name, f"failed: {result.failure}", *[""] * (len(others) + 5)]
+    gain = result.note or ("" if not result.differences else _points(result.gain, sign=True))
+    values = [result.metrics[name] for name in others]
+    return [
+        result.name,
+        _points(result.metrics["roc_auc"]),
+        gain,
+        _probability(result.p_adjusted),
+        *(_points(value) if intervals else f"{100 * value.value:.1f}" for value in values),
+        result.fitted_on,
+        f"{result.fit_seconds:.2f}",
+        f"{result.score_seconds:.2f}",
+    ]
+
+
+def _probability(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _points(values: Sequence[float], *, sign: bool = False) -> str:
+    form = "{:+.1f}" if sign else "{:.1f}"
+    value, low, high = (form.format(100 * v) for v in values[:3])
+    return f"{value} [{low}, {high}]"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def _flat(name: str, values: Sequence[float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def _as_dict(result: ScoreResult) -> dict[str, Any]:
+    def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: {field: _or_none(value) for field, value in found._asdict().items()}
+            for name, found in values.items()
+        }
+
+    return {
+        "name": result.name,
+        "fitted_on": result.fitted_on,
+        "metrics": plain(result.metrics),
+        "differences": plain(result.differences),
+        "p_adjusted": _or_none(result.p_adjusted),
+        "detectable": _or_none(result.detectable),
+        "note": result.note,
+        "fit_seconds": _or_none(result.fit_seconds),
+        "score_seconds": _or_none(result.score_seconds),
+        "failure": result.failure,
+        "warnings": list(result.warnings),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
