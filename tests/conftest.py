@@ -11,6 +11,7 @@ import torch
 from tests.problems import DEVICES, Problem
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
 
 

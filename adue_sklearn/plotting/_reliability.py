@@ -1,0 +1,245 @@
+"""Whether probabilities can be taken at their word."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_scalar
+
+from adue_sklearn.metrics import prediction_errors
+from adue_sklearn.metrics._arguments import FloatArray, check_scores
+from adue_sklearn.metrics._calibration import _bin, _check_choice
+from adue_sklearn.plotting._display import (
+    Display,
+    binomial_interval,
+    check_confidence,
+    judge,
+    label,
+    legend_handles,
+    name_of,
+    require,
+    set_percent,
+    style,
+)
+
+_AXES = {
+    "error": ("Predicted chance of an error", "Observed error rate"),
+    "confidence": ("Confidence of the classifier", "Observed share of right answers"),
+}
+
+
+class ReliabilityDisplay(Display):
+    """How often what was announced with a probability happened, bin by bin, with intervals.
+
+    Made by ``from_predictions`` or ``from_estimator``.
+
+    Parameters
+    ----------
+    predicted, observed : ndarray of shape (n_bins,)
+        Mean probability and frequency of the rows in each bin.
+    n_rows : ndarray of int of shape (n_bins,)
+        How many they are.
+    low, high : ndarray of shape (n_bins,), default=None
+        Limits of the frequency.
+    of : {"error", "confidence"}, default="error"
+        Of what: P(error), or the classifier's confidence.
+    name : str, default=None
+        For the legend.
+
+    Attributes
+    ----------
+    calibration_error : float
+        The mean distance of frequency from probability over rows (ECE).
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it is drawn.
+    line_ : matplotlib Line2D
+        The curve.
+    errorbar_ : matplotlib ErrorbarContainer or None
+        The intervals.
+    perfect_ : matplotlib AxLine
+        Where frequency is probability; drawn once on an axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.plotting import ReliabilityDisplay
+    >>> p_error = np.linspace(0, 0.5, 2000)
+    >>> errors = np.random.default_rng(0).random(2000) < p_error
+    >>> display = ReliabilityDisplay.from_predictions(errors, p_error, n_bins=5)
+    >>> display.n_rows
+    array([400, 400, 400, 400, 400])
+    >>> round(display.calibration_error, 3)
+    0.024
+    """
+
+    line_: Any
+    errorbar_: Any
+    perfect_: Any
+
+    def __init__(
+        self,
+        *,
+        predicted: FloatArray,
+        observed: FloatArray,
+        n_rows: npt.NDArray[Any],
+        low: FloatArray | None = None,
+        high: FloatArray | None = None,
+        of: str = "error",
+        name: str | None = None,
+    ) -> None:
+        self.predicted = predicted
+        self.observed = observed
+        self.n_rows = n_rows
+        self.low = low
+        self.high = high
+        self.of = of
+        self.name = name
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean distance of frequency from probability over rows."""
+        return float(self.n_rows @ np.abs(self.observed - self.predicted) / self.n_rows.sum())
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, **options: Any
+    ) -> Self:
+        """Compute and draw the curve of a fitted estimator on some rows.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, with ``predict`` and, of P(error), ``score_samples``, such as
+            :class:`adue_sklearn.ErrorProbability`, or, of the classifier's confidence,
+            ``predict_proba``; or a pipeline or a search that ends in one.
+        X : array-like of shape (n_samples, n_features), or what the pipeline takes
+            Rows that it was not fitted on.
+        y : array-like of shape (n_samples,)
+            True labels.
+        name : str, default=None
+            For the legend; by default the name of the estimator's class.
+        **options
+            As in ``from_predictions``.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+            Drawn.
+        """
+        if options.get("of", "error") != "confidence":
+            errors, probability = judge(estimator, X, y)
+        else:
+            require(estimator, "predict", "predict_proba")
+            errors = prediction_errors(estimator.predict(X), y)
+            probabilities = estimator.predict_proba(X)
+            # A tensor's max returns places too.
+            probability = getattr(probabilities, "amax", probabilities.max)(1)
+        return cls.from_predictions(errors, probability, name=name_of(estimator, name), **options)
+
+    @classmethod
+    def from_predictions(  # type: ignore[override]
+        cls,
+        errors: Any,
+        uncertainty: Any,
+        *,
+        of: str = "error",
+        n_bins: int = 10,
+        strategy: str = "quantile",
+        confidence: float | None = 0.95,
+        name: str | None = None,
+        ax: Any = None,
+        curve_kwargs: Any = None,
+    ) -> Self:
+        """Compute and draw the curve of P(error), or of the classifier's confidence.
+
+        Parameters
+        ----------
+        errors : array-like of bool of shape (n_samples,)
+            True (or 1) where the classifier is wrong.
+        uncertainty : array-like of shape (n_samples,)
+            P(error), or with ``of="confidence"`` the probability of the predicted class.
+        of : {"error", "confidence"}, default="error"
+            Which it is.
+        n_bins : int, default=10
+            Number of bins; those without rows are left out.
+        strategy : {"quantile", "uniform"}, default="quantile"
+            Bins of equal mass, as far as ties allow, or of equal width.
+        confidence : float in (0, 1) or None, default=0.95
+            Of the exact (Clopper-Pearson) interval of each bin's frequency; None for none.
+        name : str, default=None
+            For the legend.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        curve_kwargs : dict, default=None
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+            Drawn.
+        """
+        check_confidence(confidence)
+        check_scalar(n_bins, "n_bins", Integral, min_val=1)
+        _check_choice(of, "of", tuple(_AXES))
+        _check_choice(strategy, "strategy", ("uniform", "quantile"))
+        flags, probability = check_scores(errors, uncertainty)
+        odd = probability[(probability < 0) | (probability > 1)]
+        if odd.size:
+            raise ValueError(
+                f"uncertainty must be a probability, in [0, 1], to be reliable or not; {odd.size} "
+                f"values are not, such as {odd[0]:g}. ErrorProbability makes P(error) of any score."
+            )
+        happened = flags if of == "error" else ~flags
+        n_rows, observed, predicted = _bin(happened, probability, n_bins, strategy)
+        limits: dict[str, FloatArray] = {}
+        if confidence is not None:
+            low, high = binomial_interval(np.rint(observed * n_rows), n_rows, confidence)
+            limits = {"low": low, "high": high}
+        made = cls(
+            predicted=predicted, observed=observed, n_rows=n_rows, **limits, of=of, name=name
+        )
+        return made.plot(ax, curve_kwargs=curve_kwargs)
+
+    def plot(self, ax: Any = None, *, name: str | None = None, curve_kwargs: Any = None) -> Self:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        name : str, default=None
+            For the legend; None is that of the display.
+        curve_kwargs : dict, default=None
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+            Itself.
+        """
+        ax = self._take_axes(ax)
+        first = not ax.has_data()
+        name = self.name if name is None else name
+        text = label(name, f"ECE = {self.calibration_error:.3f}")
+        options = style({"marker": "o", "label": text}, curve_kwargs, "curve_kwargs")
+        (self.line_,) = ax.plot(self.predicted, self.observed, **options)
+        self.errorbar_ = None
+        if self.low is not None and self.high is not None:
+            reach = np.maximum([self.observed - self.low, self.high - self.observed], 0.0)
+            self.errorbar_ = ax.errorbar(
+                self.predicted, self.observed, reach, fmt="none", capsize=2,
+                color=self.line_.get_color(), alpha=0.6, linewidth=1,
+            )  # fmt: skip
+        if first:
+            place = float(self.predicted[-1])  # among the points, so that the axes stay theirs
+            self.perfect_ = ax.axline(
+                (place, place), slope=1, color="gray", linestyle=":", label="as announced"
+            )
+        xlabel, ylabel = _AXES[self.of]
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        set_percent(ax.xaxis, ax.yaxis)
+        ax.legend(handles=legend_handles(ax))
+        return self
