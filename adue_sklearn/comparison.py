@@ -247,7 +247,7 @@ def compare_scorers(
     run = Run(rows, train, test, response, cv=cv, random_state=random_state)
     if run.head_given:
         labels = encode_labels(rows.y, run.fitted_response.classes_, named=True)
-        run.fitted_response._compare_order(rows.X, labels, stacklevel=4)
+        run.fitted_response._compare_order(rows.X, labels)
     measured = {"roc_auc": error_roc_auc_score, **_check_metrics(metrics)}
     judge = Judge(run.errors, measured, confidence, n_resamples, random_state)
     return run.compare(named, judge)
