@@ -16,6 +16,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import adue_sklearn
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
@@ -82,6 +83,16 @@ ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
 # An estimator may hold another one, of which the same is tested.
 PLAIN = (np.ndarray, str, bool, int, float, dict, UncertaintyEstimator)
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS_AND_NORMALIZED, ids=str)
+
+
+def test_every_public_estimator_is_on_the_list():
+    public = {
+        value
+        for name in adue_sklearn.__all__
+        if isinstance(value := getattr(adue_sklearn, name), type)
+    }
+    estimators = {cls for cls in public if issubclass(cls, UncertaintyEstimator)}
+    assert {type(estimator) for estimator in ESTIMATORS} == estimators
 
 
 @parametrize_with_checks(ESTIMATORS)
