@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+from adue_sklearn.automatic import AutoScorer
 from adue_sklearn.calibration import ErrorProbability, TemperatureScaling, VectorScaling
 from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.monitor import RiskMonitor
@@ -36,6 +37,7 @@ __version__ = version("adue-sklearn")
 __all__ = [
     "AdUEEstimator",
     "AdUESearchCV",
+    "AutoScorer",
     "ConfidNetScorer",
     "DDUScorer",
     "DoctorScorer",

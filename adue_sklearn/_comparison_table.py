@@ -339,17 +339,20 @@ def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[s
         listed = ", ".join(f"{r.name} ({_points(r.gain, sign=True)})" for r in winners)
         yield f"Better than {REFERENCE} at finding errors: {listed}."
     else:
-        best = max(compared, key=lambda result: result.gain.value)
-        yield (
-            f"Nothing here beats {REFERENCE}. With {comparison.n_errors} errors a gain of less "
-            f"than about {100 * best.detectable:.1f} points in ROC-AUC (that of {best.name}) would "
-            "go unnoticed more often than one time in five."
-        )
+        yield f"Nothing here beats {REFERENCE}. {_detectable(comparison.n_errors, compared)}"
     if losers:
         yield f"Worse: {', '.join(result.name for result in losers)}."
     n_open = len(compared) - len(winners) - len(losers)
     if n_open and winners:
         yield f"{n_open} of {len(compared)} cannot be told from it."
+
+
+def _detectable(n_errors: int, compared: list[ScoreResult]) -> str:
+    least, *_, most = sorted([*compared, compared[0]], key=lambda result: result.detectable)
+    gains = f"{100 * least.detectable:.1f} points in ROC-AUC ({least.name})"
+    if len(compared) > 1:
+        gains = f"{gains} to {100 * most.detectable:.1f} ({most.name})"
+    return f"With {n_errors} errors, gains that show four times out of five are those of {gains}."
 
 
 def _cells(result: ScoreResult, names: Sequence[str], intervals: bool) -> list[str]:

@@ -263,7 +263,11 @@ class Labelled(NamedTuple):
     classes: Any = None
 
     def part(self, rows: IntArray) -> Labelled:
-        """Return some of the rows."""
+        """Return some of the rows, one of them twice if they look like a head that was cut."""
+        if self.init_W is not None:
+            last = self.init_W[-1] if is_list_of_layers(self.init_W) else self.init_W
+            if len(last) == len(rows):
+                rows = np.append(rows, rows[0])
         return self._replace(X=self.X[rows], y=self.y[rows])
 
     def fit(self, scorer: Any) -> Any:
@@ -517,6 +521,14 @@ class Judge:
         return metrics, differences
 
 
+def reference_alone(uncertainty: FloatArray, judge: Judge) -> Comparison:
+    """Return a comparison of softmax response with nothing."""
+    scored = Scored(uncertainty, "nothing", 0.0, 0.0, "", ())
+    results = with_adjusted([judge.result(REFERENCE, scored, uncertainty)], judge.confidence)
+    known = {REFERENCE: uncertainty}
+    return Comparison(results, judge.errors, known, "cross-validation", judge.confidence)
+
+
 class _Clock:
     """Seconds spent on fitting and on scoring."""
 
@@ -608,7 +620,7 @@ def _numbers(rows: Any, n_rows: int) -> IntArray:
     return found.astype(np.int64)
 
 
-def check_scorers(scorers: Any) -> Named:
+def check_scorers(scorers: Any, argument: str = "scorers") -> Named:
     """Return names and scorers; those without a name get that of their card."""
     example = "[EntropyScorer(), AdUESearchCV()], or a dict that names them"
     if isinstance(scorers, Mapping):
@@ -616,32 +628,34 @@ def check_scorers(scorers: Any) -> Named:
     elif isinstance(scorers, list | tuple):
         pairs = [s if _is_named(s) else (None, s) for s in scorers]
     else:
-        raise TypeError(f"scorers is {scorers!r}; expected a list such as {example}.")
+        raise TypeError(f"{argument} is {scorers!r}; expected a list such as {example}.")
     if not pairs:
-        raise ValueError(f"scorers is empty; expected a list such as {example}, or None for all.")
+        raise ValueError(
+            f"{argument} is empty; expected a list such as {example}, or None for all."
+        )
     for name, scorer in pairs:
         usable = hasattr(scorer, "fit") and (
             hasattr(scorer, "predict_uncertainty") or hasattr(scorer, "score_samples")
         )
         if isinstance(scorer, type) or not usable or not isinstance(name, str | None):
             raise TypeError(
-                f"scorers holds {scorer!r}{'' if name is None else f' as {name!r}'}, which is no "
-                f"scorer: it has no predict_uncertainty. Expected a list such as {example}."
+                f"{argument} holds {scorer!r} (name: {name!r}), which is no scorer: it has no "
+                f"predict_uncertainty. Expected a list such as {example}."
             )
-    return _with_names(pairs)
+    return _with_names(pairs, argument)
 
 
 def _is_named(entry: Any) -> bool:
     return isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)
 
 
-def _with_names(pairs: Sequence[tuple[str | None, Any]]) -> Named:
+def _with_names(pairs: Sequence[tuple[str | None, Any]], argument: str) -> Named:
     named: Named = []
     for name, scorer in pairs:
         taken = {other for other, _ in named}
         if name is not None:
             if name in taken:
-                raise ValueError(f"scorers: the name {name!r} is there twice; use different names.")
+                raise ValueError(f"{argument}: {name!r} is there twice; use different names.")
             named.append((name, scorer))
             continue
         wanted = next(label for label in _labels(scorer) if label not in taken)

@@ -20,6 +20,7 @@ import adue_sklearn
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    AutoScorer,
     ConfidNetScorer,
     DDUScorer,
     DoctorScorer,
@@ -44,6 +45,7 @@ from adue_sklearn import (
     ViMScorer,
 )
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.comparison import Comparison
 from tests.problems import DEVICES, Problem
 
 ESTIMATORS = [
@@ -77,11 +79,12 @@ ESTIMATORS = [
     ViMScorer(),
     SelectiveClassifier(MahalanobisScorer(), target_risk=0.6),
     HUQScorer(),
+    AutoScorer([("p-norm", MaxLogitPNormScorer()), ("energy", EnergyScorer())], cv=2),
 ]
 # On one feature every row of unit length is +-1, so `normalize` leaves scikit-learn's check none.
 ESTIMATORS_AND_NORMALIZED = [*ESTIMATORS, MahalanobisScorer(normalize=True)]
 # An estimator may hold another one, of which the same is tested.
-PLAIN = (np.ndarray, str, bool, int, float, dict, UncertaintyEstimator)
+PLAIN = (np.ndarray, str, bool, int, float, dict, UncertaintyEstimator, Comparison)
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS_AND_NORMALIZED, ids=str)
 
 
