@@ -1,4 +1,4 @@
-"""The command line: ``adue extract | fit | predict | evaluate | demo | store``."""
+"""The command line: ``adue extract | fit | threshold | predict | evaluate | demo | store``."""
 
 from __future__ import annotations
 
@@ -134,9 +134,15 @@ def fit(
         Path | None, typer.Option(help="Feature store of the training rows, for Mahalanobis.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    leave_out: Annotated[
+        float,
+        typer.Option(help="Share of the rows, drawn at random, to keep for 'adue threshold'."),
+    ] = 0.0,
 ) -> None:
     """Tune and fit AdUE on held-out rows; print it beside softmax response and Mahalanobis."""
     from adue_sklearn._reports import cross_validated_table
+    from adue_sklearn._row_digests import row_digests
+    from adue_sklearn._threshold_command import FIT_ROWS
     from adue_sklearn.model_selection import error_stratified_folds
     from adue_sklearn.persistence import check_same_model, save_head
 
@@ -147,14 +153,13 @@ def fit(
         check_same_model(_facts(calibration), _facts(train))
         _warn_of_shared_rows(train, calibration)
     head = (calibration.init_W, calibration.init_b)
-    rows = (calibration.features, calibration.labels)
+    rows = _rows_to_fit(calibration, leave_out)
     splits = error_stratified_folds(*rows, *head, activation=calibration.activation, n_splits=folds)
     with console.status("Searching"):
         search = _search(splits, calibration.activation).fit(*rows, init_W=head[0], init_b=head[1])
     table = cross_validated_table(
         search,
-        calibration.features,
-        calibration.labels,
+        *rows,
         *head,
         train=None if train is None else (train.features, train.labels),
     )
@@ -162,10 +167,52 @@ def fit(
     save_head(
         search.best_estimator_,
         out,
-        provenance=calibration.provenance,
+        provenance={**calibration.provenance, FIT_ROWS: row_digests(rows[0])},
         class_names=calibration.classes,
     )
     _tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
+
+
+@app.command()
+def threshold(
+    store: Annotated[
+        Path, typer.Argument(help="Labelled feature store of rows the model has not seen.")
+    ],
+    target_risk: Annotated[
+        float, typer.Option(help="Largest error rate among accepted answers, such as 0.02.")
+    ],
+    confidence: Annotated[float, typer.Option(help="How surely it has to hold.")] = 0.95,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="Folder that 'adue fit' wrote; without it, softmax response decides."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for 'adue predict --threshold'; replaced if there.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="binomial, sgr or ltt.")] = "binomial",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    allow_other_model: OtherModel = False,
+) -> None:
+    """Say which share of the answers can be accepted with a guarantee, and set the threshold."""
+    from adue_sklearn._threshold_command import as_json, set_threshold
+    from adue_sklearn.thresholds import check_file, save_threshold
+
+    if out is not None:
+        check_file(out)
+    found, said = set_threshold(
+        _open_labelled(store),
+        head,
+        target_risk=target_risk,
+        confidence=confidence,
+        method=method,
+        allow_other_model=allow_other_model,
+    )
+    for line in [as_json(found, said)] if json_ else [found.describe(), *said]:
+        _tell(line)
+    if out is not None:
+        save_threshold(found, out)
+        if not json_:
+            _tell(f"{out}: the threshold.")
 
 
 @app.command()
@@ -179,17 +226,26 @@ def predict(
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
+    threshold: Annotated[
+        Path | None,
+        typer.Option(help="File of 'adue threshold': each line says whether to accept."),
+    ] = None,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Score texts: one line a text with label, probability and uncertainty."""
     from adue_sklearn._reports import score_rows
     from adue_sklearn._texts import read_texts
+    from adue_sklearn._threshold_command import with_acceptance
     from adue_sklearn.features import compute_features, load_classifier
     from adue_sklearn.persistence import check_same_model, load_head
+    from adue_sklearn.thresholds import load_threshold
 
     if out.is_dir():
         raise ValueError(f"--out: {out} is a folder; name a file, such as {out / 'scored.jsonl'}.")
     fitted = load_head(head)
+    limit = None if threshold is None else load_threshold(threshold)
+    if limit is not None:
+        limit.check_score(fitted.estimator)
     texts, _ = read_texts(data, text_column=text_column, label_column=None)
     classifier = load_classifier(
         model,
@@ -205,7 +261,8 @@ def predict(
         features, _ = compute_features(
             classifier, texts, batch_tokens=batch_tokens, progress=advance
         )
-    _write_lines(out, score_rows(fitted.estimator, features, fitted.class_names))
+    rows = score_rows(fitted.estimator, features, fitted.class_names)
+    _write_lines(out, rows if limit is None else with_acceptance(rows, limit))
     _tell(f"{out}: {len(texts)} rows.")
 
 
@@ -271,6 +328,17 @@ def _open_labelled(path: Path) -> FeatureStore:
     if store.labels is None:
         raise ValueError(f"{path} has no labels; extract it again with --label-column.")
     return store
+
+
+def _rows_to_fit(store: FeatureStore, leave_out: float) -> tuple[Any, Any]:
+    """Return features and labels without a random share that is kept for a threshold."""
+    if not 0.0 <= leave_out < 1.0:
+        raise ValueError(f"--leave-out is {leave_out:g}, must be at least 0 and below 1.")
+    n_left_out = round(leave_out * len(store))
+    if n_left_out == 0:
+        return store.features, store.labels
+    kept = np.sort(np.random.default_rng(0).permutation(len(store))[n_left_out:])
+    return store.features[kept], np.asarray(store.labels)[kept]
 
 
 def _facts(made: FeatureStore | LoadedClassifier) -> ModelFacts:

@@ -1,0 +1,369 @@
+"""A threshold as a file: which answers of one score are accepted, and what that was shown to mean.
+
+Plain JSON. The file names the score by a hash of its fitted parameters, so that a threshold is not
+applied to the uncertainties of another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+import adue_sklearn
+from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import naming
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.features._files import write_atomically
+from adue_sklearn.persistence import _plain, _split_state
+from adue_sklearn.selective import fewest_rows, selective_threshold
+
+__all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedThreshold:
+    """A threshold, what it guarantees, and for which score.
+
+    Parameters
+    ----------
+    threshold : float
+        Accepted is an uncertainty of at most this; -inf accepts nothing, inf everything.
+    target_risk, confidence, method
+        As in :func:`adue_sklearn.selective.selective_threshold`.
+    risk_bound : float
+        What the error rate among accepted answers is at most, with ``confidence``; NaN where
+        nothing is accepted.
+    n_rows, n_accepted, n_errors : int
+        Rows that set it, those of them it accepts, and the errors among these.
+    score : str
+        Class of the score.
+    score_sha256 : str
+        Hash of its fitted parameters.
+    provenance : dict
+        Where the rows came from.
+
+    Examples
+    --------
+    >>> from adue_sklearn import SoftmaxResponseScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> from adue_sklearn.thresholds import SavedThreshold
+    >>> data = load_movie_sentiment()
+    >>> scorer = SoftmaxResponseScorer().fit(*data.calibration, data.init_W, data.init_b)
+    >>> found = SavedThreshold.of(scorer, *data.calibration, target_risk=0.05)
+    >>> print(found.describe())
+    Accept 60 % of the traffic; at most 5 % of those are wrong, with 95 % confidence.
+    >>> found.accepts(scorer.predict_uncertainty(data.test.features[:4])).tolist()
+    [True, False, False, False]
+    """
+
+    threshold: float
+    target_risk: float
+    confidence: float
+    method: str
+    risk_bound: float
+    n_rows: int
+    n_accepted: int
+    n_errors: int
+    score: str
+    score_sha256: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        estimator: UncertaintyEstimator,
+        X: Any,
+        y: Any,
+        *,
+        target_risk: float = 0.05,
+        confidence: float = 0.95,
+        method: str = "binomial",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Set the threshold of a fitted score on rows that did not fit it.
+
+        Parameters
+        ----------
+        estimator : UncertaintyEstimator
+            Fitted, one that :func:`adue_sklearn.persistence.save_head` takes.
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features of rows that are new to it, and to the classifier.
+        y : array-like of shape (n_samples,)
+            True labels.
+        target_risk, confidence, method
+            As in :func:`adue_sklearn.selective.selective_threshold`.
+        provenance : mapping, default=None
+            Where the rows came from.
+
+        Returns
+        -------
+        SavedThreshold
+            It accepts nothing where no threshold meets the target.
+        """
+        fingerprint = score_sha256(estimator)
+        errors = estimator.errors(X, y)
+        uncertainty = as_numpy(estimator.predict_uncertainty(X))
+        found = selective_threshold(errors, uncertainty, target_risk, confidence, method)
+        return cls(
+            threshold=found.threshold,
+            target_risk=float(target_risk),
+            confidence=float(confidence),
+            method=method,
+            risk_bound=found.risk_bound,
+            n_rows=len(errors),
+            n_accepted=found.n_accepted,
+            n_errors=found.n_errors,
+            score=type(estimator).__name__,
+            score_sha256=fingerprint,
+            provenance=dict(provenance or {}),
+        )
+
+    @property
+    def coverage(self) -> float:
+        """Share of the rows that it accepts."""
+        return self.n_accepted / self.n_rows
+
+    @property
+    def accepts_what(self) -> str:
+        """Which answers can be accepted: "none", "some" (up to the threshold) or "all"."""
+        return _kind(self.threshold)
+
+    def accepts(self, uncertainty: Any) -> npt.NDArray[np.bool_]:
+        """Return which answers are accepted.
+
+        Parameters
+        ----------
+        uncertainty : array-like of shape (n_samples,)
+            Of the score that the threshold was set for.
+
+        Returns
+        -------
+        accepted : ndarray of bool of shape (n_samples,)
+            NaN is not accepted.
+        """
+        return as_numpy(uncertainty) <= self.threshold
+
+    def check_score(self, estimator: UncertaintyEstimator) -> None:
+        """Raise unless this is the score that the threshold was set for.
+
+        Parameters
+        ----------
+        estimator : UncertaintyEstimator
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If it is another one.
+        """
+        if score_sha256(estimator) != self.score_sha256:
+            raise ValueError(
+                f"The threshold was set for another score (a {self.score} with other parameters "
+                f"than this {type(estimator).__name__}), so it means nothing here. Set one for "
+                "this: adue threshold STORE --head HEAD --out FILE."
+            )
+
+    def describe(self) -> str:
+        """Return what it means, in one sentence."""
+        sure = f"with {percent(self.confidence)} confidence"
+        if self.n_accepted == 0:
+            return (
+                f"No threshold meets this target: at most {percent(self.target_risk)} of the "
+                f"accepted answers wrong, {sure}."
+            )
+        rounded = round(self.coverage, 2 if self.coverage >= 0.01 else 4)
+        share = "all" if self.n_accepted == self.n_rows else percent(rounded)
+        # Rounded up: the bound has to stay one.
+        bound = min(self.target_risk, math.ceil(self.risk_bound * 1e4) / 1e4)
+        return (
+            f"Accept {share} of the traffic; at most {percent(bound)} of those are wrong, {sure}."
+        )
+
+    def why_nothing(self, errors: Any, uncertainty: Any) -> str:
+        """Say what it would take where no threshold meets the target, on the rows that failed."""
+        fewest = fewest_rows(self.target_risk, 1.0 - self.confidence)
+        if fewest > self.n_rows:
+            return (
+                f"It takes at least {fewest} labelled rows, even if none of them is wrong; there "
+                f"are {self.n_rows}."
+            )
+        low, high = self.target_risk, 1.0
+        for _ in range(12):
+            middle = 0.5 * (low + high)
+            found = selective_threshold(errors, uncertainty, middle, self.confidence, self.method)
+            low, high = (low, middle) if found.n_accepted else (middle, high)
+        smallest = math.ceil(high * 1000) / 1000  # rounded up: it is to be met
+        return (
+            f"The smallest target that these {self.n_rows} rows support is about "
+            f"{percent(smallest)}; one that is set because of this has to be confirmed on fresh "
+            "rows."
+        )
+
+
+def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> Path:
+    """Write a threshold as JSON, all of it or nothing; an older file is replaced.
+
+    Parameters
+    ----------
+    threshold : SavedThreshold
+        What :meth:`SavedThreshold.of` gave.
+    file : path
+        The file.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    if not isinstance(threshold, SavedThreshold):
+        raise TypeError(
+            f"threshold is a {type(threshold).__name__}; expected what SavedThreshold.of gives."
+        )
+    path = check_file(file)
+    document: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "adue_sklearn": adue_sklearn.__version__,
+        "meaning": threshold.describe(),
+        **{name: _plain(name, value) for name, value in asdict(threshold).items()},
+        # JSON has no infinity.
+        "accepts": threshold.accepts_what,
+        "threshold": threshold.threshold if math.isfinite(threshold.threshold) else None,
+        "risk_bound": None if math.isnan(threshold.risk_bound) else threshold.risk_bound,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    return path
+
+
+def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
+    """Read a threshold that :func:`save_threshold` wrote.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+
+    Returns
+    -------
+    SavedThreshold
+        As it was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no threshold, damaged or of a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from adue_sklearn import SoftmaxResponseScorer
+    >>> from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
+    >>> X, y, W = [[2.0, 0.0]] * 100, [0] * 100, [[1.0, 0.0], [0.0, 1.0]]
+    >>> scorer = SoftmaxResponseScorer().fit(X, y, W)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = save_threshold(SavedThreshold.of(scorer, X, y), folder + "/threshold.json")
+    ...     print(load_threshold(file).describe())
+    Accept all of the traffic; at most 2.96 % of those are wrong, with 95 % confidence.
+    """
+    with naming("file"):
+        path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"file: {path} does not exist (or is no file). 'adue threshold STORE --out FILE' "
+            "writes one."
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["format_version"]
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"it has format version {version}, this package reads up to {FORMAT_VERSION}; "
+                "upgrade adue-sklearn"
+            )
+        return _restore(document)
+    except Exception as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"file: {path} cannot be read as a threshold: {what}.") from error
+
+
+def score_sha256(estimator: UncertaintyEstimator) -> str:
+    """Return a hash of a fitted score: its class, parameters and fitted attributes.
+
+    The device is left out: it does not change what the score means.
+    """
+    arrays, values = _split_state(estimator)
+    parameters = estimator.get_params(deep=False)
+    parameters.pop("device", None)
+    rest = json.dumps(
+        [type(estimator).__name__, parameters, values], sort_keys=True, default=_as_plain
+    )
+    return hashlib.sha256(save(dict(sorted(arrays.items()))) + rest.encode()).hexdigest()
+
+
+def check_file(file: str | os.PathLike[str]) -> Path:
+    """Return the path of a file to be written; raise where it is a folder."""
+    with naming("file"):
+        path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"file: {path} is a folder; name a file, such as {path / 'name.json'}.")
+    return path
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * share:.4g} %"
+
+
+def _as_plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else repr(value)
+
+
+def _kind(threshold: float) -> str:
+    if math.isfinite(threshold):
+        return "some"
+    return "all" if threshold > 0 else "none"
+
+
+def _restore(document: Mapping[str, Any]) -> SavedThreshold:
+    """Return the threshold; raise where something is missing or cannot be."""
+    kind = document["accepts"]
+    known = {"some": document["threshold"], "all": math.inf, "none": -math.inf}
+    if kind not in known:
+        raise ValueError(f"accepts is {kind!r}, expected one of {', '.join(known)}")
+    bound = document["risk_bound"]
+    found = SavedThreshold(
+        threshold=float(known[kind]),
+        target_risk=float(document["target_risk"]),
+        confidence=float(document["confidence"]),
+        method=str(document["method"]),
+        risk_bound=math.nan if bound is None else float(bound),
+        n_rows=int(document["n_rows"]),
+        n_accepted=int(document["n_accepted"]),
+        n_errors=int(document["n_errors"]),
+        score=str(document["score"]),
+        score_sha256=str(document["score_sha256"]),
+        provenance=dict(document["provenance"]),
+    )
+    if math.isnan(found.threshold) or _kind(found.threshold) != kind:
+        raise ValueError(f"threshold is {found.threshold}, but it accepts {kind}")
+    if not 0 <= found.n_errors <= found.n_accepted <= found.n_rows or found.n_rows == 0:
+        raise ValueError("n_errors, n_accepted and n_rows are no counts of the same rows")
+    if not (0 < found.target_risk < 1 and 0 < found.confidence < 1):
+        raise ValueError("target_risk and confidence are no shares")
+    if (found.n_accepted == 0) != (kind == "none"):
+        raise ValueError(f"it accepts {kind}, but {found.n_accepted} rows")
+    return found
