@@ -339,7 +339,8 @@ def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[s
         listed = ", ".join(f"{r.name} ({_points(r.gain, sign=True)})" for r in winners)
         yield f"Better than {REFERENCE} at finding errors: {listed}."
     else:
-        yield f"Nothing here beats {REFERENCE}. {_detectable(comparison.n_errors, compared)}"
+        start = f"Nothing here beats {REFERENCE} ({comparison.n_errors} errors)."
+        yield f"{start} {_open_question(compared)}"
     if losers:
         yield f"Worse: {', '.join(result.name for result in losers)}."
     n_open = len(compared) - len(winners) - len(losers)
@@ -347,12 +348,13 @@ def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[s
         yield f"{n_open} of {len(compared)} cannot be told from it."
 
 
-def _detectable(n_errors: int, compared: list[ScoreResult]) -> str:
-    least, *_, most = sorted([*compared, compared[0]], key=lambda result: result.detectable)
-    gains = f"{100 * least.detectable:.1f} points in ROC-AUC ({least.name})"
-    if len(compared) > 1:
-        gains = f"{gains} to {100 * most.detectable:.1f} ({most.name})"
-    return f"With {n_errors} errors, gains that show four times out of five are those of {gains}."
+def _open_question(compared: list[ScoreResult]) -> str:
+    """Say which score may be better for all that was seen, and what would have shown."""
+    hope = max(compared, key=lambda result: result.gain.high)
+    return (
+        f"The most that may be hidden is with {hope.name}, {_points(hope.gain, sign=True)}: a gain "
+        f"of {100 * hope.detectable:.1f} points in ROC-AUC would show four times out of five."
+    )
 
 
 def _cells(result: ScoreResult, names: Sequence[str], intervals: bool) -> list[str]:

@@ -234,8 +234,10 @@ def test_a_score_that_is_better_beyond_chance_wins(problem):
 def test_it_says_when_nothing_beats_softmax_response_and_what_would_have_been_seen(problem):
     found = compare_scorers(*problem.fit_args, scorers={"toy": ToyScorer()})
     assert found.winners == ()
-    assert found.verdict.startswith("Nothing here beats softmax response. With ")
     row = found["toy"]
+    errors = f"({found.n_errors} errors)"
+    assert found.verdict.startswith(f"Nothing here beats softmax response {errors}.")
+    assert f"a gain of {100 * row.detectable:.1f} points" in found.verdict
     error = (row.gain.high - row.gain.low) / 2 / norm.ppf(0.975)
     assert row.detectable == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * error)
 

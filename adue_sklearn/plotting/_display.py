@@ -14,11 +14,28 @@ from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_share
 
 
-class Display:
-    """A plot that was computed; subclasses draw it in ``plot``."""
+class Drawing:
+    """What has an axis to draw on."""
 
     ax_: Any
     figure_: Any
+
+    def _take_axes(self, ax: Any) -> Any:
+        """Set ``ax_`` and ``figure_``: a new figure unless there is an axis to draw on."""
+        axes_class = import_matplotlib("axes").Axes
+        if ax is None:
+            _, ax = import_matplotlib("pyplot").subplots()
+        elif not isinstance(ax, axes_class):
+            raise TypeError(
+                f"ax is a {type(ax).__name__}; expected a matplotlib axis, such as display.ax_ of "
+                "another display, or None for a new figure."
+            )
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+
+class Display(Drawing):
+    """A plot that was computed; subclasses draw it in ``plot``."""
 
     @classmethod
     def from_predictions(cls, errors: Any, uncertainty: Any, **options: Any) -> Self:
@@ -52,19 +69,6 @@ class Display:
         """
         errors, uncertainty = judge(estimator, X, y)
         return cls.from_predictions(errors, uncertainty, name=name_of(estimator, name), **options)
-
-    def _take_axes(self, ax: Any) -> Any:
-        """Set ``ax_`` and ``figure_``: a new figure unless there is an axis to draw on."""
-        axes_class = import_matplotlib("axes").Axes
-        if ax is None:
-            _, ax = import_matplotlib("pyplot").subplots()
-        elif not isinstance(ax, axes_class):
-            raise TypeError(
-                f"ax is a {type(ax).__name__}; expected a matplotlib axis, such as display.ax_ of "
-                "another display, or None for a new figure."
-            )
-        self.ax_, self.figure_ = ax, ax.figure
-        return ax
 
 
 def import_matplotlib(module: str) -> Any:

@@ -1,0 +1,108 @@
+"""What ``adue compare`` does besides reading its arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
+from adue_sklearn.features import FeatureStore
+
+
+def compare_stores(
+    store: FeatureStore,
+    *,
+    train: FeatureStore | None,
+    test: FeatureStore | None,
+    scorers: str | None,
+    cv: int,
+) -> Comparison:
+    """Compare scores on a store's rows by folds, or on those of a test store."""
+    parts: dict[str, Any] = {}
+    for name, part in (("train", train), ("test", test)):
+        if part is not None:
+            parts |= {f"X_{name}": part.features, f"y_{name}": part.labels}
+    return compare_scorers(
+        store.features,
+        store.labels,
+        store.init_W,
+        store.init_b,
+        scorers=chosen_scorers(scorers, store.activation),
+        activation=store.activation,
+        cv=cv,
+        **parts,
+    )
+
+
+def chosen_scorers(names: str | None, activation: str | None) -> list[tuple[str, Any]]:
+    """Return scorers by class or by the name on the card, 'knn,AdUESearchCV'; None for all."""
+    known = default_scorers(activation=activation)
+    if names is None:
+        return known
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    by_label = {label: pair for pair in known for label in _labels(pair)}
+    unknown = [name for name in wanted if name.lower() not in by_label]
+    if unknown or not wanted:
+        classes = ", ".join(type(scorer).__name__ for _, scorer in known)
+        raise ValueError(f"--scorers: {', '.join(unknown) or names} is none of {classes}.")
+    return list(dict(by_label[name.lower()] for name in wanted).items())
+
+
+def comparison_table(comparison: Comparison) -> Group:
+    """Return table and verdict for a terminal."""
+    headings, cells = comparison.table()
+    table = Table(title=comparison.title(), title_justify="left", box=box.SIMPLE_HEAD)
+    for number, heading in enumerate(headings):
+        left = number == 0 or heading == "fitted on"
+        table.add_column(heading, justify="left" if left else "right", no_wrap=number > 0)
+    for result, row in zip(comparison.results, cells, strict=True):
+        if result.failure:
+            table.add_row(Text(row[0]), "failed")
+        else:
+            style = "bold" if result.name in comparison.winners else ""
+            table.add_row(*(Text(cell, style=style) for cell in row))
+    failures = [f"{r.name} failed: {r.failure}" for r in comparison.results if r.failure]
+    lines = [*comparison.verdict.splitlines(), *failures]
+    return Group(table, *(Text(line) for line in lines))
+
+
+def save_figure(comparison: Comparison, path: Path) -> None:
+    """Draw the differences to softmax response into a file, without a window."""
+    from adue_sklearn.plotting import ComparisonDisplay
+    from adue_sklearn.plotting._display import import_matplotlib
+
+    figure = import_matplotlib("figure").Figure(
+        figsize=(7.0, 1.5 + 0.3 * len(comparison.results)), layout="constrained"
+    )
+    display = ComparisonDisplay.from_comparison(comparison, ax=figure.subplots())
+    level = f"{100 * comparison.confidence:g} % intervals"
+    display.ax_.set_title(f"{comparison.title()}; {level}", fontsize="medium")
+    figure.savefig(path)
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """Raise before the work is done if a file cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option}: {path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option}: the folder {path.parent} does not exist; make it first.")
+    if option == "--figure":
+        from adue_sklearn.plotting._display import import_matplotlib
+
+        figure = import_matplotlib("figure").Figure()
+        known = figure.canvas.get_supported_filetypes()
+        if path.suffix.lstrip(".").lower() not in known:
+            raise ValueError(f"--figure: {path} must end in one of {', '.join(sorted(known))}.")
+
+
+def _labels(pair: tuple[str, Any]) -> set[str]:
+    name, scorer = pair
+    cls = type(scorer).__name__.lower()
+    return {name.lower(), cls, cls.removesuffix("scorer")}

@@ -1,0 +1,148 @@
+"""How far scores are from softmax response, as dots with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from adue_sklearn.metrics._arguments import FloatArray
+from adue_sklearn.plotting._display import Drawing, style
+
+_NAMES = {"roc_auc": "ROC-AUC", "aurc": "AURC", "eaurc": "E-AURC"}
+
+
+class ComparisonDisplay(Drawing):
+    """Difference of each score to softmax response, with its paired interval.
+
+    Made by ``from_comparison``.
+
+    Parameters
+    ----------
+    names : sequence of str of length n_scores
+        Scores, from top to bottom.
+    differences, low, high : ndarray of shape (n_scores,)
+        Of a metric, and their intervals; in the metric's own unit.
+    metric : str, default="roc_auc"
+        Which one.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it is drawn.
+    errorbar_ : matplotlib ErrorbarContainer
+        Dots and intervals.
+    zero_ : matplotlib Line2D
+        Where nothing differs.
+
+    Examples
+    --------
+    >>> from adue_sklearn import EnergyScorer, compare_scorers
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> from adue_sklearn.plotting import ComparisonDisplay
+    >>> data = load_movie_sentiment()
+    >>> found = compare_scorers(
+    ...     *data.calibration, data.init_W, data.init_b, scorers=[EnergyScorer()]
+    ... )
+    >>> ComparisonDisplay.from_comparison(found).names
+    ['energy']
+    """
+
+    errorbar_: Any
+    zero_: Any
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        differences: FloatArray,
+        low: FloatArray,
+        high: FloatArray,
+        metric: str = "roc_auc",
+    ) -> None:
+        self.names = names
+        self.differences = differences
+        self.low = low
+        self.high = high
+        self.metric = metric
+
+    @classmethod
+    def from_comparison(
+        cls,
+        comparison: Any,
+        *,
+        metric: str = "roc_auc",
+        ax: Any = None,
+        errorbar_kwargs: Any = None,
+    ) -> Self:
+        """Draw what a comparison found.
+
+        Parameters
+        ----------
+        comparison : Comparison
+            Of :func:`adue_sklearn.compare_scorers`. Scores that failed, and differences that could
+            not be measured, are left out.
+        metric : str, default="roc_auc"
+            One of the comparison's.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        errorbar_kwargs : dict, default=None
+            For matplotlib's ``errorbar``.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            Drawn, with ``ax_`` and ``figure_``.
+        """
+        results = getattr(comparison, "results", None)
+        if results is None:
+            raise TypeError(f"comparison is {comparison!r}; expected what compare_scorers returns.")
+        if metric not in comparison.metric_names:
+            raise ValueError(
+                f"metric is {metric!r}; this comparison has {', '.join(comparison.metric_names)}."
+            )
+        shown = [
+            (result.name, result.differences[metric])
+            for result in results
+            if result.differences and np.isfinite(result.differences[metric].value)
+        ]
+        values = np.array([difference[:3] for _, difference in shown]).reshape(-1, 3)
+        display = cls(
+            names=[name for name, _ in shown],
+            differences=values[:, 0],
+            low=values[:, 1],
+            high=values[:, 2],
+            metric=metric,
+        )
+        return display.plot(ax=ax, errorbar_kwargs=errorbar_kwargs)
+
+    def plot(self, *, ax: Any = None, errorbar_kwargs: Any = None) -> Self:
+        """Draw dots and intervals.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        errorbar_kwargs : dict, default=None
+            For matplotlib's ``errorbar``.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            Itself.
+        """
+        drawn = style({"linestyle": "none", "marker": "o"}, errorbar_kwargs, "errorbar_kwargs")
+        ax = self._take_axes(ax)
+        places = np.arange(len(self.names))[::-1]
+        values = 100 * self.differences
+        arms = 100 * np.array([self.differences - self.low, self.high - self.differences])
+        self.zero_ = ax.axvline(0.0, color="gray", linewidth=1, linestyle="--")
+        # Without an interval (one error) the dot stands alone.
+        self.errorbar_ = ax.errorbar(
+            values, places, xerr=np.nan_to_num(arms).clip(min=0), capsize=3, **drawn
+        )
+        ax.set_yticks(places, self.names)
+        ax.set_ylim(-0.7, max(len(self.names), 1) - 0.3)
+        ax.set_xlabel(f"100 x {_NAMES.get(self.metric, self.metric)}, minus softmax response")
+        return self
