@@ -13,6 +13,9 @@ from rich.text import Text
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.features import FeatureStore
 
+#: Columns that the whole table takes.
+_WIDE = 136
+
 
 def compare_stores(
     store: FeatureStore,
@@ -53,22 +56,25 @@ def chosen_scorers(names: str | None, activation: str | None) -> list[tuple[str,
     return list(dict(by_label[name.lower()] for name in wanted).items())
 
 
-def comparison_table(comparison: Comparison) -> Group:
-    """Return table and verdict for a terminal."""
+def comparison_table(comparison: Comparison, *, width: int) -> Group:
+    """Return table and verdict for a terminal; a narrow one gets the columns that decide."""
     headings, cells = comparison.table()
+    kept = range(len(headings)) if width >= _WIDE else range(4)
     table = Table(title=comparison.title(), title_justify="left", box=box.SIMPLE_HEAD)
-    for number, heading in enumerate(headings):
+    for number in kept:
+        heading = "gain" if number == 2 else headings[number]
         left = number == 0 or heading == "fitted on"
-        table.add_column(heading, justify="left" if left else "right", no_wrap=number > 0)
+        table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)
     for result, row in zip(comparison.results, cells, strict=True):
         if result.failure:
             table.add_row(Text(row[0]), "failed")
         else:
             style = "bold" if result.name in comparison.winners else ""
-            table.add_row(*(Text(cell, style=style) for cell in row))
-    failures = [f"{r.name} failed: {r.failure}" for r in comparison.results if r.failure]
-    lines = [*comparison.verdict.splitlines(), *failures]
-    return Group(table, *(Text(line) for line in lines))
+            row[2] = "ranks alike" if result.note else row[2]
+            table.add_row(*(Text(row[number], style=style) for number in kept))
+    lines = comparison.verdict.splitlines()
+    lines += [f"{r.name} failed: {r.failure}" for r in comparison.results if r.failure]
+    return Group(table, *map(Text, lines))
 
 
 def save_figure(comparison: Comparison, path: Path) -> None:

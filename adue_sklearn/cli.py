@@ -340,7 +340,7 @@ def compare(
             )
     with console.status("Comparing"):
         found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
-    console.print(comparison_table(found))
+    console.print(comparison_table(found, width=console.width))
     if json_file is not None:
         json_file.write_text(found.to_json(indent=1) + "\n", encoding="utf-8")
         _tell(f"{json_file}: all of it.")

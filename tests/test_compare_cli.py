@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from rich.console import Console
 
 from adue_sklearn import EnergyScorer, EntropyScorer, SoftmaxResponseScorer, compare_scorers
+from adue_sklearn._compare_command import comparison_table
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.plotting import ComparisonDisplay
 from tests.problems import Problem
@@ -50,6 +53,21 @@ def test_it_prints_table_and_verdict_of_the_folds(adue, stores):
         assert name in out
     assert "Nothing here beats softmax response" in out or "Better than" in out
     assert "AdUE" not in out
+
+
+def test_a_narrow_terminal_shows_what_decides_in_full(stores):
+    store = FeatureStore.open(stores / "held")
+    found = compare_scorers(
+        store.features, store.labels, store.init_W, store.init_b, n_resamples=10,
+        scorers={"a name of eighteen": EnergyScorer(), "entropy": EntropyScorer()},
+    )  # fmt: skip
+    for width, shown in ((80, False), (136, True)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(comparison_table(found, width=width))
+        text = console.file.getvalue()
+        assert "…" not in text
+        assert ("FPR95" in text) == shown
+        assert found.table()[1][1][2] in text
 
 
 def test_training_and_test_stores_decide_what_is_fitted_and_judged_on_what(adue, stores, tmp_path):
