@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from adue_sklearn import AdUEEstimator
 from adue_sklearn.adue import estimator as module
-from adue_sklearn.adue.solvers import Stage
+from adue_sklearn.adue.descents import descents
 
 SETTING = {"alpha": 0.3, "beta": 0.001, "lam": 100.0}
 
@@ -36,11 +36,7 @@ def fit(arrays: dict, factor: float, **options: object) -> tuple[float, float, f
 
 def fit_plainly(arrays: dict, factor: float, **options: object) -> tuple[float, float, float]:
     """Fit with one descent, from the original head."""
-
-    def one(start, softened, *, lam, typical_gap):
-        return [([Stage(lam, 1.0)], start)]
-
-    with mock.patch.object(module, "descents", one):
+    with mock.patch.object(module, "descents", lambda problems: descents(problems)[:1]):
         return fit(arrays, factor, **options)
 
 

@@ -1,10 +1,11 @@
-"""Interleaved timings: every contender runs once a round, medians are reported."""
+"""Interleaved timings, of which medians are reported, and the memory that a call adds."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 
 def medians(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
@@ -17,3 +18,16 @@ def medians(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> d
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def added_memory(run: Callable[[], object]) -> float:
+    """Return the MiB that a call adds to this process's resident set at most (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest resident set so far
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
