@@ -8,7 +8,8 @@ distance to the nearest mean. Before anything is timed, all must rank the fresh 
 floor is what no implementation in that dtype can do without: for the fit the means and one
 product ``X' X`` in float64 and its Cholesky factor; for scoring one product of the rows with a
 d x d matrix and one with the C means, in float32. Features are random with a decaying spectrum;
-seconds are medians of interleaved rounds.
+seconds are medians of interleaved rounds. scikit-learn's LDA (the same Gaussians; the nearest
+classes must agree) and QDA (a covariance a class, shrunk) are timed too; they give no distances.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ import torch
 from pytorch_ood.detector import Mahalanobis
 from scipy.stats import spearmanr
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
 from timing import medians
 
 from adue_sklearn import MahalanobisScorer
@@ -61,14 +66,20 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
     X, y, fresh = features(*shape)
     X_t, y_t, fresh_t = torch.tensor(X), torch.tensor(y), torch.tensor(fresh)
     # Ours is given a head, as users do: fitting one is no part of this benchmark.
-    W = np.zeros((shape[2], shape[1]))
+    sklearn = ScikitLearn().fit(X, y)
+    W = sklearn.means
     ours = MahalanobisScorer(shrinkage=0.0, device="cpu").fit(X, y, W)
     peer = Mahalanobis(None).fit_features(X_t, y_t)
-    sklearn = ScikitLearn().fit(X, y)
 
     expected = ours.predict_uncertainty(fresh)
     for other in (peer.predict_features(fresh_t).numpy(), sklearn.score(fresh)):
         assert spearmanr(expected, other).statistic > 0.999, "scores disagree"
+
+    priors = np.full(shape[2], 1.0 / shape[2])
+    lda = LinearDiscriminantAnalysis(solver="lsqr", priors=priors).fit(X, y)
+    nearest = [sklearn.covariance.mahalanobis(fresh - mean) for mean in sklearn.means]
+    assert np.mean(lda.predict(fresh) == np.argmin(nearest, axis=0)) > 0.999, "classes disagree"
+    qda = QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(X, y)
 
     whitening = torch.tensor(ours._whitening, dtype=torch.float32)
     anchors = torch.tensor(ours.location_, dtype=torch.float32) @ whitening
@@ -82,6 +93,8 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
             "adue_sklearn": lambda: MahalanobisScorer(shrinkage=0.0, device="cpu").fit(X, y, W),
             "pytorch-ood": lambda: Mahalanobis(None).fit_features(X_t, y_t),
             "scikit-learn": lambda: ScikitLearn().fit(X, y),
+            "LDA": lambda: LinearDiscriminantAnalysis(solver="lsqr", priors=priors).fit(X, y),
+            "QDA": lambda: QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(X, y),
             "floor": fit_floor,
         },
         rounds=rounds,
@@ -91,6 +104,8 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
             "adue_sklearn": lambda: ours.predict_uncertainty(fresh),
             "pytorch-ood": lambda: peer.predict_features(fresh_t),
             "scikit-learn": lambda: sklearn.score(fresh),
+            "LDA": lambda: lda.decision_function(fresh),
+            "QDA": lambda: qda.decision_function(fresh),
             "floor": lambda: (fresh_t @ whitening) @ anchors.T,
         },
         rounds=rounds,
@@ -99,7 +114,7 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    lines = ["| case | step | " + " | ".join(results[0]["fit"]) + " |", "|---" * 6 + "|"]
+    lines = ["| case | step | " + " | ".join(results[0]["fit"]) + " |", "|---" * 8 + "|"]
     for result in results:
         for step in ("fit", "score"):
             ours = result[step]["adue_sklearn"]
