@@ -41,12 +41,12 @@ _TINY = 1e-200
 class TopClass(NamedTuple):
     """Probabilities seen from the largest class.
 
-    ``largest`` (..., n, 1) is that class; ``eps`` (..., n) is ``1 - max p`` and ``log_eps`` its
-    logarithm; ``log_share`` (..., n, C - 1) the logarithm of the other classes' parts in ``eps``,
-    in their order but for the last class, which stands in the gap that the largest leaves.
+    ``is_top`` (..., n, C) marks that class; ``eps`` (..., n) is ``1 - max p`` and ``log_eps`` its
+    logarithm; ``log_share`` (..., n, C) the logarithm of the other classes' parts in ``eps``, minus
+    infinity at the largest.
     """
 
-    largest: Tensor
+    is_top: Tensor
     log_eps: Tensor
     eps: Tensor
     log_share: Tensor
@@ -55,10 +55,14 @@ class TopClass(NamedTuple):
 def top_class(z: Tensor) -> TopClass:
     """Split probabilities into the largest class and the distribution over the others."""
     maximum, largest = z.max(dim=-1, keepdim=True)
-    others = torch.where(_classes_but_last(z) == largest, z[..., -1:], z[..., :-1]) - maximum
+    is_top = torch.arange(z.shape[-1], device=z.device) == largest
+    others = (z - maximum).masked_fill_(is_top, -math.inf)
     gap = others.logsumexp(dim=-1)
     return TopClass(
-        largest, torch.nn.functional.logsigmoid(gap), torch.sigmoid(gap), others - gap[..., None]
+        is_top,
+        torch.nn.functional.logsigmoid(gap),
+        torch.sigmoid(gap),
+        others.sub_(gap[..., None]),
     )
 
 
@@ -71,7 +75,7 @@ class Distance(NamedTuple):
     """A score's distance from its value at one-hot probabilities, over ``eps``.
 
     ``ratio`` (..., n) is the distance over ``eps``, ``slope_top`` (..., n) and ``slope_others``
-    (..., n, C - 1) its derivatives by the logits over ``eps``.
+    (..., n, C) its derivatives by the logits over ``eps``; the latter are 0 at the largest class.
     """
 
     ratio: Tensor
@@ -83,7 +87,7 @@ def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
     """Return ``s_max - s`` for ``s = logsumexp(lam p) / lam`` (two forms, no cancellation)."""
     lam = _lam_on(top.eps, lam)
     eps, share = top.eps, top.log_share.exp()
-    n_others = share.shape[-1]
+    n_others = share.shape[-1] - 1
     exp_lam = torch.exp(-lam)
     at_one_hot = 1.0 + n_others * exp_lam
     per_row = lam[..., None]
@@ -91,7 +95,7 @@ def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
 
     # Weights softmax(lam p), relative to that of the largest class: exp(-lam (max p - p_c)).
     relative = torch.exp(per_row * (p_others - (1.0 - eps)[..., None]))
-    total = relative.sum(dim=-1)
+    total = relative.sum(dim=-1) - torch.exp(lam * (eps - 1.0))  # less the largest class, p = 0
 
     far = eps + (torch.log(at_one_hot) - torch.log1p(total)) / lam
     # Only used for lam * eps < 1; the clamp keeps the other rows from overflowing.
@@ -113,10 +117,11 @@ def entropy_distance(top: TopClass) -> Distance:
     """Return the entropy ``-sum p log p``, which is 0 at one-hot probabilities."""
     eps, share = top.eps, top.log_share.exp()
     log_top = _log_top(eps)
-    among_others = -(share * top.log_share).sum(dim=-1)
+    log_share = top.log_share.masked_fill(top.is_top, 0.0)
+    among_others = -(share * log_share).sum(dim=-1)
     ratio = (eps - 1.0) * log_top - top.log_eps + among_others
     slope_top = (eps - 1.0) * (log_top + ratio)
-    log_p = top.log_eps[..., None] + top.log_share
+    log_p = top.log_eps[..., None] + log_share
     return Distance(ratio, slope_top, -share * (log_p + (eps * ratio)[..., None]))
 
 
@@ -223,10 +228,8 @@ def row_losses(
         alpha=alpha,
         error_weights=error_weights,
     )
-    dz = _by_class(
-        top.largest, factor * distance.slope_top, factor[..., None] * distance.slope_others
-    )
-    return cross_entropy, regularization, dz
+    of_top, of_others = factor * distance.slope_top, factor[..., None] * distance.slope_others
+    return cross_entropy, regularization, torch.where(top.is_top, of_top[..., None], of_others)
 
 
 def two_class_losses(
@@ -339,16 +342,3 @@ def _on(z: Tensor, by: Scaling) -> Scaling:
 
 def _lam_on(z: Tensor, lam: Number) -> Tensor:
     return torch.as_tensor(lam, dtype=torch.float64, device=z.device)
-
-
-def _classes_but_last(z: Tensor) -> Tensor:
-    return torch.arange(z.shape[-1] - 1, device=z.device)
-
-
-def _by_class(largest: Tensor, of_top: Tensor, of_others: Tensor) -> Tensor:
-    """Undo the order of :class:`TopClass`: return values (..., n, C) by class."""
-    in_gap = torch.arange(of_others.shape[-1], device=largest.device) == largest
-    first = torch.where(in_gap, of_top[..., None], of_others)
-    gap = torch.where(in_gap, of_others, 0.0).sum(dim=-1)
-    last = torch.where(in_gap.any(dim=-1), gap, of_top)
-    return torch.cat([first, last[..., None]], dim=-1)

@@ -648,8 +648,9 @@ def _view(
     estimator: UncertaintyEstimator, X: Array, classes: npt.NDArray[Any]
 ) -> tuple[IntArray, FloatArray]:
     """Return the head's predicted class as a place in ``classes``, and the log-odds it errs."""
-    top = top_class(estimator._original_logits(X))
-    own = estimator.classes_[top.largest[:, 0].cpu().numpy()]
+    logits = estimator._original_logits(X)
+    top = top_class(logits)
+    own = estimator.classes_[logits.argmax(dim=1).cpu().numpy()]
     place = {label: number for number, label in enumerate(classes.tolist())}
     log_odds = top.log_eps - torch.log1p(-top.eps)
     return np.array([place[label] for label in own.tolist()]), log_odds.cpu().numpy()
