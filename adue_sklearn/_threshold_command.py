@@ -14,7 +14,7 @@ from adue_sklearn._row_digests import rows_among
 from adue_sklearn._torch import as_numpy
 from adue_sklearn.persistence import FittedHead, ModelFacts, check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
-from adue_sklearn.thresholds import SavedThreshold, percent
+from adue_sklearn.thresholds import SavedThreshold, percent, smallest_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,8 @@ def _explain(found: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: 
     base = f"{found.n_rows} rows set it; the model errs on {int(errors.sum())} of them ({rate})."
     if found.n_accepted == 0:
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
-        return [found.why_nothing(errors, uncertainty), base]
+        limits = found.target_risk, found.confidence, found.method
+        return [smallest_target(errors, uncertainty, *limits), base]
     if np.isfinite(found.threshold):
         lines = [f"Accepted is an uncertainty ({name}) of at most {found.threshold:.6g}."]
     else:

@@ -191,26 +191,6 @@ class SavedThreshold:
             f"Accept {share} of the traffic; at most {percent(bound)} of those are wrong, {sure}."
         )
 
-    def why_nothing(self, errors: Any, uncertainty: Any) -> str:
-        """Say what it would take where no threshold meets the target, on the rows that failed."""
-        fewest = fewest_rows(self.target_risk, 1.0 - self.confidence)
-        if fewest > self.n_rows:
-            return (
-                f"It takes at least {fewest} labelled rows, even if none of them is wrong; there "
-                f"are {self.n_rows}."
-            )
-        low, high = self.target_risk, 1.0
-        for _ in range(12):
-            middle = 0.5 * (low + high)
-            found = selective_threshold(errors, uncertainty, middle, self.confidence, self.method)
-            low, high = (low, middle) if found.n_accepted else (middle, high)
-        smallest = math.ceil(high * 1000) / 1000  # rounded up: it is to be met
-        return (
-            f"The smallest target that these {self.n_rows} rows support is about "
-            f"{percent(smallest)}; one that is set because of this has to be confirmed on fresh "
-            "rows."
-        )
-
 
 def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> Path:
     """Write a threshold as JSON, all of it or nothing; an older file is replaced.
@@ -321,6 +301,29 @@ def check_file(file: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise ValueError(f"file: {path} is a folder; name a file, such as {path / 'name.json'}.")
     return path
+
+
+def smallest_target(
+    errors: Any, uncertainty: Any, target_risk: float, confidence: float, method: str
+) -> str:
+    """Say what it would take where no threshold meets the target on these rows."""
+    n_rows = len(errors)
+    fewest = fewest_rows(target_risk, 1.0 - confidence)
+    if fewest > n_rows:
+        return (
+            f"It takes at least {fewest} labelled rows, even if none of them is wrong; there are "
+            f"{n_rows}."
+        )
+    low, high = target_risk, 1.0
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        found = selective_threshold(errors, uncertainty, middle, confidence, method)
+        low, high = (low, middle) if found.n_accepted else (middle, high)
+    smallest = math.ceil(high * 1000) / 1000  # rounded up: it is to be met
+    return (
+        f"The smallest target that these {n_rows} rows support is about {percent(smallest)}; one "
+        "that is set because of this has to be confirmed on fresh rows."
+    )
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,356 @@
+"""What a report says, as plain values: the choice of a score, its threshold, the errors."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
+
+from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._torch import as_numpy
+from adue_sklearn.calibration import ErrorProbability
+from adue_sklearn.comparison import (
+    Comparison,
+    Run,
+    _checked,
+    _pair,
+    check_scorers,
+    compare_scorers,
+    default_scorers,
+    needs,
+    predicted_uncertainty,
+)
+from adue_sklearn.metrics import risk_at_coverage_score
+from adue_sklearn.model_selection import count_shared_rows
+from adue_sklearn.plotting._display import binomial_interval
+from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
+
+if TYPE_CHECKING:
+    from adue_sklearn.features import FeatureStore
+
+FEWEST_ROWS = 20
+REFERENCE = "softmax response"
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class Answer(NamedTuple):
+    """One wrong answer."""
+
+    row: int
+    text: str | None
+    label: str
+    predicted: str
+    confidence: float
+    uncertainty: float
+    accepted: bool
+
+
+class ClassRow(NamedTuple):
+    """What became of one predicted class; rates are NaN where there is nothing to count."""
+
+    name: str
+    n_rows: int
+    error_rate: float
+    n_accepted: int
+    accepted_error_rate: float
+
+
+class CoverageRow(NamedTuple):
+    """Error rate among the most confident answers, observed, with its exact interval."""
+
+    coverage: float
+    risk: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report says.
+
+    ``comparison`` is about one half of the rows, everything else about the other.
+    """
+
+    comparison: Comparison
+    chosen: str
+    target_risk: float
+    confidence: float
+    threshold: SelectiveThreshold
+    errors: BoolArray
+    uncertainty: FloatArray
+    reference: FloatArray
+    top_probability: FloatArray
+    error_probability: FloatArray | None
+    coverages: list[CoverageRow]
+    classes: list[ClassRow]
+    most_uncertain: list[Answer]
+    most_confident: list[Answer]
+    n_choosing: int
+    doubts: list[str]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that set the threshold."""
+        return len(self.errors)
+
+    @property
+    def n_errors(self) -> int:
+        """Errors among them."""
+        return int(self.errors.sum())
+
+
+def find(
+    store: FeatureStore,
+    train: FeatureStore | None,
+    texts: Sequence[str] | None,
+    *,
+    target_risk: float,
+    confidence: float,
+    scorers: Any,
+    n_shown: int,
+) -> Findings:
+    """Choose a score on one half of the rows; set its threshold and look at it on the other."""
+    check_target(target_risk, "target_risk")
+    check_target(confidence, "confidence")
+    choosing, fresh = _halves(store, texts)
+    X, y = np.asarray(store.features), np.asarray(store.labels)
+    head = (store.init_W, store.init_b)
+    options: dict[str, Any] = {"activation": store.activation}
+    trained: dict[str, Any] = {}
+    if train is not None:
+        trained = {"X_train": np.asarray(train.features), "y_train": train.labels}
+    named = check_scorers(default_scorers(**options) if scorers is None else scorers)
+    comparison = compare_scorers(
+        X[choosing],
+        y[choosing],
+        init_W=head[0],
+        init_b=head[1],
+        scorers=named,
+        activation=store.activation,
+        **trained,
+    )
+    chosen = comparison.winners[0] if comparison.winners else REFERENCE
+    doubts = _doubts_of_comparison(comparison, train, store)
+
+    response = SoftmaxResponseScorer(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LabelOrderWarning)  # said by the comparison
+        rows = _checked(response, X[choosing], y[choosing], *head, None)
+        run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
+        scorer = dict(named).get(chosen, response)
+        fitted = run.fit(scorer)
+    probability = _error_probability(scorer, fitted, rows, X[fresh], doubts)
+
+    errors = run.fitted_response.errors(X[fresh], y[fresh])
+    uncertainty = predicted_uncertainty(fitted, X[fresh])
+    threshold = selective_threshold(errors, uncertainty, target_risk, confidence)
+    probabilities = as_numpy(run.fitted_response.predict_proba(X[fresh]))
+    doubts += _doubts_of_threshold(threshold, errors, uncertainty, target_risk, confidence)
+    table = _Rows(store, texts, fresh, errors, uncertainty, probabilities, threshold)
+    return Findings(
+        comparison=comparison,
+        chosen=chosen,
+        target_risk=float(target_risk),
+        confidence=float(confidence),
+        threshold=threshold,
+        errors=errors,
+        uncertainty=uncertainty,
+        reference=predicted_uncertainty(run.fitted_response, X[fresh]),
+        top_probability=probabilities.max(axis=1),
+        error_probability=probability,
+        coverages=_coverages(errors, uncertainty),
+        classes=table.classes(),
+        most_uncertain=table.wrong_answers(-uncertainty, n_shown),
+        most_confident=table.wrong_answers(uncertainty, n_shown),
+        n_choosing=len(choosing),
+        doubts=doubts,
+    )
+
+
+def class_names(store: FeatureStore) -> list[str]:
+    """Return names of the head's rows; their numbers if it has none."""
+    return store.classes or [str(number) for number in range(store.n_classes)]
+
+
+def clean(text: str) -> str:
+    """Return text without control characters and lone surrogates, which pages cannot hold."""
+    return "".join(
+        "\ufffd" if (letter < " " and letter not in "\t\n") or letter == "\x7f" else letter
+        for letter in text.encode("utf-8", "replace").decode("utf-8").replace("\r", "\n")
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage of three digits, which no line break divides."""
+    return "none" if math.isnan(share) else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+
+
+def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray, IntArray]:
+    """Return row numbers of two halves, drawn at random, in order."""
+    if store.labels is None:
+        raise ValueError(f"store: {store.path} has no labels; a report needs them.")
+    n = len(store)
+    if n < FEWEST_ROWS:
+        raise ValueError(
+            f"store: {store.path} holds {n} rows; a report takes at least {FEWEST_ROWS}, and some "
+            "hundred to say much."
+        )
+    if texts is not None and int(store.ids.max()) >= len(texts):
+        raise ValueError(
+            f"texts: there are {len(texts)}, but {store.path} holds row {int(store.ids.max())} of "
+            "its input; pass the file that it was extracted from."
+        )
+    order = np.random.default_rng(0).permutation(n)
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
+def _trained_pair(train: FeatureStore | None, rows: Any) -> Any:
+    if train is None:
+        return None
+    return _pair("X_train", np.asarray(train.features), "y_train", train.labels, rows)
+
+
+def _error_probability(
+    scorer: Any, fitted: Any, rows: Any, X: Any, doubts: list[str]
+) -> FloatArray | None:
+    """Return P(error) of fresh rows; None, and a doubt, where there is nothing to learn it from."""
+    # What has not learned from these rows' errors is calibrated on them as it is.
+    frozen = needs(scorer) != "held-out errors"
+    inner = FrozenEstimator(fitted) if frozen else getattr(fitted, "best_estimator_", scorer)
+    method = "isotonic" if len(rows.y) >= 1000 else "sigmoid"
+    head = () if frozen else (rows.init_W, rows.init_b)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = ErrorProbability(inner, method=method).fit(rows.X, rows.y, *head)
+    except ValueError as error:
+        doubts.append(f"No chance of an error could be predicted: {error}")
+        return None
+    return as_numpy(model.predict_uncertainty(X))
+
+
+def _doubts_of_comparison(
+    comparison: Comparison, train: FeatureStore | None, store: FeatureStore
+) -> list[str]:
+    doubts = []
+    if not comparison.can_tell:
+        doubts.append("Which score is best: " + comparison.verdict.splitlines()[0])
+    elif not comparison.winners:
+        doubts.append("Whether any score is better: " + comparison.verdict.splitlines()[0])
+    for result in comparison.results:
+        if result.failure:
+            doubts.append(f"How good {result.name} is: it failed ({result.failure}).")
+    if train is None:
+        doubts.append(
+            "How good the scores are that describe the training texts (Mahalanobis, RDE, k-NN and "
+            "others): without --train-store they had to describe other texts."
+        )
+    else:
+        shared = count_shared_rows(store.features, train.features)
+        if shared:
+            doubts.append(
+                f"{shared} of {len(store)} rows were trained on: they stand in {train.path} too. "
+                "What is said here is then too good."
+            )
+    return doubts
+
+
+def _doubts_of_threshold(
+    found: SelectiveThreshold,
+    errors: BoolArray,
+    uncertainty: FloatArray,
+    target_risk: float,
+    confidence: float,
+) -> list[str]:
+    from adue_sklearn.thresholds import smallest_target
+
+    doubts = []
+    if found.n_accepted == 0:
+        why = smallest_target(errors, uncertainty, target_risk, confidence, "binomial")
+        doubts.append(f"A threshold for this target: {why}")
+    if min(errors.sum(), (~errors).sum()) < FEWEST_ROWS:
+        doubts.append(
+            f"How the curves run: {int(errors.sum())} errors among {len(errors)} rows leave them "
+            "wide open. More labelled rows would narrow them."
+        )
+    return doubts
+
+
+def _coverages(errors: BoolArray, uncertainty: FloatArray) -> list[CoverageRow]:
+    rows = []
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        risk = risk_at_coverage_score(errors, uncertainty, coverage=coverage)
+        n_accepted = math.ceil(coverage * len(errors) - 1e-9)
+        n_wrong = np.array([round(risk * n_accepted)])
+        low, high = binomial_interval(n_wrong, np.array([n_accepted]), 0.95)
+        rows.append(CoverageRow(coverage, risk, float(low[0]), float(high[0])))
+    return rows
+
+
+class _Rows(NamedTuple):
+    """Fresh rows, and all that is known of them."""
+
+    store: FeatureStore
+    texts: Sequence[str] | None
+    fresh: IntArray
+    errors: BoolArray
+    uncertainty: FloatArray
+    probabilities: FloatArray
+    threshold: SelectiveThreshold
+
+    @property
+    def accepted(self) -> BoolArray:
+        return self.uncertainty <= self.threshold.threshold
+
+    def classes(self) -> list[ClassRow]:
+        predicted = self.probabilities.argmax(axis=1)
+        rows = []
+        for number, name in enumerate(class_names(self.store)):
+            here = predicted == number
+            taken = here & self.accepted
+            rows.append(
+                ClassRow(
+                    name,
+                    int(here.sum()),
+                    _rate(self.errors[here]),
+                    int(taken.sum()),
+                    _rate(self.errors[taken]),
+                )
+            )
+        return rows
+
+    def wrong_answers(self, key: FloatArray, n_shown: int) -> list[Answer]:
+        """Return the errors with the smallest ``key``."""
+        wrong = np.flatnonzero(self.errors)
+        return [
+            self._answer(place)
+            for place in wrong[np.argsort(key[wrong], kind="stable")][:n_shown].tolist()
+        ]
+
+    def _answer(self, place: int) -> Answer:
+        names = class_names(self.store)
+        row = int(self.fresh[place])
+        number = int(self.store.ids[row])
+        return Answer(
+            row=number,
+            text=None if self.texts is None else self.texts[number],
+            label=names[int(np.asarray(self.store.labels)[row])],
+            predicted=names[int(self.probabilities[place].argmax())],
+            confidence=float(self.probabilities[place].max()),
+            uncertainty=float(self.uncertainty[place]),
+            accepted=bool(self.accepted[place]),
+        )
+
+
+def _rate(errors: BoolArray) -> float:
+    return float(errors.mean()) if len(errors) else math.nan

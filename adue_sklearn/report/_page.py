@@ -1,0 +1,223 @@
+"""The page: findings and plots put into the template, every text escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+import adue_sklearn
+from adue_sklearn.report import _plots as plots
+from adue_sklearn.report._findings import REFERENCE, Findings, class_names, clean, find, percent
+
+if TYPE_CHECKING:
+    from adue_sklearn.features import FeatureStore
+
+#: Of a long text so many letters are shown.
+_LONGEST = 400
+_COLUMNS = ("score", "ROC-AUC", f"minus {REFERENCE}", "p (Holm)", "AURC", "FPR95", "fitted on")
+
+
+def make_report(
+    store: FeatureStore,
+    *,
+    train: FeatureStore | None = None,
+    texts: Sequence[str] | None = None,
+    target_risk: float = 0.05,
+    confidence: float = 0.95,
+    scorers: Any = None,
+    n_shown: int = 10,
+    made_on: date | None = None,
+) -> str:
+    """Return one self-contained HTML page: which answers to accept, why, and what is not known.
+
+    The rows are divided once, at random. On one half the scores are compared and one is chosen:
+    the best of those that beat softmax response beyond chance, or softmax response. The other half
+    sets the threshold and makes the plots. The page loads nothing and runs no scripts.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Labelled rows that the model was not trained on.
+    train : FeatureStore, default=None
+        Rows that it was trained on, for the scores that describe them.
+    texts : sequence of str, default=None
+        All texts of the input that the store was extracted from, in its order; without them errors
+        are shown by row number.
+    target_risk : float in (0, 1), default=0.05
+        Largest error rate among accepted answers.
+    confidence : float in (0, 1), default=0.95
+        How surely that has to hold.
+    scorers : list, list of (str, estimator) or dict, default=None
+        What to compare, as in :func:`adue_sklearn.comparison.compare_scorers`.
+    n_shown : int, default=10
+        How many of the most uncertain, and of the most confident errors are shown.
+    made_on : date, default=None
+        For the foot of the page.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    ValueError
+        If the store has no labels, under 20 rows, or more rows than there are texts.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from adue_sklearn import EntropyScorer
+    >>> from adue_sklearn.features import FeatureStore
+    >>> from adue_sklearn.report import make_report
+    >>> rng = np.random.default_rng(0)
+    >>> X, W = rng.normal(size=(400, 5)), rng.normal(size=(3, 5))
+    >>> y = (X @ W.T + rng.normal(size=(400, 3)) / 2).argmax(axis=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FeatureStore.create(folder, features=X, labels=y, init_W=W)
+    ...     page = make_report(store, scorers=[EntropyScorer()], target_risk=0.2)
+    >>> page.startswith("<!doctype html>"), page.count("<svg")
+    (True, 5)
+    """
+    found = find(
+        store,
+        train,
+        texts,
+        target_risk=target_risk,
+        confidence=confidence,
+        scorers=scorers,
+        n_shown=n_shown,
+    )
+    return _template().render(
+        found=found,
+        plots={
+            "risk": Markup(plots.risk_coverage(found)),
+            "threshold": Markup(plots.threshold(found)),
+            "histogram": Markup(plots.histogram(found)),
+            "confidence": Markup(plots.confidence_reliability(found)),
+            "error": _markup(plots.error_reliability(found)),
+        },
+        recommendation=_recommendation(found),
+        which_score=_which_score(found),
+        table=_table(found),
+        facts=_facts(store, train, found),
+        n_classes=len(class_names(store)),
+        reference=REFERENCE,
+        made_on=None if made_on is None else made_on.isoformat(),
+        version=adue_sklearn.__version__,
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    source = (files("adue_sklearn.report") / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["short"] = _short
+    return environment.from_string(source)
+
+
+def _shown(value: Any) -> Any:
+    """Return text without what HTML cannot hold; what is ours already stays."""
+    return clean(value) if type(value) is str else value
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
+
+
+def _recommendation(found: Findings) -> str:
+    sure = f"with {percent(found.confidence)} confidence"
+    threshold = found.threshold
+    if threshold.n_accepted == 0:
+        return (
+            "Do not let the model answer alone yet: no threshold shows, "
+            f"{sure}, that at most {percent(found.target_risk)} of the accepted answers are wrong."
+        )
+    if threshold.n_accepted == found.n_rows:
+        return (
+            f"Accept every answer of the model: at most {percent(found.target_risk)} of them are "
+            f"wrong, {sure}."
+        )
+    rest = percent(round(1.0 - threshold.coverage, 2))
+    return (
+        f"Accept {percent(round(threshold.coverage, 2))} of the answers and send the other {rest} "
+        f"to a person: of those accepted, at most {percent(found.target_risk)} are wrong, {sure}."
+    )
+
+
+def _which_score(found: Findings) -> str:
+    if found.chosen == REFERENCE:
+        return (
+            "What decides is the model's own confidence (softmax response): no other score was "
+            "shown to find errors better."
+        )
+    gain = 100 * found.comparison[found.chosen].gain.value
+    return (
+        f"What decides is the score “{found.chosen}”: it finds errors better than the model's own "
+        f"confidence does, by {gain:.1f} points of ROC-AUC, beyond chance."
+    )
+
+
+def _table(found: Findings) -> dict[str, Any]:
+    """Return headings and cells of the comparison, a failed score with one wide cell."""
+    headings, cells = found.comparison.table()
+    kept = [number for number, heading in enumerate(headings) if heading.split(" [")[0] in _COLUMNS]
+    rows = [
+        {
+            "name": row[0],
+            "chosen": result.name == found.chosen,
+            "failure": result.failure,
+            "cells": [row[number] for number in kept[1:]],
+        }
+        for result, row in zip(found.comparison.results, cells, strict=True)
+    ]
+    return {"headings": [headings[number] for number in kept], "rows": rows}
+
+
+def _facts(
+    store: FeatureStore, train: FeatureStore | None, found: Findings
+) -> list[tuple[str, str]]:
+    facts = [
+        ("feature store", str(store.path)),
+        ("rows", f"{len(store)}, of which {found.n_choosing} chose the score and {found.n_rows} "
+                 "set the threshold and made the plots"),
+        ("features", str(store.n_features)),
+        ("classes", ", ".join(class_names(store))),
+        ("training rows", "none given" if train is None else f"{len(train)}, {train.path}"),
+    ]  # fmt: skip
+    facts += [
+        (key.replace("_", " "), value if isinstance(value, str) else _plain(value))
+        for key, value in store.provenance.items()
+        if value is not None
+    ]
+    threshold = found.threshold.threshold
+    limit = f"uncertainty of at most {threshold:.6g} ({found.chosen})"
+    if not np.isfinite(threshold):
+        limit = "every answer is accepted" if threshold > 0 else "none meets the target"
+    return [*facts, ("threshold", limit)]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,206 @@
+"""Plots as SVG that stands in the page: its colours follow it, and it says what it shows."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+from adue_sklearn.plotting import (
+    ReliabilityDisplay,
+    RiskCoverageDisplay,
+    ScoreHistogramDisplay,
+    ThresholdDisplay,
+)
+from adue_sklearn.plotting._display import import_matplotlib
+from adue_sklearn.report._findings import REFERENCE, Findings, clean, percent
+
+_SVG = "http://www.w3.org/2000/svg"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+
+# Colours that stand for those of the page, which differ by day and night.
+_INK, _FIRST, _SECOND = "#010203", "#010204", "#010205"
+_COLOURS = {
+    _INK: "currentColor",
+    _FIRST: "var(--first)",
+    _SECOND: "var(--second)",
+    "#808080": "var(--faint)",
+}
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "font.family": ["DejaVu Sans"],  # matplotlib's own, to measure with
+    "font.size": 11,
+    "legend.fontsize": 10.5,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2.0,
+}
+
+
+def risk_coverage(found: Findings) -> str:
+    """Draw the error rate among accepted answers, of the chosen score and of the reference."""
+
+    def draw(ax: Any) -> None:
+        shared: dict[str, Any] = {"ax": ax}
+        RiskCoverageDisplay.from_predictions(
+            found.errors, found.uncertainty, name=clean(found.chosen), **shared
+        )
+        if found.chosen != REFERENCE:
+            RiskCoverageDisplay.from_predictions(
+                found.errors,
+                found.reference,
+                name=REFERENCE,
+                confidence=None,  # two bands on one another could not be told apart
+                curve_kwargs={"linestyle": "--"},
+                **shared,
+            )
+
+    shown = ", ".join(f"{percent(r.risk)} at {percent(r.coverage)}" for r in found.coverages)
+    return _svg(
+        "risk",
+        draw,
+        "Error rate among the accepted answers, by the share that is accepted",
+        f"Observed error rates by share of answers accepted: {shown}.",
+    )
+
+
+def threshold(found: Findings) -> str:
+    """Draw the share that can be accepted for each guaranteed error rate."""
+    options: dict[str, Any] = {
+        "target_risk": found.target_risk,
+        "confidence": found.confidence,
+    }
+    share = percent(found.threshold.coverage)
+    return _svg(
+        "threshold",
+        lambda ax: ThresholdDisplay.from_predictions(
+            found.errors, found.uncertainty, ax=ax, **options
+        ),
+        "Share of answers that can be accepted, by the error rate that is guaranteed for them",
+        f"The chosen point: {share} accepted for an error rate of at most "
+        f"{percent(found.target_risk)}.",
+    )
+
+
+def error_reliability(found: Findings) -> str | None:
+    """Draw how often answers were wrong against how often they were predicted to be."""
+    if found.error_probability is None:
+        return None
+    return _reliability("error", found, found.error_probability)
+
+
+def confidence_reliability(found: Findings) -> str:
+    """Draw how often answers were right against the model's own confidence."""
+    return _reliability("confidence", found, found.top_probability)
+
+
+def histogram(found: Findings) -> str:
+    """Draw the uncertainties of correct and of wrong answers."""
+    return _svg(
+        "histogram",
+        lambda ax: ScoreHistogramDisplay.from_predictions(
+            found.errors, found.uncertainty, name=clean(found.chosen), bins=25, ax=ax
+        ),
+        "Uncertainties of correct and of wrong answers",
+        "Two histograms, as shares of all correct and of all wrong answers.",
+    )
+
+
+def _reliability(of: str, found: Findings, probability: Any) -> str:
+    shown: list[ReliabilityDisplay] = []
+
+    def draw(ax: Any) -> None:
+        options: dict[str, Any] = {"of": of, "ax": ax, "curve_kwargs": {"label": "these answers"}}
+        shown.append(ReliabilityDisplay.from_predictions(found.errors, probability, **options))
+
+    titles = {
+        "error": "Observed error rate, by the predicted chance of an error",
+        "confidence": "Observed share of right answers, by the model's own confidence",
+    }
+    return _svg(
+        f"reliability-{of}",
+        draw,
+        titles[of],
+        lambda: "; ".join(
+            f"announced {percent(p)}, observed {percent(o)}"
+            for p, o in zip(shown[0].predicted, shown[0].observed, strict=True)
+        ),
+    )
+
+
+def _svg(
+    name: str, draw: Callable[[Any], Any], title: str, description: str | Callable[[], str]
+) -> str:
+    figure_class = import_matplotlib("figure").Figure
+    cycler = import_matplotlib("rcsetup").cycler
+    style = {**_STYLE, "axes.prop_cycle": cycler(color=[_FIRST, _SECOND]), "svg.hashsalt": name}
+    file = io.StringIO()
+    with import_matplotlib("style").context(["default", style]), warnings.catch_warnings():
+        # A name may hold letters that the font to measure with has not.
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
+        figure = figure_class(figsize=(4.4, 3.7), layout="constrained")
+        ax = figure.subplots()
+        draw(ax)
+        ax.xaxis.set_major_locator(import_matplotlib("ticker").MaxNLocator(5))
+        _above(ax)
+        for text in figure.findobj(import_matplotlib("text").Text):
+            text.set_parse_math(False)  # a "$" in a name is a dollar
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    said = description if isinstance(description, str) else description()
+    return _for_page(file.getvalue(), name, title, said)
+
+
+def _above(ax: Any) -> None:
+    """Put the legend above the axes, out of the way of the curves."""
+    handles, labels = ax.get_legend_handles_labels()
+    if ax.get_legend() is not None:
+        handles = ax.get_legend().legend_handles
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        ax.get_legend().remove()
+    ax.figure.legend(handles, labels, loc="outside upper left", frameon=False, borderaxespad=0.2)
+
+
+def _for_page(svg: str, name: str, title: str, description: str) -> str:
+    """Return what belongs into an HTML page: own ids, the page's colours, a name and a text."""
+    root = ElementTree.fromstring(svg[svg.index("<svg") :])
+    for child in list(root):
+        if child.tag.endswith("metadata"):
+            root.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG without namespaces
+        attributes = dict(element.attrib)
+        element.attrib.clear()
+        for key, value in attributes.items():
+            element.set(*_attribute(key, value, name))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-title {name}-description")
+    for place, (kind, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(kind)
+        element.set("id", f"{name}-{'title' if kind == 'title' else 'description'}")
+        element.text = text
+        root.insert(place, element)
+    return ElementTree.tostring(root, encoding="unicode", method="html")
+
+
+def _attribute(key: str, value: str, name: str) -> tuple[str, str]:
+    if key == "id":
+        return key, f"{name}-{value}"
+    if key == _LINK:
+        return "href", value.replace("#", f"#{name}-")
+    value = re.sub(r"url\(#", f"url(#{name}-", value)
+    if key in ("style", "fill", "stroke"):
+        value = re.sub("#[0-9a-f]{6}", lambda match: _COLOURS.get(match[0], match[0]), value)
+        value = value.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    return key.rpartition("}")[2], value
