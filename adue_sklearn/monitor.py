@@ -320,7 +320,9 @@ class RiskMonitor:
             monitor._bins = None if state["bins"] is None else _Bins(**state["bins"])
         except (KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"state is none of a RiskMonitor: {what}.") from error
+            raise ValueError(
+                f"state is none of a RiskMonitor: {what}; expected what to_dict gives."
+            ) from error
         return monitor
 
     def __repr__(self) -> str:

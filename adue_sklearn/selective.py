@@ -590,8 +590,8 @@ class SelectiveClassifier(WrappingEstimator):
     def _thresholds_of(self, names: npt.NDArray[Any]) -> FloatArray:
         if (names.dtype.kind in "OUST") != (self.groups_.dtype.kind in "OUST"):
             raise ValueError(
-                f"groups has dtype {names.dtype}, but fit was given {self.groups_.dtype}; pass the "
-                "same kind."
+                f"groups has dtype {names.dtype}, expected the kind that fit was given: "
+                f"{self.groups_.dtype}."
             )
         place = np.searchsorted(self.groups_, names).clip(max=len(self.groups_) - 1)
         known = self.groups_[place] == names

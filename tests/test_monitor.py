@@ -257,7 +257,7 @@ def test_foreign_states_are_named(change):
     state = RiskMonitor(reference=[0.1, 0.2]).update([0, 1]).to_dict() | change
     with pytest.raises(ValueError, match="state is none of a RiskMonitor"):
         RiskMonitor.from_dict(state)
-    with pytest.raises(ValueError, match="state is none of a RiskMonitor"):
+    with pytest.raises(ValueError, match="'format' is missing; expected what to_dict gives"):
         RiskMonitor.from_dict({})
 
 
