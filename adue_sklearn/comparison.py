@@ -319,8 +319,12 @@ class Run:
         self.head_given = rows.init_W is not None
         # This names what is wrong with rows and head, for all scorers.
         self.fitted_response: SoftmaxResponseScorer = rows.fit(response)
+        if train is not None:
+            with naming("y_train"):
+                encode_labels(train.y, self.fitted_response.classes_, named=True)
         if test is not None:
-            self.errors: BoolArray = self.fitted_response.errors(test.X, test.y)
+            with naming("y_test"):
+                self.errors: BoolArray = self.fitted_response.errors(test.X, test.y)
             self.folds: list[tuple[IntArray, IntArray]] = []
             return
         self.errors, self.folds = self._folds(cv, random_state)
@@ -595,16 +599,17 @@ def check_folds(
         with warnings.catch_warnings(), naming("X"):
             warnings.filterwarnings("ignore", message="The least populated class")
             return list(splitter.split(errors, errors))
-    with naming("cv"):
+    with naming("cv", "folds, a splitter of scikit-learn, or pairs (train, test) of row numbers"):
         folds = [
             (_numbers(rest, len(y)), _numbers(fold, len(y)))
             for rest, fold in check_cv(cv, y, classifier=True).split(np.zeros(len(y)), y)
         ]
-    times = np.bincount(np.concatenate([fold for _, fold in folds]), minlength=len(y))
+    judged = np.concatenate([np.empty(0, dtype=np.int64), *(fold for _, fold in folds)])
+    times = np.bincount(judged, minlength=len(y))
     if (times != 1).any():
         raise ValueError(
             f"cv puts {int((times != 1).sum())} of {len(y)} rows into no test part, or into "
-            "several; every row is to be scored once."
+            "several; every row must be in one."
         )
     return folds
 
@@ -616,7 +621,7 @@ def _numbers(rows: Any, n_rows: int) -> IntArray:
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
         raise ValueError("cv must yield pairs of row numbers, (train, test), none of them empty.")
     if found.min() < 0 or found.max() >= n_rows:
-        raise ValueError(f"cv yields row numbers outside of 0 to {n_rows - 1}.")
+        raise ValueError(f"cv yields row numbers that are not 0 to {n_rows - 1}, as they must be.")
     return found.astype(np.int64)
 
 
@@ -655,7 +660,7 @@ def _with_names(pairs: Sequence[tuple[str | None, Any]], argument: str) -> Named
         taken = {other for other, _ in named}
         if name is not None:
             if name in taken:
-                raise ValueError(f"{argument}: {name!r} is there twice; use different names.")
+                raise ValueError(f"{argument}: {name!r} is there twice; names must differ.")
             named.append((name, scorer))
             continue
         wanted = next(label for label in _labels(scorer) if label not in taken)
@@ -710,7 +715,9 @@ def _checked(
         check_head(init_W, init_b, classes, X, activation=response.activation)
     elif init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
-        raise ValueError(f"{given} was given without init_W; pass the head's weights too.")
+        raise ValueError(
+            f"{given} was given without init_W; expected the head's weights too, or neither."
+        )
     if init_W is not None and not is_list_of_layers(init_W):
         init_W = as_numpy(init_W)
     return Labelled(X, y, init_W, init_b, classes)
@@ -722,17 +729,20 @@ def _pair(X_name: str, X: Any, y_name: str, y: Any, rows: Labelled) -> Labelled 
         return None
     if X is None or y is None:
         given, missing = (y_name, X_name) if X is None else (X_name, y_name)
-        raise ValueError(f"{given} was given without {missing}; pass both or neither.")
+        raise ValueError(f"{given} was given without {missing}; expected both or neither.")
     if X_name == "X_train" and rows.init_W is None:
         raise ValueError(
-            "X_train was given without init_W: without a head one is fitted on X, y, and these are "
-            "its training rows."
+            "X_train was given without init_W, but needs a head that was trained on it; without "
+            "one a head is fitted on X, y."
         )
     blank = SoftmaxResponseScorer()
     with naming(X_name):
         X = validate_features(blank, X, reset=True)
     if X.shape[1] != rows.X.shape[1]:
-        raise ValueError(f"{X_name} has {X.shape[1]} features, but X has {rows.X.shape[1]}.")
+        raise ValueError(
+            f"{X_name} has {X.shape[1]} features, but X has {rows.X.shape[1]}; both must have "
+            "the head's."
+        )
     with naming(y_name):
         y = check_labels(y, X.shape[0], "compare_scorers")
     return rows._replace(X=X, y=y)

@@ -18,6 +18,7 @@ from sklearn.base import clone
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
+    AutoScorer,
     ConfidNetScorer,
     DDUScorer,
     DoctorScorer,
@@ -37,6 +38,7 @@ from adue_sklearn import (
     StackedScorer,
     TrustScoreScorer,
     ViMScorer,
+    comparison,
     metrics,
     model_selection,
     selective,
@@ -117,6 +119,7 @@ ESTIMATORS = [
     ViMScorer(),
     SelectiveClassifier(),
     HUQScorer(alpha=0.5, delta_min=0.1, delta_max=0.9, cv=2),
+    AutoScorer([("energy", EnergyScorer())], cv=2),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 many = settings(
@@ -225,6 +228,7 @@ def test_scoring(estimator, value):
             ConfidNetScorer,
             StackedScorer,
             HUQScorer,
+            AutoScorer,
         )
         for parameter in cls().get_params()
     ],
@@ -241,6 +245,7 @@ SCORES = {"errors": PROBLEM.errors, "uncertainty": np.arange(40.0)}
 PROBABILITIES = {"y_true": PROBLEM.y, "probabilities": np.full((40, 3), 1 / 3)}
 HEAD = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
 RESAMPLING = {"metric": metrics.aurc_score, "n_resamples": 5}
+COMPARED = HEAD | {"scorers": [EnergyScorer()], "n_resamples": 3, "cv": 2}
 #: Arguments that every public function takes; what it has besides is added by its signature.
 FUNCTIONS = {
     metrics.prediction_errors: {"predicted": PROBLEM.y, "y": PROBLEM.y},
@@ -268,12 +273,14 @@ FUNCTIONS = {
     model_selection.fit_rows_look_memorised: {"fit_errors": (3, 10), "fresh_errors": (3, 10)},
     model_selection.count_shared_rows: {"X": PROBLEM.X, "other": PROBLEM.X[:3]},
     selective.selective_threshold: SCORES,
+    comparison.compare_scorers: COMPARED,
+    comparison.default_scorers: {},
     selective.clopper_pearson: {"n_errors": 3, "n_rows": 40},
 }
 #: Whose name an error may give instead: a wrong shape of one shows as the other not fitting to it.
 PARTNERS = {
     "X": {"init_W", "y", "n_splits"},
-    "init_W": {"init_b", "X", "n_splits"},
+    "init_W": {"init_b", "X", "n_splits", "X_train"},
     "init_b": {"n_splits"},
     "classes": {"y", "n_splits", "y_true", "probabilities"},
     "y": {"predicted", "n_splits"},
@@ -283,6 +290,10 @@ PARTNERS = {
     "y_true": {"probabilities"},
     "probabilities": {"y_true", "classes"},
     "n_rows": {"n_errors"},
+    "X_train": {"y_train"},
+    "y_train": {"X_train"},
+    "X_test": {"y_test"},
+    "y_test": {"X_test"},
 }
 
 
@@ -292,7 +303,7 @@ def public_functions(*modules):
 
 
 def test_every_public_function_is_tried():
-    assert set(FUNCTIONS) == public_functions(metrics, model_selection, selective)
+    assert set(FUNCTIONS) == public_functions(comparison, metrics, model_selection, selective)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +323,15 @@ def test_functions(function, argument, value):
     given = FUNCTIONS[function] | {argument: value}
     partners = PARTNERS.get(argument, set()) & set(inspect.signature(function).parameters)
     call(lambda: function(**given), argument, *partners)
+
+
+@pytest.mark.parametrize("argument", ["X_train", "y_train", "X_test", "y_test"])
+@settings(many, max_examples=20)
+@given(value=anything)
+def test_other_rows_of_a_comparison(argument, value):
+    kind = argument[2:]
+    given = {f"X_{kind}": PROBLEM.X, f"y_{kind}": PROBLEM.y, argument: value}
+    call(lambda: comparison.compare_scorers(**COMPARED, **given), *given)
 
 
 @pytest.mark.parametrize("parameter", AdUESearchCV().get_params())
