@@ -185,8 +185,7 @@ class SavedThreshold:
             )
         rounded = round(self.coverage, 2 if self.coverage >= 0.01 else 4)
         share = "all" if self.n_accepted == self.n_rows else percent(rounded)
-        # Rounded up: the bound has to stay one.
-        bound = min(self.target_risk, math.ceil(self.risk_bound * 1e4) / 1e4)
+        bound = shown_bound(self.target_risk, self.risk_bound)
         return (
             f"Accept {share} of the traffic; at most {percent(bound)} of those are wrong, {sure}."
         )
@@ -324,6 +323,11 @@ def smallest_target(
         f"The smallest target that these {n_rows} rows support is about {percent(smallest)}; one "
         "that is set because of this has to be confirmed on fresh rows."
     )
+
+
+def shown_bound(target_risk: float, risk_bound: float) -> float:
+    """Return a bound to be printed: rounded up, as it has to stay one."""
+    return min(target_risk, math.ceil(risk_bound * 1e4) / 1e4)
 
 
 def percent(share: float) -> str:

@@ -31,6 +31,7 @@ from adue_sklearn.model_selection import count_shared_rows
 from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
+from adue_sklearn.thresholds import shown_bound, smallest_target
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
@@ -102,6 +103,13 @@ class Findings:
     def n_rows(self) -> int:
         """Rows that set the threshold."""
         return len(self.errors)
+
+    @property
+    def bound(self) -> float:
+        """What the error rate among accepted answers is at most; NaN where none is accepted."""
+        if self.threshold.n_accepted == 0:
+            return math.nan
+        return shown_bound(self.target_risk, self.threshold.risk_bound)
 
     @property
     def n_errors(self) -> int:
@@ -191,8 +199,13 @@ def clean(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage of three digits, which no line break divides."""
-    return "none" if math.isnan(share) else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+    """Return a share that was chosen as a percentage, which no line break divides."""
+    return f"{100 * share:.4g}\N{NO-BREAK SPACE}%"
+
+
+def rate(share: float) -> str:
+    """Return a share that was observed as a percentage."""
+    return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray, IntArray]:
@@ -272,8 +285,6 @@ def _doubts_of_threshold(
     target_risk: float,
     confidence: float,
 ) -> list[str]:
-    from adue_sklearn.thresholds import smallest_target
-
     doubts = []
     if found.n_accepted == 0:
         why = smallest_target(errors, uncertainty, target_risk, confidence, "binomial")

@@ -15,7 +15,15 @@ from markupsafe import Markup
 
 import adue_sklearn
 from adue_sklearn.report import _plots as plots
-from adue_sklearn.report._findings import REFERENCE, Findings, class_names, clean, find, percent
+from adue_sklearn.report._findings import (
+    REFERENCE,
+    Findings,
+    class_names,
+    clean,
+    find,
+    percent,
+    rate,
+)
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
@@ -86,7 +94,7 @@ def make_report(
     ...     store = FeatureStore.create(folder, features=X, labels=y, init_W=W)
     ...     page = make_report(store, scorers=[EntropyScorer()], target_risk=0.2)
     >>> page.startswith("<!doctype html>"), page.count("<svg")
-    (True, 5)
+    (True, 6)
     """
     found = find(
         store,
@@ -104,6 +112,7 @@ def make_report(
             "threshold": Markup(plots.threshold(found)),
             "histogram": Markup(plots.histogram(found)),
             "confidence": Markup(plots.confidence_reliability(found)),
+            "roc": _markup(plots.error_roc(found)),
             "error": _markup(plots.error_reliability(found)),
         },
         recommendation=_recommendation(found),
@@ -128,6 +137,7 @@ def _template() -> jinja2.Template:
         finalize=_shown,
     )
     environment.filters["percent"] = percent
+    environment.filters["rate"] = rate
     environment.filters["short"] = _short
     return environment.from_string(source)
 
@@ -141,8 +151,8 @@ def _markup(svg: str | None) -> Markup | None:
     return None if svg is None else Markup(svg)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
+def _short(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} …"
 
 
 def _recommendation(found: Findings) -> str:
@@ -155,13 +165,13 @@ def _recommendation(found: Findings) -> str:
         )
     if threshold.n_accepted == found.n_rows:
         return (
-            f"Accept every answer of the model: at most {percent(found.target_risk)} of them are "
+            f"Accept every answer of the model: at most {percent(found.bound)} of them are "
             f"wrong, {sure}."
         )
     rest = percent(round(1.0 - threshold.coverage, 2))
     return (
         f"Accept {percent(round(threshold.coverage, 2))} of the answers and send the other {rest} "
-        f"to a person: of those accepted, at most {percent(found.target_risk)} are wrong, {sure}."
+        f"to a person: of those accepted, at most {percent(found.bound)} are wrong, {sure}."
     )
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
+from adue_sklearn.metrics import error_roc_auc_score
 from adue_sklearn.plotting import (
+    ErrorRocDisplay,
     ReliabilityDisplay,
     RiskCoverageDisplay,
     ScoreHistogramDisplay,
     ThresholdDisplay,
 )
 from adue_sklearn.plotting._display import import_matplotlib
-from adue_sklearn.report._findings import REFERENCE, Findings, clean, percent
+from adue_sklearn.report._findings import REFERENCE, Findings, clean, percent, rate
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -53,7 +55,7 @@ def risk_coverage(found: Findings) -> str:
     def draw(ax: Any) -> None:
         shared: dict[str, Any] = {"ax": ax}
         RiskCoverageDisplay.from_predictions(
-            found.errors, found.uncertainty, name=clean(found.chosen), **shared
+            found.errors, found.uncertainty, name=_legend_name(found.chosen), **shared
         )
         if found.chosen != REFERENCE:
             RiskCoverageDisplay.from_predictions(
@@ -65,7 +67,7 @@ def risk_coverage(found: Findings) -> str:
                 **shared,
             )
 
-    shown = ", ".join(f"{percent(r.risk)} at {percent(r.coverage)}" for r in found.coverages)
+    shown = ", ".join(f"{rate(r.risk)} at {percent(r.coverage)}" for r in found.coverages)
     return _svg(
         "risk",
         draw,
@@ -80,7 +82,7 @@ def threshold(found: Findings) -> str:
         "target_risk": found.target_risk,
         "confidence": found.confidence,
     }
-    share = percent(found.threshold.coverage)
+    share = rate(found.threshold.coverage)
     return _svg(
         "threshold",
         lambda ax: ThresholdDisplay.from_predictions(
@@ -89,6 +91,27 @@ def threshold(found: Findings) -> str:
         "Share of answers that can be accepted, by the error rate that is guaranteed for them",
         f"The chosen point: {share} accepted for an error rate of at most "
         f"{percent(found.target_risk)}.",
+    )
+
+
+def error_roc(found: Findings) -> str | None:
+    """Draw how many errors a threshold catches; None where there are no errors or only errors."""
+    if found.n_errors in (0, found.n_rows):
+        return None
+
+    def draw(ax: Any) -> None:
+        # The area's interval would not fit in the legend; the band shows how sure the curve is.
+        label = {"label": _legend_name(found.chosen)}
+        ErrorRocDisplay.from_predictions(
+            found.errors, found.uncertainty, curve_kwargs=label, n_resamples=200, ax=ax
+        )
+
+    area = rate(error_roc_auc_score(found.errors, found.uncertainty))
+    return _svg(
+        "roc",
+        draw,
+        "Share of the wrong answers that go to a person, by the share of right ones that do",
+        f"The area under the curve is {area}; 50 % is chance.",
     )
 
 
@@ -109,11 +132,16 @@ def histogram(found: Findings) -> str:
     return _svg(
         "histogram",
         lambda ax: ScoreHistogramDisplay.from_predictions(
-            found.errors, found.uncertainty, name=clean(found.chosen), bins=25, ax=ax
+            found.errors, found.uncertainty, name=_legend_name(found.chosen), bins=25, ax=ax
         ),
         "Uncertainties of correct and of wrong answers",
         "Two histograms, as shares of all correct and of all wrong answers.",
     )
+
+
+def _legend_name(name: str) -> str:
+    name = " ".join(clean(name).split())
+    return name if len(name) <= 24 else f"{name[:22]} …"
 
 
 def _reliability(of: str, found: Findings, probability: Any) -> str:
@@ -132,7 +160,7 @@ def _reliability(of: str, found: Findings, probability: Any) -> str:
         draw,
         titles[of],
         lambda: "; ".join(
-            f"announced {percent(p)}, observed {percent(o)}"
+            f"announced {rate(p)}, observed {rate(o)}"
             for p, o in zip(shown[0].predicted, shown[0].observed, strict=True)
         ),
     )
