@@ -29,8 +29,9 @@ _LINE_SEARCH = 20
 #: Length of a first step. A short one ends in the first hollow: with steps of the gradient's own
 #: length, losses on small two-class problems were up to 40 % higher.
 _FIRST_STEP = 0.3
-#: How often in a row a problem may find no step before it is given up.
-_FAILURES = 2
+#: How often in a row a problem may find no step before it is given up; it is too where so many
+#: iterations lower the value by less than this share of tol squared, in which rounding shows.
+_FAILURES, _PATIENCE, _STALLED = 2, 10, 0.01
 #: Converged problems are taken out once they are this share of all: that copies the memory.
 _IDLE_SHARE = 0.2
 
@@ -86,14 +87,18 @@ def minimize_lbfgs(
     norm = gradient.abs().amax(dim=1)
     done = Minima(x.clone(), value.clone(), norm, torch.zeros_like(active))
     memory = _Memory(x)
-    failures = torch.zeros_like(active)
+    failures, before = torch.zeros_like(active), value
     for iteration in range(1, max_iter + 1):
+        if iteration % _PATIENCE == 0:
+            least = (_STALLED * tol**2) + 4.0 * torch.finfo(value.dtype).eps * value.abs()
+            failures = torch.where(before - value < least, _FAILURES + 1, failures)
+            before = value
         going = (norm > tol) & (failures <= _FAILURES)
         if not bool(going.any()):
             break
         if float(going.double().mean()) <= 1.0 - _IDLE_SHARE:
             kept = torch.nonzero(going).ravel()
-            active, failures, going = active[kept], failures[kept], going[kept]
+            active, failures, before, going = (v[kept] for v in (active, failures, before, going))
             x, value, gradient = x[kept], value[kept], gradient[kept]
             memory.select(kept)
         direction = memory.direction(gradient)
@@ -105,7 +110,7 @@ def minimize_lbfgs(
         x = x + step
         memory.add(step, changed - gradient)
         stuck = going & (step == 0.0).all(dim=1)
-        failures = torch.where(stuck, failures + 1, 0)
+        failures = torch.where(stuck, failures + 1, torch.where(going, 0, failures))
         if bool(stuck.any()):
             memory.forget(stuck)
         gradient = changed

@@ -169,6 +169,22 @@ def test_lbfgs_stops_where_no_step_leads_down_and_says_so_by_the_gradient():
     assert bool((found.x == 0.0).all())
 
 
+def test_lbfgs_gives_up_where_rounding_hides_the_way_down():
+    evaluations = 0
+
+    def rounded(x, problems):  # the gradient promises what values in float32 cannot show
+        nonlocal evaluations
+        evaluations += 1
+        value = (1e4 + 1e-6 * x.square().sum(dim=1)).to(torch.float32).to(torch.float64)
+        return value, 1.0 + 2e-6 * x
+
+    found = minimize_lbfgs(
+        rounded, torch.ones(1, 3, dtype=torch.float64), tol=1e-6, max_iter=10_000
+    )
+    assert float(found.gradient_norm) > 1e-6
+    assert evaluations < 500
+
+
 def test_turns_change_nothing_but_the_memory(problem, capsys):
     whole = AdUESearchCV(GRID, cv=3, verbose=1).fit(*problem.fit_args)
     cut = AdUESearchCV(GRID, cv=3, verbose=1, max_memory=2e-4).fit(*problem.fit_args)
