@@ -125,6 +125,17 @@ def check_head(
     return OriginalHead(weights, biases, _check_classes(classes, n_classes), given=True)
 
 
+def rows_to_fit(rows: IntArray, init_W: Any) -> IntArray:
+    """Return the numbers of rows to fit on, the first twice if they are as many as the head's rows.
+
+    Folds inside an estimator cut no head; without this :func:`check_head` would refuse some.
+    """
+    if init_W is None:
+        return rows
+    last = init_W[-1] if is_list_of_layers(init_W) else init_W
+    return np.append(rows, rows[0]) if len(last) == len(rows) else rows
+
+
 def is_list_of_layers(init_W: Any) -> bool:
     """Tell a list of matrices from one matrix, which may be nested lists."""
     return isinstance(init_W, list | tuple) and any(map(_is_matrix, init_W))

@@ -14,6 +14,7 @@ from rich.text import Text
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
+from adue_sklearn._heads import rows_to_fit
 from adue_sklearn._torch import as_numpy
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
@@ -86,7 +87,8 @@ def cross_validated_table(
     def out_of_fold(estimator: UncertaintyEstimator) -> npt.NDArray[np.float64]:
         uncertainty = np.empty(len(X))
         for rest, fold in search.cv:
-            fitted = clone(estimator).fit(X[rest], y[rest], **head)
+            seen = rows_to_fit(rest, init_W)
+            fitted = clone(estimator).fit(X[seen], y[seen], **head)
             uncertainty[fold] = fitted.predict_uncertainty(X[fold])
         return uncertainty
 

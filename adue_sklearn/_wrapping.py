@@ -20,6 +20,7 @@ from adue_sklearn._heads import (
     OriginalHead,
     check_head,
     encode_labels,
+    rows_to_fit,
 )
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
@@ -48,7 +49,10 @@ class FitArguments(NamedTuple):
         self, estimator: UncertaintyEstimator, rows: IntArray | None = None
     ) -> UncertaintyEstimator:
         """Return a clone of ``estimator`` fitted on some rows, by default all."""
-        X, y = (self.X, self.y) if rows is None else (self.X[rows], self.y[rows])
+        X, y = self.X, self.y
+        if rows is not None:
+            rows = rows_to_fit(rows, self.init_W)
+            X, y = X[rows], y[rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LabelOrderWarning)  # whoever wraps says it, once
             return clone(estimator).fit(X, y, self.init_W, self.init_b, classes=self.classes)

@@ -47,6 +47,7 @@ from adue_sklearn._heads import (
     encode_labels,
     is_list_of_layers,
     out_of_fold_predictions,
+    rows_to_fit,
 )
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
@@ -263,11 +264,8 @@ class Labelled(NamedTuple):
     classes: Any = None
 
     def part(self, rows: IntArray) -> Labelled:
-        """Return some of the rows, one of them twice if they look like a head that was cut."""
-        if self.init_W is not None:
-            last = self.init_W[-1] if is_list_of_layers(self.init_W) else self.init_W
-            if len(last) == len(rows):
-                rows = np.append(rows, rows[0])
+        """Return some of the rows, to fit on."""
+        rows = rows_to_fit(rows, self.init_W)
         return self._replace(X=self.X[rows], y=self.y[rows])
 
     def fit(self, scorer: Any) -> Any:

@@ -306,6 +306,14 @@ def test_too_few_rows_for_a_score_do_not_stop_the_others():
         assert found[name].failure == ""
 
 
+def test_folds_as_long_as_the_head_are_no_cut_head():
+    problem = Problem(n=24, d=4, n_classes=16, noise=0.5)
+    found = compare_scorers(
+        *problem.fit_args, scorers=[MahalanobisScorer(), HUQScorer()], cv=3, n_resamples=20
+    )
+    assert [result.failure for result in found.results] == ["", "", ""]
+
+
 def test_without_a_head_each_fold_has_one_of_its_own(problem):
     found = compare_scorers(problem.X, problem.y, scorers=[EntropyScorer(), AdUEEstimator()])
     assert found["entropy"].fitted_on == "other folds"

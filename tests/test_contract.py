@@ -331,6 +331,26 @@ def test_unusable_devices_are_named(device, message, problem):
         SoftmaxResponseScorer(device=device).fit(*problem.fit_args).predict(problem.X)
 
 
+@pytest.mark.parametrize("n_classes", [15, 16, 17])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        AdUESearchCV({"beta": [0.01, 0.1]}, cv=3),
+        ErrorProbability(MahalanobisScorer(), cv=3),
+        HUQScorer(cv=3),
+        SelectiveClassifier(MahalanobisScorer(), target_risk=0.9, threshold_size=8),
+        StackedScorer(cv=3),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # few rows, and no threshold for them
+def test_folds_as_long_as_the_head_are_no_cut_head(estimator, n_classes):
+    problem = Problem(n=24, d=4, n_classes=n_classes, noise=0.5)
+    assert 3 <= problem.errors.sum() <= 21
+    fitted = clone(estimator).fit(*problem.fit_args)  # on 16 rows, or a few more or less
+    assert np.isfinite(fitted.predict_uncertainty(problem.X)).all()
+
+
 def test_a_search_that_would_cut_the_head_is_stopped():
     problem = Problem(n=30, d=5, n_classes=30)
     with pytest.raises(ValueError, match="init_W has as many rows as X"):

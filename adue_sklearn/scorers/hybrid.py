@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
-from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead
+from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, resolve_device
 from adue_sklearn.base import UncertaintyEstimator
@@ -394,7 +394,9 @@ class _Rows(NamedTuple):
         self, score: UncertaintyEstimator, rows: IntArray | None = None
     ) -> UncertaintyEstimator:
         """Return a clone fitted on some rows, by default all; without a given head on its own."""
-        chosen: Any = slice(None) if rows is None else rows
+        chosen: Any = slice(None)
+        if rows is not None:
+            chosen = rows_to_fit(rows, self.head.weights) if self.head.given else rows
         y = self.head.classes[self.labels[chosen]]
         head: dict[str, Any] = {}
         if self.head.given:

@@ -33,6 +33,7 @@ from adue_sklearn._heads import (
     OriginalHead,
     apply_head,
     out_of_fold_predictions,
+    rows_to_fit,
 )
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, map_rows, resolve_device
@@ -580,9 +581,8 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         if head.given or _needs_head(scorer):
             arguments = {"init_W": list(head.weights), "init_b": list(head.biases)}
             arguments["classes"] = head.classes
-            if len(y) == len(head.classes):  # would look like a head that was cut: one row twice
-                rows = np.append(np.arange(len(y)), 0)
-                X, y = _rows(X, rows), y[rows]
+            rows = rows_to_fit(np.arange(len(y)), head.weights)
+            X, y = _rows(X, rows), y[rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LabelOrderWarning)  # the stack says it, once
             return clone(scorer).fit(X, y, **arguments)

@@ -289,13 +289,6 @@ def test_the_default_stack_takes_a_head_of_several_layers():
     assert np.isfinite(stack.predict_uncertainty(X)).all()
 
 
-def test_folds_as_long_as_the_head_are_no_cut_head():
-    problem = Problem(n=24, d=4, n_classes=16, noise=0.5)
-    assert 3 <= problem.errors.sum() <= 21
-    stack = StackedScorer(cv=3).fit(*problem.fit_args)  # 16 rows to fit on
-    assert np.isfinite(stack.predict_uncertainty(problem.X)).all()
-
-
 def test_many_classes_of_which_some_have_no_rows():
     problem = Problem(n=600, d=20, n_classes=150, noise=0.5)
     stack = StackedScorer().fit(*problem.fit_args)
