@@ -24,6 +24,7 @@ from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
+from adue_sklearn.metrics._arguments import as_column
 from adue_sklearn.persistence import _plain, _split_state
 from adue_sklearn.selective import fewest_rows, selective_threshold
 
@@ -112,6 +113,11 @@ class SavedThreshold:
         SavedThreshold
             It accepts nothing where no threshold meets the target.
         """
+        if provenance is not None and not isinstance(provenance, Mapping):
+            raise TypeError(
+                f"provenance is a {type(provenance).__name__}; expected a mapping of names to "
+                "facts."
+            )
         fingerprint = score_sha256(estimator)
         errors = estimator.errors(X, y)
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
@@ -153,7 +159,9 @@ class SavedThreshold:
         accepted : ndarray of bool of shape (n_samples,)
             NaN is not accepted.
         """
-        return as_numpy(uncertainty) <= self.threshold
+        values = as_column(uncertainty, "uncertainty")
+        with naming("uncertainty"):
+            return values.astype(np.float64) <= self.threshold
 
     def check_score(self, estimator: UncertaintyEstimator) -> None:
         """Raise unless this is the score that the threshold was set for.

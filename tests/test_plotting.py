@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -42,6 +43,7 @@ from adue_sklearn.plotting import (
 )
 from adue_sklearn.selective import clopper_pearson, selective_threshold
 from tests.problems import Problem
+from tests.test_bad_input import anything, call, many
 
 mpl.use("Agg")
 
@@ -512,6 +514,27 @@ def test_a_score_that_is_no_probability_has_no_reliability():
     errors, uncertainty = scored_rows()
     with pytest.raises(ValueError, match=r"ErrorProbability makes P\(error\) of any score"):
         ReliabilityDisplay.from_predictions(errors, uncertainty * 7)
+
+
+@pytest.mark.parametrize(
+    ("display", "argument"),
+    [
+        (display, argument)
+        for display in DISPLAYS
+        for argument in inspect.signature(display.from_predictions).parameters
+        if argument != "name"
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+@settings(many, max_examples=15)
+@given(value=anything)
+def test_whatever_is_passed_the_error_names_it(display, argument, value):
+    rng = np.random.default_rng(0)
+    rows = {"errors": rng.random(40) < 0.4, "uncertainty": rng.random(40)}
+    partners = {"errors": ("uncertainty",), "uncertainty": ("errors",)}.get(argument, ())
+    few = {"n_resamples": 5} if display is ErrorRocDisplay else {}
+    call(lambda: display.from_predictions(**{**rows, **few, argument: value}), argument, *partners)
+    plt.close("all")
 
 
 def test_matplotlib_is_imported_when_something_is_drawn_and_named_where_it_is_not_installed():

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given as given_value
+from hypothesis import settings
 
 from adue_sklearn import (
     AdUEEstimator,
@@ -21,6 +23,7 @@ from adue_sklearn.selective import selective_threshold
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
 from tests.lora_cases import make_texts
 from tests.problems import Problem
+from tests.test_bad_input import PROBLEM, anything, call, many
 
 PROVENANCE = {"adapter_sha256": "one", "model": "tuned"}
 
@@ -284,6 +287,24 @@ def test_what_is_no_threshold_is_named(store, tmp_path):
     fit = store.features, store.labels, store.init_W, store.init_b
     with pytest.raises(TypeError, match="estimator is a LinearProbeScorer"):
         SavedThreshold.of(LinearProbeScorer(C=0.01).fit(*fit), *fit[:2])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["estimator", "X", "y", "target_risk", "confidence", "method", "provenance"],
+)
+@settings(many, max_examples=15)
+@given_value(value=anything)
+def test_whatever_is_passed_the_error_names_it(argument, value, tmp_path):
+    scorer = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
+    given = {"estimator": scorer, "X": PROBLEM.X, "y": PROBLEM.y, argument: value}
+    call(lambda: SavedThreshold.of(**given), argument, *(("y",) if argument == "X" else ()))
+    found = SavedThreshold.of(scorer, PROBLEM.X, PROBLEM.y)
+    if argument == "estimator":
+        call(lambda: found.check_score(value), "estimator", "threshold")
+    if argument == "y":
+        call(lambda: found.accepts(value), "uncertainty")
+        call(lambda: save_threshold(value, tmp_path / "file"), "threshold")
 
 
 # --- bad input on the command line ---------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 from sklearn.frozen import FrozenEstimator
 
+from adue_sklearn._validation import naming
 from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_share
 
@@ -123,8 +124,15 @@ def style(
         raise TypeError(f"{argument} is {given!r}; expected a dict of matplotlib's keywords.")
     module, _, name = artist.partition(".")
     kind = getattr(import_matplotlib(module), name)
-    # Aliases, such as "c" for "color", are written out so that they replace a default.
-    written_out = import_matplotlib("cbook").normalize_kwargs(dict(given or {}), kind)
+    with naming(argument):
+        # Aliases, such as "c" for "color", are written out so that they replace a default.
+        written_out = import_matplotlib("cbook").normalize_kwargs(dict(given or {}), kind)
+    unknown = [key for key in written_out if not hasattr(kind, f"set_{key}")]
+    if unknown:
+        raise TypeError(
+            f"{argument} holds {unknown[0]!r}, which a matplotlib {name} does not have; expected "
+            "such as color, linestyle, alpha, label."
+        )
     return {**defaults, **written_out}
 
 

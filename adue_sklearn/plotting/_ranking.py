@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_scalar
 
 from adue_sklearn._validation import naming
 from adue_sklearn.metrics import Estimate, aurc_score, error_roc_auc_interval, risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, check_scores
+from adue_sklearn.metrics._bootstrap import _seed
 from adue_sklearn.plotting._display import (
     Display,
     binomial_interval,
@@ -289,8 +290,7 @@ class ErrorRocDisplay(Display):
         band: dict[str, FloatArray] = {}
         if confidence is not None and min(flags.sum(), (~flags).sum()) > 1:
             grid = np.linspace(0.0, 1.0, _PLACES // 2 + 1)
-            with naming("random_state"):
-                rng = check_random_state(random_state)
+            rng = np.random.default_rng(_seed(random_state))
             curves = _resampled_roc(flags, ranks, grid, n_resamples, rng)
             limits = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
             low, high = np.quantile(curves, limits, axis=0)
@@ -432,15 +432,16 @@ class ScoreHistogramDisplay(Display):
         """
         flags, _ = check_scores(errors, uncertainty)
         scores = finite(uncertainty, "uncertainty")
-        with naming("bins"):
-            edges = np.histogram_bin_edges(scores, bins)
+        if not isinstance(share, bool):
+            raise TypeError(f"share is {share!r}; expected True or False.")
+        edges = _edges(scores, bins)
         counts = [np.histogram(scores[kind], edges)[0].astype(float) for kind in (~flags, flags)]
         if share:
             counts = [
                 count / max(int(kind.sum()), 1)
                 for count, kind in zip(counts, (~flags, flags), strict=True)
             ]
-        made = cls(edges=edges, correct=counts[0], wrong=counts[1], name=name, share=bool(share))
+        made = cls(edges=edges, correct=counts[0], wrong=counts[1], name=name, share=share)
         return made.plot(ax, correct_kwargs=correct_kwargs, wrong_kwargs=wrong_kwargs)
 
     def plot(
@@ -500,13 +501,22 @@ def _resampled_roc(
     curves = np.empty((n_resamples, len(grid)))
     for curve in curves:
         fpr, tpr = (
-            np.cumsum(np.bincount(kind[rng.randint(len(kind), size=len(kind))], minlength=n_ranks))
+            np.cumsum(np.bincount(kind[rng.integers(len(kind), size=len(kind))], minlength=n_ranks))
             / len(kind)
             for kind in kinds
         )
         # Where the curve rises vertically, np.interp takes its upper end.
         curve[:] = np.interp(grid, np.append(0.0, fpr), np.append(0.0, tpr))
     return curves
+
+
+def _edges(scores: FloatArray, bins: Any) -> FloatArray:
+    expected = "a number, ascending edges or a name that numpy.histogram_bin_edges knows"
+    with naming("bins", expected):
+        edges = np.histogram_bin_edges(scores, bins).astype(np.float64)
+    if len(edges) < 2 or not np.isfinite(edges).all():
+        raise ValueError("bins needs at least two edges, all of them finite.")
+    return edges
 
 
 def _fill(ax: Any, line: Any, x: Any, low: Any, high: Any) -> Any:
