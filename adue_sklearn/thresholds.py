@@ -160,7 +160,7 @@ class SavedThreshold:
             NaN is not accepted.
         """
         values = as_column(uncertainty, "uncertainty")
-        with naming("uncertainty"):
+        with naming("uncertainty", "one number a row"):
             return values.astype(np.float64) <= self.threshold
 
     def check_score(self, estimator: UncertaintyEstimator) -> None:
@@ -266,7 +266,7 @@ def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
     ...     print(load_threshold(file).describe())
     Accept all of the traffic; at most 2.96 % of those are wrong, with 95 % confidence.
     """
-    with naming("file"):
+    with naming("file", "a path"):
         path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(
@@ -303,7 +303,7 @@ def score_sha256(estimator: UncertaintyEstimator) -> str:
 
 def check_file(file: str | os.PathLike[str]) -> Path:
     """Return the path of a file to be written; raise where it is a folder."""
-    with naming("file"):
+    with naming("file", "a path"):
         path = Path(file)
     if path.is_dir():
         raise ValueError(f"file: {path} is a folder; name a file, such as {path / 'name.json'}.")

@@ -124,7 +124,7 @@ def style(
         raise TypeError(f"{argument} is {given!r}; expected a dict of matplotlib's keywords.")
     module, _, name = artist.partition(".")
     kind = getattr(import_matplotlib(module), name)
-    with naming(argument):
+    with naming(argument, "a dict of matplotlib's keywords"):
         # Aliases, such as "c" for "color", are written out so that they replace a default.
         written_out = import_matplotlib("cbook").normalize_kwargs(dict(given or {}), kind)
     unknown = [key for key in written_out if not hasattr(kind, f"set_{key}")]

@@ -28,6 +28,7 @@ from adue_sklearn.plotting._display import (
 
 #: Intervals are drawn at so many places at most.
 _PLACES = 200
+_MOST_BINS = 10_000
 
 
 class RiskCoverageDisplay(Display):
@@ -513,6 +514,8 @@ def _resampled_roc(
 def _edges(scores: FloatArray, bins: Any) -> FloatArray:
     expected = "a number, ascending edges or a name that numpy.histogram_bin_edges knows"
     with naming("bins", expected):
+        if not isinstance(bins, str) and np.ndim(bins) == 0 and bins > _MOST_BINS:
+            raise ValueError(f"bins is {bins}, too many to see; expected at most {_MOST_BINS}.")
         edges = np.histogram_bin_edges(scores, bins).astype(np.float64)
     if len(edges) < 2 or not np.isfinite(edges).all():
         raise ValueError("bins needs at least two edges, all of them finite.")

@@ -188,7 +188,7 @@ def _targets(given: Any, errors: BoolArray, target_risk: float) -> FloatArray:
     if given is None:
         top = min(max(1.3 * errors.mean(), 1.5 * target_risk, 0.02), 0.999)
         return np.unique(np.append(np.linspace(top / 80, top, 80), target_risk))
-    with naming("target_risks"):
+    with naming("target_risks", "risks above 0 and below 1"):
         targets = np.unique(as_column(given, "target_risks").astype(np.float64))
     if len(targets) == 0:
         raise ValueError("target_risks is empty; expected at least one risk in (0, 1).")
