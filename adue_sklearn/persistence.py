@@ -21,11 +21,12 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 import adue_sklearn
+from adue_sklearn import scorers
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
-from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
+from adue_sklearn.scorers import HUQScorer, StackedScorer
 
 __all__ = [
     "FittedHead",
@@ -38,9 +39,11 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _JSON, _ARRAYS = "estimator.json", "arrays-*.safetensors"
+#: All but those that hold other estimators: what is fitted is arrays, numbers and names.
 _ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
     cls.__name__: cls
-    for cls in (adue_sklearn.AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer)
+    for cls in (adue_sklearn.AdUEEstimator, *(getattr(scorers, name) for name in scorers.__all__))
+    if cls not in (HUQScorer, StackedScorer)
 }
 
 
@@ -111,7 +114,7 @@ def save_head(
     Parameters
     ----------
     estimator : UncertaintyEstimator
-        A fitted estimator of this package.
+        Fitted: AdUE, or a score that does not hold others (a stack and HUQ do).
     directory : path
         Must not exist, or be empty, or hold an older head, which is replaced.
     provenance : mapping, default=None
@@ -352,7 +355,9 @@ def _restore(
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> UncertaintyEstimator:
     """Return the estimator; raise where something is missing, foreign or does not fit."""
-    estimator = cls(**document["params"])
+    params = document["params"].items()
+    # JSON has no tuples, and no score takes a list only.
+    estimator = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in params})
     estimator._validate_params()
     state = {name: _decode(value) for name, value in document["attributes"].items()}
     for key in sorted(arrays, key=_list_order):
@@ -400,7 +405,8 @@ def _split_state(
     if _ESTIMATORS.get(name) is not type(estimator):
         raise TypeError(
             f"estimator is a {name}, which cannot be saved as a head; expected one of "
-            f"{', '.join(sorted(_ESTIMATORS))}."
+            f"{', '.join(sorted(_ESTIMATORS))}. Of a search save best_estimator_, of an automatic "
+            "choice estimator_."
         )
     if not hasattr(estimator, "classes_"):
         raise ValueError(f"estimator: this {name} is not fitted; call fit before saving it.")

@@ -187,7 +187,7 @@ def prr_score(errors: Any, uncertainty: Any) -> float:
 
     References
     ----------
-    .. [1] Malinin et al., "Uncertainty estimation in deep learning with application to spoken
+    .. [1] Malinin, "Uncertainty estimation in deep learning with application to spoken
        language assessment", PhD thesis, University of Cambridge, 2019.
     .. [2] Fadeeva et al., "LM-Polygraph: uncertainty estimation for language models", EMNLP 2023.
 

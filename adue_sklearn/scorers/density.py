@@ -516,7 +516,8 @@ class RDEScorer(UncertaintyEstimator):
             self.gamma_,
         )
         self.references_, self._coefficients, self._offset = (
-            t.cpu().numpy() for t in (kernel.references, kernel.coefficients, kernel.offset)
+            t.cpu().contiguous().numpy()
+            for t in (kernel.references, kernel.coefficients, kernel.offset)
         )
         self.n_components_ = len(self._offset)
         components = self._components(X).cpu().numpy()

@@ -258,7 +258,7 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         self.n_samples_fit_ = len(labels)
         factors = kronecker_factors(*self._moments(X, device))
         self.prior_precision_ = self._resolve_precision(factors, head)
-        arrays = [factor.cpu().numpy() for factor in factors]
+        arrays = [factor.cpu().contiguous().numpy() for factor in factors]
         self._of_features, self._feature_axes, self._of_logits, self._logit_axes = arrays
         self._normals: FloatArray | None = None
         if self.predictive == "monte_carlo":

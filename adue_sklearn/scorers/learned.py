@@ -68,7 +68,7 @@ class _ErrorLearner(UncertaintyEstimator):
         for name in self._learned_names:
             self.__dict__.pop(name, None)
         errors = self._original_errors(X, labels, head)
-        self.n_errors_ = int(errors.sum())
+        self.n_errors_, self.n_samples_fit_ = int(errors.sum()), len(errors)
         self._learned = can_learn(errors, head, instead="the softmax response")
         if self._learned:
             self._learn(X, labels, errors, head)
@@ -133,6 +133,8 @@ class LinearProbeScorer(_ErrorLearner):
         The inverse strength that was used.
     n_errors_ : int
         Errors of the original head among the fit rows.
+    n_samples_fit_ : int
+        Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -244,6 +246,8 @@ class ConfidNetScorer(_ErrorLearner):
         Passes over the rows.
     n_errors_ : int
         Errors of the original head among the fit rows.
+    n_samples_fit_ : int
+        Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -328,7 +332,7 @@ class ConfidNetScorer(_ErrorLearner):
             warnings.simplefilter("ignore", ConvergenceWarning)
             network.fit(scaler.transform(rows), self._true_class_probability(X, labels, head))
         self.n_iter_ = int(network.n_iter_)
-        first, *others = [layer.T for layer in network.coefs_]
+        first, *others = [np.ascontiguousarray(layer.T) for layer in network.coefs_]
         first = first / scaler.scale_
         shift, *biases = network.intercepts_
         self.coefs_ = [first, *others]
@@ -417,6 +421,8 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         The constant.
     n_errors_ : int
         Errors of the original head among the fit rows.
+    n_samples_fit_ : int
+        Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)

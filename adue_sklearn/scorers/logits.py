@@ -617,6 +617,8 @@ class RelUScorer(_LogitScorer):
         The matrix D: symmetric, not negative, zero on the diagonal, of Frobenius norm one.
     n_errors_ : int
         Errors of the original head among the fit rows.
+    n_samples_fit_ : int
+        Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -679,7 +681,7 @@ class RelUScorer(_LogitScorer):
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         errors, z = self._original_errors(X, labels, head), self._original_logits(X)
-        self.n_errors_ = int(errors.sum())
+        self.n_errors_, self.n_samples_fit_ = int(errors.sum()), len(errors)
         D = torch.zeros(z.shape[1], z.shape[1], dtype=z.dtype)
         if can_learn(errors, head, instead="the Gini index 1 - sum p^2"):
             D = rel_u_matrix(z, errors, self.lam, self.temperature)
