@@ -355,9 +355,12 @@ def _restore(
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> UncertaintyEstimator:
     """Return the estimator; raise where something is missing, foreign or does not fit."""
-    params = document["params"].items()
     # JSON has no tuples, and no score takes a list only.
-    estimator = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in params})
+    params: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in document["params"].items()
+    }
+    estimator = cls(**params)
     estimator._validate_params()
     state = {name: _decode(value) for name, value in document["attributes"].items()}
     for key in sorted(arrays, key=_list_order):
