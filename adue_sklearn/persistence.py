@@ -254,6 +254,9 @@ def check_same_model(
     UserWarning
         If only paths, library versions, ``max_length`` or the precision differ.
     """
+    for argument, given in (("known", known), ("new", new)):
+        if not isinstance(given, ModelFacts):
+            raise TypeError(f"{argument} is a {type(given).__name__}; expected a ModelFacts.")
     differences = _differences(known, new)
     if differences:
         message = (

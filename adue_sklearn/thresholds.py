@@ -270,8 +270,8 @@ def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
         path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(
-            f"file: {path} does not exist (or is no file). 'adue threshold STORE --out FILE' "
-            "writes one."
+            f"file: {path} does not exist (or is no file); expected one that save_threshold or "
+            "'adue threshold STORE --out FILE' wrote."
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -44,7 +44,9 @@ from adue_sklearn import (
     selective,
 )
 from adue_sklearn.features import FeatureStore, FeatureStoreWriter
-from adue_sklearn.persistence import load_head, save_head
+from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
+from adue_sklearn.report import make_report
+from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
 from tests.problems import Problem
 
 PROBLEM = Problem(n=40, d=4, noise=3.0)
@@ -354,6 +356,44 @@ def test_persistence(value, tmp_path):
         call(lambda: load_head(value), "directory")
 
 
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_the_same_model(value):
+    facts = ModelFacts({}, [PROBLEM.W], [PROBLEM.b], None)
+    call(lambda: check_same_model(value, facts), "known")
+    call(lambda: check_same_model(facts, value), "new")
+
+
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_the_file_of_a_threshold(value):
+    fitted = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
+    threshold = SavedThreshold.of(fitted, PROBLEM.X, PROBLEM.y)
+    if not isinstance(value, str):  # a name is a file here
+        call(lambda: save_threshold(threshold, value), "file")
+    call(lambda: load_threshold(value), "file")
+
+
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_scorers_of_searches(value):
+    call(lambda: metrics.ErrorScorer(value), "metric")
+    fitted = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
+    call(lambda: metrics.aurc_scorer(value, PROBLEM.X, PROBLEM.y), "estimator")
+    call(lambda: metrics.aurc_scorer(fitted, value, PROBLEM.y), "X", "y")
+    call(lambda: metrics.aurc_scorer(fitted, PROBLEM.X, value), "y")
+
+
+@pytest.mark.parametrize("argument", inspect.signature(make_report).parameters)
+@settings(many, max_examples=8)
+@given(value=anything)
+def test_a_report(argument, value, store):
+    if argument == "scorers" and value is None:  # all of them, which takes long
+        return
+    given = {"store": store, "scorers": [EnergyScorer()], argument: value}
+    call(lambda: make_report(**given), argument)
+
+
 @pytest.mark.parametrize(
     "argument", ["features", "labels", "ids", "logits", "init_W", "init_b", "classes", "provenance"]
 )
@@ -376,6 +416,12 @@ def store(tmp_path_factory):
     return FeatureStore.create(
         path, features=PROBLEM.X, labels=PROBLEM.y, init_W=PROBLEM.W, init_b=PROBLEM.b
     )
+
+
+@settings(many, max_examples=25)
+@given(value=anything)
+def test_opening_a_store(value, store):
+    call(lambda: FeatureStore.open(store.path, skip_damaged=value), "skip_damaged")
 
 
 @pytest.mark.parametrize("argument", ["features", "labels", "ids", "logits", "shard_rows"])

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.features._arrays import write_arrays
-from adue_sklearn.features._checks import check_path
+from adue_sklearn.features._checks import check_flag, check_path
 from adue_sklearn.features._files import StoreError, map_tensors
 from adue_sklearn.features._layers import FloatArray, HeadLayers
 from adue_sklearn.features._manifest import (
@@ -137,6 +137,7 @@ class FeatureStore:
             Naming each shard that was left out.
         """
         folder = check_path("path", path)
+        check_flag("skip_damaged", skip_damaged)
         manifest = read_manifest(folder)
         head = damaged_head(folder, manifest)
         shards = damaged_shards(folder, manifest, every_byte=skip_damaged)

@@ -68,6 +68,12 @@ class ErrorScorer:
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
         """Return the metric of ``estimator``'s uncertainty for its errors on ``X, y``."""
+        answers = hasattr(estimator, "predict") and hasattr(estimator, "score_samples")
+        if isinstance(estimator, type) or not answers:
+            raise TypeError(
+                f"estimator is a {type(estimator).__name__}; expected a fitted estimator with "
+                "predict and score_samples, such as any of this package."
+            )
         errors = prediction_errors(estimator.predict(X), y)
         value = self.metric(errors, -estimator.score_samples(X))
         return value if self.greater_is_better else -value

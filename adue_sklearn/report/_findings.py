@@ -6,14 +6,17 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_scalar
 
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import naming
 from adue_sklearn.calibration import ErrorProbability
 from adue_sklearn.comparison import (
     Comparison,
@@ -26,15 +29,13 @@ from adue_sklearn.comparison import (
     needs,
     predicted_uncertainty,
 )
+from adue_sklearn.features import FeatureStore
 from adue_sklearn.metrics import risk_at_coverage_score
 from adue_sklearn.model_selection import count_shared_rows
 from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
 from adue_sklearn.thresholds import shown_bound, smallest_target
-
-if TYPE_CHECKING:
-    from adue_sklearn.features import FeatureStore
 
 FEWEST_ROWS = 20
 REFERENCE = "softmax response"
@@ -128,6 +129,8 @@ def find(
     n_shown: int,
 ) -> Findings:
     """Choose a score on one half of the rows; set its threshold and look at it on the other."""
+    _check_arguments(store, train, n_shown)
+    texts = _checked_texts(texts)
     check_target(target_risk, "target_risk")
     check_target(confidence, "confidence")
     choosing, fresh = _halves(store, texts)
@@ -208,6 +211,26 @@ def rate(share: float) -> str:
     return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
+def _check_arguments(store: Any, train: Any, n_shown: Any) -> None:
+    """Refuse what no later message would name."""
+    for argument, given in (("store", store), ("train", store if train is None else train)):
+        if not isinstance(given, FeatureStore):
+            raise TypeError(f"{argument} is a {type(given).__name__}; expected a FeatureStore.")
+    with naming("n_shown", "an integer of at least 0"):
+        check_scalar(n_shown, "n_shown", Integral, min_val=0)
+
+
+def _checked_texts(texts: Any) -> list[str] | None:
+    if texts is None:
+        return None
+    listed = [] if isinstance(texts, str | bytes) or not np.iterable(texts) else list(texts)
+    if not (listed and all(isinstance(text, str) for text in listed)):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}; expected a list of str, every text of the input."
+        )
+    return listed
+
+
 def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray, IntArray]:
     """Return row numbers of two halves, drawn at random, in order."""
     if store.labels is None:
@@ -221,7 +244,7 @@ def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray,
     if texts is not None and int(store.ids.max()) >= len(texts):
         raise ValueError(
             f"texts: there are {len(texts)}, but {store.path} holds row {int(store.ids.max())} of "
-            "its input; pass the file that it was extracted from."
+            "its input; expected all texts of the file that it was extracted from."
         )
     order = np.random.default_rng(0).permutation(n)
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :])

@@ -96,6 +96,8 @@ def make_report(
     >>> page.startswith("<!doctype html>"), page.count("<svg")
     (True, 6)
     """
+    if not (made_on is None or isinstance(made_on, date)):
+        raise TypeError(f"made_on is a {type(made_on).__name__}; expected a datetime.date.")
     found = find(
         store,
         train,

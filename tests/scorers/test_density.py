@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from adue_sklearn import DDUScorer, MahalanobisScorer, RDEScorer
 
 # Heads are random here; that their answers are no better than chance is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 
 @pytest.fixture

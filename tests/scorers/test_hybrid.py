@@ -34,7 +34,7 @@ from adue_sklearn.scorers.hybrid import Mixture, empirical_ranks, mixed_ranks
 from tests.problems import Problem
 
 # Heads are random here; that their answers are no better than chance is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from adue_sklearn.scorers.laplace import logit_curvature
 from tests.problems import Problem
 
 # Labels here are as they come: the score does not look at them.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 
 def with_ones(X):

@@ -347,7 +347,7 @@ def test_a_stack_needs_two_errors_to_look_at_one_it_was_not_fitted_on(problem):
 # Nothing to learn
 
 
-@pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+@pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 @every_learner
 def test_no_errors_and_only_errors_of_a_given_head_are_named(learner, problem):
     X, W, b = problem.X, problem.W, problem.b

@@ -29,7 +29,7 @@ from tests.problems import Problem
 
 mpmath.mp.dps = 150
 # Labels here are as they come; whether they fit the head is another test's.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 #: What is a function of the probabilities alone.
 OF_PROBABILITIES = [

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from adue_sklearn import KNNScorer, TrustScoreScorer
 
 # Heads are random here; that their answers are no better than chance is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 
 @pytest.fixture

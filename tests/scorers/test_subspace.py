@@ -11,7 +11,7 @@ from adue_sklearn import ViMScorer
 from tests.problems import Problem
 
 # Heads are random here; that their answers are no better than chance is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn._label_order.LabelOrderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 
 
 def explicit_vim(X, W, b, fresh, n_components):

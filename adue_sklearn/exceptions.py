@@ -1,0 +1,29 @@
+"""All errors and warnings of the package that have a class of their own.
+
+Every error is a ``ValueError`` besides, or a ``RuntimeError`` where the model itself went wrong;
+every warning a ``UserWarning``.
+
+Examples
+--------
+To stop wherever labels and head seem to be in different orders:
+
+>>> import warnings
+>>> from adue_sklearn.exceptions import LabelOrderWarning
+>>> with warnings.catch_warnings():
+...     warnings.simplefilter("error", LabelOrderWarning)
+"""
+
+from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn.features._files import StoreError
+from adue_sklearn.features.heads import FeatureMismatchError, HeadError
+from adue_sklearn.persistence import ModelMismatchError
+from adue_sklearn.scorers.mahalanobis import SingularCovarianceError
+
+__all__ = [
+    "FeatureMismatchError",
+    "HeadError",
+    "LabelOrderWarning",
+    "ModelMismatchError",
+    "SingularCovarianceError",
+    "StoreError",
+]
