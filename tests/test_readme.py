@@ -12,7 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, capsys):
     snippets = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 7
     monkeypatch.chdir(tmp_path)  # the last one writes a store and a head
     names = {}
     for snippet in snippets:
@@ -21,4 +21,6 @@ def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, cap
     assert 0.8 < float(printed[0]) < 0.9
     assert printed[1].startswith("Estimate(value=")
     assert np.isfinite(names["uncertainty"]).all()
+    assert names["found"].winners == ("AdUE", "stack")
+    assert (tmp_path / "risk.png").stat().st_size > 0
     assert (tmp_path / "head" / "estimator.json").exists()
