@@ -95,6 +95,7 @@ def run(name: str, rounds: int, recipe_fits: int) -> dict[str, Any]:
             "recipe": recipe,
         },
         rounds=rounds,
+        warm_up=False,  # both searches have just run
     )
     seconds["recipe"] *= len(settings) * N_FOLDS / recipe_fits
     result = {"seconds": seconds, "best scores": [ours, theirs], "MiB": search_memory(name)}

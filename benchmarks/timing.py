@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
-def medians(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+def medians(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: bool = True
+) -> dict[str, float]:
     """Return each contender's median seconds; one round that is not counted warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for name, run in contenders.items():
             start = time.perf_counter()
             run()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from adue_sklearn._torch import for_each
 from adue_sklearn.adue.descents import Stage, typical_gap
 from adue_sklearn.adue.objective import (
     Measure,
@@ -147,11 +148,14 @@ class Stack:
         products = self._products(x)
         values = self.beta * x.square().sum(dim=1)
         of_bias = x.new_empty(products.shape[:2])
-        for part in self._blocks(len(x)):
+
+        def work_on(part: slice) -> None:
             losses, dz = self[part]._losses(products[part], x[part], stage)
             values[part] += losses
             of_bias[part] = dz.sum(dim=2)
             products[part] = dz  # as derivatives from here on
+
+        for_each(work_on, self._blocks(len(x)), x.device)
         gradient = (products.reshape(-1, len(self.X)) @ self.X).to(torch.float64)
         gradient = gradient.reshape(len(x), -1)
         if gradient.shape[1] < x.shape[1]:
