@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
 
 #: Fewer rows prove nothing: a good model may err on most of a handful.
 FEWEST_ROWS = 10
@@ -38,7 +39,7 @@ def warn_of_label_order(
     each class is answered and how often it is true (Cohen's [1]_); if the labels hold one class
     only, one over the number of classes. Another order of the classes is named if the share of
     rows that it adds is more than the best of all C! orders would by luck (Hoeffding's bound, at
-    one in a hundred).
+    one in a hundred); where agreement is at chance, also if an exact sign test says so.
 
     Parameters
     ----------
@@ -78,9 +79,10 @@ def warn_of_label_order(
     if right > chance and most - right <= luck:
         return
     best, order = _best_order(counts)
-    fits = best - right > luck
-    if right > chance and not fits:
+    far_better = best - right > luck
+    if right > chance and not far_better:
         return
+    fits = far_better or _beyond_luck(counts, order)
     commonest = float(counts.sum(axis=1).max()) / n_rows
     message = (
         f"{name}: the head's answers agree with the labels in {right:.1%} of {n_rows} rows; chance "
@@ -131,6 +133,20 @@ def _best_order(counts: IntArray) -> tuple[float, IntArray]:
     order = np.empty_like(labels)
     order[rows] = labels
     return float(counts[labels, rows].sum() / counts.sum()), order
+
+
+def _beyond_luck(counts: IntArray, order: IntArray) -> bool:
+    """Tell whether `order` is right too often, where it and the given one differ, to be luck.
+
+    Sharper than Hoeffding's bound, which needs some fifty rows of two classes.
+    """
+    moved = order != np.arange(len(order))
+    here, there = (
+        int(np.diag(counts)[moved].sum()),
+        int(counts[order, range(len(order))][moved].sum()),
+    )
+    log_p = float(binom.logsf(there - 1, here + there, 0.5))
+    return log_p + math.lgamma(len(counts) + 1) < math.log(_DOUBT)
 
 
 def _luck(n_classes: int, n_rows: int) -> float:

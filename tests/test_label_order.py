@@ -127,6 +127,17 @@ def test_pipelines_and_searches_say_it(problem):
     assert warned(lambda: search.fit(problem.X, moved, **head))
 
 
+@pytest.mark.parametrize(
+    ("n_right", "n_wrong", "named"), [(0, 10, True), (7, 23, True), (4, 6, False)]
+)
+def test_few_rows_of_two_classes_name_the_order_where_that_is_no_luck(n_right, n_wrong, named):
+    y = np.arange(n_right + n_wrong) % 2
+    answers = np.where(np.arange(len(y)) < n_right, y, 1 - y)
+    (warning,) = warned(lambda: SoftmaxResponseScorer().fit(np.eye(2)[answers], y, np.eye(2)))
+    assert ("now label 1 is row 0, 0 is row 1" in str(warning.message)) is named
+    assert ("No other order" in str(warning.message)) is not named
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), n_classes=st.integers(2, 6), n=st.integers(10, 300))
 def test_the_named_order_is_the_best_of_all_orders(seed, n_classes, n):
