@@ -70,6 +70,7 @@ from adue_sklearn.metrics import (
 )
 from adue_sklearn.metrics._arguments import check_share
 from adue_sklearn.metrics._bootstrap import _limits, _p_value
+from adue_sklearn.model_selection import fit_rows_look_memorised
 from adue_sklearn.scorers import (
     HUQScorer,
     MahalanobisScorer,
@@ -202,6 +203,12 @@ def compare_scorers(
         If features, labels, head or options do not fit together. Also if ``scorers`` holds what
         is no scorer.
 
+    Warns
+    -----
+    UserWarning
+        If the head errs on ``X, y`` so much less than on ``X_test, y_test`` that the classifier
+        was probably trained on the former.
+
     Notes
     -----
     Differences to softmax response are paired. Their p-values (DeLong, two-sided) are adjusted
@@ -249,9 +256,26 @@ def compare_scorers(
     if run.head_given:
         labels = encode_labels(rows.y, run.fitted_response.classes_, named=True)
         run.fitted_response._compare_order(rows.X, labels)
+        _warn_of_memorised_rows(run)
     measured = {"roc_auc": error_roc_auc_score, **_check_metrics(metrics)}
     judge = Judge(run.errors, measured, confidence, n_resamples, random_state)
     return run.compare(named, judge)
+
+
+def _warn_of_memorised_rows(run: Run) -> None:
+    """Warn if what the scores are fitted on looks as if the classifier was trained on it."""
+    if run.test is None:
+        return
+    errors = run.fitted_response.errors(run.rows.X, run.rows.y)
+    few, many = (int(errors.sum()), len(errors)), (int(run.errors.sum()), len(run.errors))
+    if fit_rows_look_memorised(few, many):
+        warnings.warn(
+            f"X, y: the head errs on {few[0] / few[1]:.1%} of these rows, but on "
+            f"{many[0] / many[1]:.1%} of X_test. The classifier was probably trained on the "
+            "former; give rows that it has not seen.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 class Labelled(NamedTuple):

@@ -487,3 +487,17 @@ def test_differences_agree_with_plain_arithmetic(problem):
         found.errors, scores["linear error probe"]
     ) - error_roc_auc_score(found.errors, scores["softmax response"])
     assert found["linear error probe"].gain.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_fit_rows_that_the_classifier_was_trained_on_are_warned_about():
+    fresh = Problem(n=400, seed=1)
+    answers = (fresh.X @ fresh.W.T + fresh.b).argmax(axis=1)
+    known = np.where(np.arange(400) < 3, fresh.y, answers)  # hardly an error, as after training
+    head, options = (fresh.W, fresh.b), {"scorers": [EntropyScorer()], "n_resamples": 5}
+    new = {"X_test": fresh.X, "y_test": fresh.y}
+    with pytest.warns(UserWarning, match="probably trained on the former") as caught:
+        compare_scorers(fresh.X, known, *head, **new, **options)
+    assert [each.filename for each in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_scorers(fresh.X, fresh.y, *head, **new, **options)
