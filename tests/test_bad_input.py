@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import warnings
@@ -147,6 +148,12 @@ def call(function, *names):
             assert EXPECTATION.search(message), message
 
 
+@functools.cache
+def fitted_once(estimator):
+    """Return it fitted, once: what is asked of it afterwards does not change it."""
+    return clone(estimator).fit(*PROBLEM.fit_args)
+
+
 @every_estimator
 @pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes"])
 @many
@@ -191,16 +198,14 @@ def test_the_head_of_a_partial_fit(argument, value):
 @many
 @given(value=anything)
 def test_prediction(estimator, method, value):
-    fitted = clone(estimator).fit(*PROBLEM.fit_args)
-    call(lambda: getattr(fitted, method)(value), "X")
+    call(lambda: getattr(fitted_once(estimator), method)(value), "X")
 
 
 @every_estimator
 @many
 @given(value=anything)
 def test_scoring(estimator, value):
-    fitted = clone(estimator).fit(*PROBLEM.fit_args)
-    for method in (fitted.score, fitted.errors):
+    for method in (fitted_once(estimator).score, fitted_once(estimator).errors):
         call(lambda method=method: method(value, PROBLEM.y), "X", "y")
         call(lambda method=method: method(PROBLEM.X, value), "y")
 

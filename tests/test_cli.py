@@ -11,6 +11,7 @@ import pytest
 
 import adue_sklearn
 from adue_sklearn import cli
+from adue_sklearn.adue import search
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head
 from tests.lora_cases import make_texts
@@ -36,14 +37,23 @@ def labelled(tmp_path_factory, make_saved_case):
     return case, folder
 
 
+def extract(case, texts, out):
+    """Run ``adue extract`` in this process, which has loaded the libraries already."""
+    arguments = ["adue", "extract", case.adapter, texts, "--out", out, "--classes", CLASSES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(map(str, arguments)))
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+
+
 @pytest.fixture(scope="module")
 def stores(labelled):
-    """Extract both files from the command line, once."""
+    """Extract both files, once: one from the command line."""
     case, folder = labelled
-    for name in ("calibration", "test"):
-        command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
-        command += [folder / f"{name}.jsonl", "--out", folder / name, "--classes", CLASSES]
-        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
+    command += [folder / "calibration.jsonl", "--out", folder / "calibration", "--classes", CLASSES]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    extract(case, folder / "test.jsonl", folder / "test")
     return folder
 
 
@@ -97,7 +107,9 @@ def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, lab
     assert rows[0].keys() == {"label", "probability", "uncertainty"}
 
 
-def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_path):
+def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_path, monkeypatch):
+    # Deep heads are fitted one by one: the default grid takes a minute.
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
     case, folder = labelled
     for name in ("calibration", "test"):
         status, out, err = adue(
@@ -240,9 +252,7 @@ def test_cut_texts_are_counted(adue, labelled, tmp_path):
 def other_store(make_saved_case, stores):
     """Extract the same texts with another model of the same shape."""
     case = make_saved_case("electra", 2)
-    command = [sys.executable, "-m", "adue_sklearn", "extract", case.adapter]
-    command += [stores / "test.jsonl", "--out", stores / "other", "--classes", CLASSES]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    extract(case, stores / "test.jsonl", stores / "other")
     return case, stores / "other"
 
 
@@ -385,6 +395,7 @@ def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
 
 
 def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
     monkeypatch.setattr(cli.console, "_force_terminal", True)
     monkeypatch.setattr(sys, "argv", ["adue", "demo"])
     with pytest.raises(SystemExit, match="0"):
