@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
+
+from adue_sklearn._validation import callers_level
 
 #: Fewer rows prove nothing: a good model may err on most of a handful.
 FEWEST_ROWS = 10
@@ -91,7 +92,7 @@ def warn_of_label_order(
     warnings.warn(
         message + (_order_message(best, order, classes, option) if fits else _NO_ORDER),
         LabelOrderWarning,
-        stacklevel=_callers_level(),
+        stacklevel=callers_level(),
     )
 
 
@@ -109,17 +110,6 @@ def _order_message(best: float, order: IntArray, classes: Sequence[Any] | None, 
         return f"{start}number the labels as the rows of the head; now label {pairs}."
     named = [classes[label] for label in order.tolist()]
     return f"{start}give the names as the rows of the head have them, classes={named}{option}."
-
-
-def _callers_level() -> int:
-    """Return the ``stacklevel`` at which whoever calls us warns of the line that called ``fit``."""
-    level, frame = 0, sys._getframe(0).f_back
-    while frame is not None:
-        level += 1
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("adue_sklearn", "sklearn"):
-            break
-        frame = frame.f_back
-    return level
 
 
 def _chance(counts: IntArray) -> float:

@@ -1,10 +1,13 @@
-"""Errors name the argument they are about, and what was expected."""
+"""Errors name the argument and what was expected; warnings point at the caller."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_PASSED_OVER = ("adue_sklearn", "joblib", "sklearn")
 
 
 @contextmanager
@@ -32,3 +35,17 @@ def naming(argument: str, expected: str = "") -> Iterator[None]:
             message += f"{'' if message.endswith('.') else '.'} Expected {expected}."
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(message) from error
+
+
+def callers_level() -> int:
+    """Return the ``stacklevel`` at which whoever calls us warns of a line outside.
+
+    Frames of this package, scikit-learn (pipelines, searches) and joblib are passed over.
+    """
+    level, frame = 0, sys._getframe(0).f_back
+    while frame is not None:
+        level += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _PASSED_OVER:
+            break
+        frame = frame.f_back
+    return level

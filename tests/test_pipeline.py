@@ -271,6 +271,16 @@ def test_cut_texts_are_counted_whether_they_are_run_or_cached(labelled, counted,
         features.transform([short])
 
 
+def test_a_pipeline_that_cuts_texts_points_at_its_caller(labelled):
+    case, texts, labels = labelled
+    steps = [("features", extractor(case, max_length=6)), ("score", SoftmaxResponseScorer())]
+    pipe = UncertaintyPipeline(steps)
+    for run in (lambda: pipe.fit(texts, labels), lambda: pipe.predict(texts)):
+        with pytest.warns(UserWarning, match="were cut at 6 tokens") as caught:
+            run()
+        assert {each.filename for each in caught} == {__file__}
+
+
 def test_another_process_that_reads_a_folder_hears_of_cut_texts(labelled, counted, tmp_path):
     case, texts, labels = labelled
     texts = ["w1 " * 9, *texts[:39]]

@@ -17,6 +17,7 @@ from torch import Tensor
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._label_order import FEWEST_ROWS
 from adue_sklearn._torch import Array, resolve_device, threads_for
+from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
 from adue_sklearn.adue.problem import ErrorWeight, HeadProblem
@@ -350,7 +351,7 @@ def _warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
         )
     else:
         return
-    warnings.warn(message, UserWarning, stacklevel=5)
+    warnings.warn(message, UserWarning, stacklevel=callers_level())
 
 
 def _complain_of_no_errors(n_rows: int, head: OriginalHead) -> None:
@@ -364,5 +365,5 @@ def _complain_of_no_errors(n_rows: int, head: OriginalHead) -> None:
         f"A head fitted on {n_rows} rows predicts all of them out-of-fold: no errors to learn "
         "from. The uncertainty head stays equal to it.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=callers_level(),
     )

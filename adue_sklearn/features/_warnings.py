@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 
+from adue_sklearn._validation import callers_level
 
-def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int, *, stacklevel: int = 3) -> None:
+
+def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int) -> None:
     """Warn if texts were cut: the model did not see their ends."""
     if n_cut:
         warnings.warn(
@@ -13,5 +15,5 @@ def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int, *, stacklevel: 
             "the model did not read the rest. Allow more with max_length= (--max-length), if the "
             "model was trained with more.",
             UserWarning,
-            stacklevel=stacklevel,
+            stacklevel=callers_level(),
         )

@@ -184,8 +184,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
                 known = {**known, **self._run(classifier, missing, cache)}
         rows = [known[_key(text)] for text in texts]
         n_cut = sum(row.truncated for row in rows)
-        # Above this method is scikit-learn's wrapper of it.
-        warn_of_cut_texts(n_cut, len(rows), classifier.max_length, stacklevel=4)
+        warn_of_cut_texts(n_cut, len(rows), classifier.max_length)
         return np.stack([row.features for row in rows])
 
     @staticmethod

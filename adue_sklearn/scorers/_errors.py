@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from adue_sklearn._heads import BoolArray, OriginalHead
+from adue_sklearn._validation import callers_level
 
 
 def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
@@ -49,6 +50,6 @@ def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
         f"A head fitted on {n_rows} rows {found} out-of-fold: nothing to learn from. The "
         f"uncertainty is {instead}.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=callers_level(),
     )
     return False

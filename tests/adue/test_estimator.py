@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
-from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer
+from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer, UncertaintyPipeline
 from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
 from tests.adue.test_objective import plain_loss
@@ -390,6 +390,21 @@ def test_few_errors_warn_that_the_rows_look_memorised(problem):
     rows = np.concatenate([np.flatnonzero(problem.errors)[:5], np.flatnonzero(~problem.errors)])
     with pytest.warns(UserWarning, match="5 errors on .* under 20: too few .* trained on"):
         AdUEEstimator().fit(problem.X[rows], problem.y[rows], problem.W, problem.b)
+
+
+def test_warnings_of_pipelines_and_searches_point_at_the_caller(problem):
+    few = np.concatenate([np.flatnonzero(problem.errors)[:12], np.flatnonzero(~problem.errors)])
+    pipe = UncertaintyPipeline([("adue", AdUEEstimator())])
+    folds = [(few[::2], few[1::2]), (few[1::2], few[::2])]
+    search = GridSearchCV(pipe, {"adue__beta": [0.1]}, cv=folds, refit=False)
+    head = {"adue__init_W": problem.W, "adue__init_b": problem.b}
+    for fit in (
+        lambda: pipe.fit(problem.X[few], problem.y[few], **head),
+        lambda: search.fit(problem.X, problem.y, **head),
+    ):
+        with pytest.warns(UserWarning, match="too few to learn from") as caught:
+            fit()
+        assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_a_handful_of_rows_that_are_all_errors_warn_too(problem):
