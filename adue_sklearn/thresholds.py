@@ -191,8 +191,7 @@ class SavedThreshold:
                 f"No threshold meets this target: at most {percent(self.target_risk)} of the "
                 f"accepted answers wrong, {sure}."
             )
-        rounded = round(self.coverage, 2 if self.coverage >= 0.01 else 4)
-        share = "all" if self.n_accepted == self.n_rows else percent(rounded)
+        share = "all" if self.n_accepted == self.n_rows else percent(shown_coverage(self.coverage))
         bound = shown_bound(self.target_risk, self.risk_bound)
         return (
             f"Accept {share} of the traffic; at most {percent(bound)} of those are wrong, {sure}."
@@ -338,9 +337,16 @@ def shown_bound(target_risk: float, risk_bound: float) -> float:
     return min(target_risk, math.ceil(risk_bound * 1e4) / 1e4)
 
 
+def shown_coverage(coverage: float) -> float:
+    """Return a share of answers to be printed: in whole percent, but 1 only where it is all."""
+    rounded = round(coverage, 2 if coverage >= 0.01 else 4)
+    return rounded if rounded < 1 or coverage == 1 else math.floor(coverage * 1e4) / 1e4
+
+
 def percent(share: float) -> str:
-    """Return a share as a percentage."""
-    return f"{100 * share:.4g} %"
+    """Return a share as a percentage; 100 only where it is all."""
+    digits = 12 if 0.9999 < share < 1 else 4
+    return f"{100 * share:.{digits}g} %"
 
 
 def _as_plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from adue_sklearn import AdUEEstimator, EntropyScorer, MahalanobisScorer, Margin
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.report import make_report
 from adue_sklearn.report._findings import find
-from adue_sklearn.selective import selective_threshold
+from adue_sklearn.selective import clopper_pearson, selective_threshold
 from tests.problems import Problem
 
 QUICK = [EntropyScorer()]
@@ -190,6 +190,25 @@ def test_without_texts_rows_are_named_by_their_number_in_the_input(problem, tmp_
     for answer in found.most_confident:
         assert answer.row % 7 == 3
         assert f"row {answer.row}" in text
+
+
+def test_nearly_every_answer_is_not_called_every_answer(tmp_path):
+    X, y = np.tile([3.0, 0.0], (1200, 1)), np.zeros(1200, dtype=int)
+    y[::20] = 1
+    X[:2], y[:2] = [0.1, 0.0], 1  # the only ones that are doubtful, all wrong
+    store = FeatureStore.create(tmp_path / "store", features=X, labels=y, init_W=np.eye(2))
+    quick = {"confidence": 0.95, "scorers": QUICK, "n_shown": 0}
+    found = find(store, None, None, target_risk=0.5, **quick)
+    doubtful = int((found.uncertainty > found.uncertainty.min()).sum())
+    assert 1 <= doubtful <= 2
+    certain = clopper_pearson(found.n_errors - doubtful, found.n_rows - doubtful, 0.95)
+    target = (certain + clopper_pearson(found.n_errors, found.n_rows, 0.95)) / 2
+    text = Page(make_report(store, target_risk=target, scorers=QUICK)).text
+    assert "Accept every answer" not in text
+    share = np.floor(1e4 * (1 - doubtful / 600)) / 100
+    rest = round(100 - share, 2)
+    assert f"Accept {share:g} % of the answers and send the other {rest:g} % to a person" in text
+    assert f"{share:g} % accepted, at most" in text  # in the plot
 
 
 def test_provenance_and_date_are_on_the_page(page, store):
@@ -421,6 +440,10 @@ def test_training_rows_serve_the_scores_that_describe_them(problem, store, tmp_p
     same = make_store(tmp_path / "same", problem, slice(0, 100))
     text = Page(make_report(store, train=same, scorers=[MahalanobisScorer()])).text
     assert "100 of 1200 rows were trained on" in text
+    recommendation = text.split("What was done")[0]
+    assert "100 of the 1200 rows are training rows too" in recommendation
+    assert "the guarantee does not hold" in recommendation
+    assert "This holds for answers" not in text
 
 
 def test_many_classes_and_two(tmp_path):

@@ -204,6 +204,23 @@ def test_digests_know_their_rows_and_no_others():
     assert not rows_among(X, row_digests(X[:0])).any()
 
 
+@pytest.mark.parametrize(
+    ("n_accepted", "confidence", "sentence"),
+    [
+        (1221, 0.95, "Accept 99.59 % of the traffic; at most 5 % of those are wrong, with 95 %"),
+        (1226, 0.95, "Accept all of the traffic; at most 5 % of those are wrong, with 95 %"),
+        (700, 0.99999, "Accept 57 % of the traffic; at most 5 % of those are wrong, with 99.999 %"),
+    ],
+)
+def test_nearly_all_is_not_called_all_nor_nearly_sure_sure(n_accepted, confidence, sentence):
+    facts = {"threshold": 0.5, "target_risk": 0.05, "method": "binomial", "risk_bound": 0.05}
+    counts = {"n_rows": 1226, "n_accepted": n_accepted, "n_errors": 3}
+    found = SavedThreshold(
+        **facts, **counts, confidence=confidence, score="SoftmaxResponseScorer", score_sha256="one"
+    )
+    assert found.describe() == f"{sentence} confidence."
+
+
 # --- the file -----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from adue_sklearn.metrics import risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_scores
 from adue_sklearn.plotting._display import Display, set_percent, style
 from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
+from adue_sklearn.thresholds import percent, shown_coverage
 
 
 class ThresholdDisplay(Display):
@@ -155,7 +156,7 @@ class ThresholdDisplay(Display):
         ax = self._take_axes(ax)
         name = self.name if name is None else name
         of = "" if name is None else f"{name}: "
-        text = f"{of}guaranteed, {_percent(self.confidence)} confidence"
+        text = f"{of}guaranteed, {percent(self.confidence)} confidence"
         options = style({"label": text, "drawstyle": "steps-post"}, curve_kwargs, "curve_kwargs")
         (self.line_,) = ax.plot(self.target_risks, self.coverages, **options)
         colour = self.line_.get_color()
@@ -163,9 +164,9 @@ class ThresholdDisplay(Display):
             self.target_risks, self.observed, color=colour, linestyle=":", drawstyle="steps-post",
             label=f"{of}observed, no guarantee",
         )  # fmt: skip
-        target = _percent(self.target_risk)
+        target = percent(self.target_risk)
         if self.chosen.n_accepted:
-            what = f"{_percent(round(self.chosen.coverage, 2))} accepted, at most {target} of "
+            what = f"{percent(shown_coverage(self.chosen.coverage))} accepted, at most {target} of "
             what += "them wrong"
         else:
             what = f"no threshold for at most {target} wrong"
@@ -205,7 +206,3 @@ def _observed(errors: BoolArray, scores: FloatArray, targets: FloatArray) -> Flo
     rest = np.minimum.accumulate(risks[::-1])[::-1]
     accepted = np.append(0, ends)[np.searchsorted(rest, targets + 1e-12, side="right")]
     return accepted / len(scores)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.4g} %"

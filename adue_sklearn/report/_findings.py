@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
+from adue_sklearn import thresholds
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
@@ -98,6 +99,7 @@ class Findings:
     most_uncertain: list[Answer]
     most_confident: list[Answer]
     n_choosing: int
+    n_trained_on: int
     doubts: list[str]
 
     @property
@@ -151,7 +153,13 @@ def find(
         **trained,
     )
     chosen = comparison.winners[0] if comparison.winners else REFERENCE
-    doubts = _doubts_of_comparison(comparison, train, store)
+    n_trained_on = 0 if train is None else count_shared_rows(store.features, train.features)
+    doubts = _doubts_of_comparison(comparison, train)
+    if n_trained_on and train is not None:
+        doubts.append(
+            f"{n_trained_on} of {len(store)} rows were trained on: they stand in {train.path} too. "
+            "What is said here is then too good."
+        )
 
     response = SoftmaxResponseScorer(**options)
     with warnings.catch_warnings():
@@ -184,6 +192,7 @@ def find(
         most_uncertain=table.wrong_answers(-uncertainty, n_shown),
         most_confident=table.wrong_answers(uncertainty, n_shown),
         n_choosing=len(choosing),
+        n_trained_on=n_trained_on,
         doubts=doubts,
     )
 
@@ -203,7 +212,7 @@ def clean(text: str) -> str:
 
 def percent(share: float) -> str:
     """Return a share that was chosen as a percentage, which no line break divides."""
-    return f"{100 * share:.4g}\N{NO-BREAK SPACE}%"
+    return thresholds.percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def rate(share: float) -> str:
@@ -238,7 +247,7 @@ def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray,
     n = len(store)
     if n < FEWEST_ROWS:
         raise ValueError(
-            f"store: {store.path} holds {n} rows; a report takes at least {FEWEST_ROWS}, and some "
+            f"store: {store.path} holds {n} rows; a report takes at least {FEWEST_ROWS}, and a few "
             "hundred to say much."
         )
     if texts is not None and int(store.ids.max()) >= len(texts):
@@ -275,9 +284,7 @@ def _error_probability(
     return as_numpy(model.predict_uncertainty(X))
 
 
-def _doubts_of_comparison(
-    comparison: Comparison, train: FeatureStore | None, store: FeatureStore
-) -> list[str]:
+def _doubts_of_comparison(comparison: Comparison, train: FeatureStore | None) -> list[str]:
     doubts = []
     if not comparison.can_tell:
         doubts.append("Which score is best: " + comparison.verdict.splitlines()[0])
@@ -291,13 +298,6 @@ def _doubts_of_comparison(
             "How good the scores are that describe the training texts (Mahalanobis, RDE, k-NN and "
             "others): without --train-store they had to describe other texts."
         )
-    else:
-        shared = count_shared_rows(store.features, train.features)
-        if shared:
-            doubts.append(
-                f"{shared} of {len(store)} rows were trained on: they stand in {train.path} too. "
-                "What is said here is then too good."
-            )
     return doubts
 
 

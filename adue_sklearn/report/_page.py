@@ -24,6 +24,7 @@ from adue_sklearn.report._findings import (
     percent,
     rate,
 )
+from adue_sklearn.thresholds import shown_coverage
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
@@ -170,10 +171,11 @@ def _recommendation(found: Findings) -> str:
             f"Accept every answer of the model: at most {percent(found.bound)} of them are "
             f"wrong, {sure}."
         )
-    rest = percent(round(1.0 - threshold.coverage, 2))
+    share = shown_coverage(threshold.coverage)
     return (
-        f"Accept {percent(round(threshold.coverage, 2))} of the answers and send the other {rest} "
-        f"to a person: of those accepted, at most {percent(found.bound)} are wrong, {sure}."
+        f"Accept {percent(share)} of the answers and send the other "
+        f"{percent(round(1.0 - share, 4))} to a person: of those accepted, at most "
+        f"{percent(found.bound)} are wrong, {sure}."
     )
 
 
