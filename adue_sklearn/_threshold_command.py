@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
 
 #: Where a head's provenance keeps which rows it was fitted on.
-FIT_ROWS = "fit_rows"
+FIT_ROWS = "fit_row_digests"
 
 
 def set_threshold(

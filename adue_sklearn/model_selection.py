@@ -11,6 +11,7 @@ from scipy.stats import fisher_exact
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, check_scalar
 
+from adue_sklearn._row_digests import row_digests, rows_among
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
 from adue_sklearn.scorers import SoftmaxResponseScorer
@@ -137,9 +138,11 @@ def _counts(name: str, counts: Any) -> tuple[int, int]:
 
 
 def count_shared_rows(X: Any, other: Any) -> int:
-    """Count the rows of ``X`` that stand in ``other`` too, to the bit.
+    """Count the rows of ``X`` that stand in ``other`` too, up to rounding.
 
-    The same text has the same features, so shared rows are texts in both sets.
+    The same text has the same features, up to the last bits of float32 where it was extracted
+    among others, so shared rows are texts in both sets. Features that a model computed in half
+    precision can differ by more; then texts may be missed.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def count_shared_rows(X: Any, other: Any) -> int:
     Raises
     ------
     ValueError
-        If they are no matrices of numbers, or of different widths or dtypes.
+        If they are no matrices of finite numbers, or of different widths or dtypes.
 
     Examples
     --------
@@ -169,8 +172,7 @@ def count_shared_rows(X: Any, other: Any) -> int:
             f"X has {rows.shape[1]} features of dtype {rows.dtype}, other {others.shape[1]} of "
             f"{others.dtype}; expected features of one model in one precision."
         )
-    known = {row.tobytes() for row in others}
-    return sum(row.tobytes() in known for row in rows)
+    return int(rows_among(rows, row_digests(others)).sum())
 
 
 def _matrix(name: str, values: Any) -> npt.NDArray[Any]:
@@ -178,4 +180,6 @@ def _matrix(name: str, values: Any) -> npt.NDArray[Any]:
         array = as_numpy(values)
         if array.ndim != 2 or array.dtype.kind not in "biuf":
             raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}.")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} contains NaN or infinity.")
         return array

@@ -53,7 +53,7 @@ def head(rows, tmp_path):
     """Save a head that was fitted on the second half of the rows and says so."""
     other = make_store(tmp_path / "fitted_on", rows, slice(1200, None))
     fitted = AdUEEstimator().fit(other.features, other.labels, other.init_W, other.init_b)
-    provenance = {**PROVENANCE, "fit_rows": row_digests(other.features)}
+    provenance = {**PROVENANCE, "fit_row_digests": row_digests(other.features)}
     return save_head(fitted, tmp_path / "head", provenance=provenance)
 
 
@@ -179,7 +179,7 @@ def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path):
     )
     assert (status, err) == (0, "")
     assert "600 rows" in out
-    digests = load_head(tmp_path / "half").provenance["fit_rows"]
+    digests = load_head(tmp_path / "half").provenance["fit_row_digests"]
     assert rows_among(store.features, digests).sum() == 600
     status, out, err = adue(
         "threshold", store.path, "--head", tmp_path / "half", "--target-risk", 0.1
@@ -202,6 +202,17 @@ def test_digests_know_their_rows_and_no_others():
     np.testing.assert_array_equal(rows_among(X, digests), np.arange(500) % 2 == 0)
     assert row_digests(X[::2][::-1]) == digests
     assert not rows_among(X, row_digests(X[:0])).any()
+
+
+def test_rows_that_were_extracted_again_are_known_by_their_digests():
+    rng = np.random.default_rng(0)
+    X = (5 * rng.normal(size=(500, 40))).astype(np.float32)
+    again = (X * (1 + 1e-6 * rng.normal(size=X.shape))).astype(np.float32)
+    assert (again != X).any(axis=1).all()
+    np.testing.assert_array_equal(rows_among(again, row_digests(X[:300])), np.arange(500) < 300)
+    others = X * (1 + 1e-2 * rng.normal(size=X.shape)).astype(np.float32)
+    assert not rows_among(others, row_digests(X)).any()
+    assert not rows_among(2 * X, row_digests(X)).any()
 
 
 @pytest.mark.parametrize(
