@@ -124,24 +124,18 @@ def minimize_lbfgs(
 
 
 class _Memory:
-    """The last steps ``S`` and gradient changes ``Y`` of P problems, each (P, k, m)."""
+    """The last steps ``S`` and gradient changes ``Y`` of P problems, each (P, k, m), by age."""
 
     def __init__(self, x: Tensor) -> None:
-        self._steps = x.new_zeros(len(x), 0, x.shape[1])
-        self._changes = self._steps
-        self._oldest = 0
+        self._steps = self._changes = x.new_zeros(len(x), 0, x.shape[1])
 
     def add(self, step: Tensor, change: Tensor) -> None:
         curvature = (step * change).sum(dim=1)
         # A pair without positive curvature is stored as zeros, which change nothing.
         good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
         step, change = (torch.where(good[:, None], v, 0.0)[:, None] for v in (step, change))
-        if self._steps.shape[1] < _MEMORY:
-            self._steps = torch.cat([self._steps, step], dim=1)
-            self._changes = torch.cat([self._changes, change], dim=1)
-        else:
-            self._steps[:, self._oldest], self._changes[:, self._oldest] = step[:, 0], change[:, 0]
-            self._oldest = (self._oldest + 1) % _MEMORY
+        self._steps = torch.cat([self._steps[:, 1 - _MEMORY :], step], dim=1)
+        self._changes = torch.cat([self._changes[:, 1 - _MEMORY :], change], dim=1)
 
     def forget(self, problems: Tensor) -> None:
         self._steps[problems], self._changes[problems] = 0.0, 0.0
@@ -155,29 +149,21 @@ class _Memory:
         In the compact form of Byrd, Nocedal and Schnabel (1994), which takes few products
         whatever the number of pairs.
         """
-        k = self._steps.shape[1]
-        if k == 0:
-            return -_first_scale(gradient)[:, None] * gradient
-        # By age: the triangle below is that of younger by older.
-        order = [(self._oldest + i) % k for i in range(k)]
         S, Y = self._steps, self._changes
-        SY = (S @ Y.transpose(1, 2))[:, order][:, :, order]
-        YY = (Y @ Y.transpose(1, 2))[:, order][:, :, order]
-        Sg = (S @ gradient[..., None])[:, order]
-        Yg = (Y @ gradient[..., None])[:, order]
+        if S.shape[1] == 0:
+            return -_first_scale(gradient)[:, None] * gradient
+        SY, YY = S @ Y.transpose(1, 2), Y @ Y.transpose(1, 2)
+        Sg, Yg = S @ gradient[..., None], Y @ gradient[..., None]
         curvature, squares = SY.diagonal(dim1=1, dim2=2), YY.diagonal(dim1=1, dim2=2)
         filled = squares > 0
         scale = _latest(torch.where(filled, curvature / squares.clamp(min=1e-300), 0.0), filled)
         scale = torch.where(filled.any(dim=1), scale, _first_scale(gradient))
         R = torch.triu(SY) + torch.diag_embed((~filled).to(SY.dtype))
-        older = torch.linalg.solve_triangular(R, Sg, upper=True)
-        inner = torch.diag_embed(curvature) @ older + scale[:, None, None] * (YY @ older - Yg)
+        of_changes = torch.linalg.solve_triangular(R, Sg, upper=True)
+        inner = curvature[..., None] * of_changes + scale[:, None, None] * (YY @ of_changes - Yg)
         of_steps = torch.linalg.solve_triangular(R.transpose(1, 2), inner, upper=False)
-        back = np.argsort(order).tolist()
-        product = scale[:, None] * gradient
-        product += (S.transpose(1, 2) @ of_steps[:, back])[..., 0]
-        product -= scale[:, None] * (Y.transpose(1, 2) @ older[:, back])[..., 0]
-        return -product
+        back = gradient - (Y.transpose(1, 2) @ of_changes)[..., 0]
+        return -scale[:, None] * back - (S.transpose(1, 2) @ of_steps)[..., 0]
 
 
 def _first_scale(gradient: Tensor) -> Tensor:
