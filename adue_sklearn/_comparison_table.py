@@ -23,6 +23,8 @@ ALIKE = f"ranks as {REFERENCE}"
 
 #: Chance of seeing a difference that is as large as is called detectable.
 _POWER = 0.8
+#: In place of a number that the rows do not define.
+_UNDEFINED = "-"
 _HEADINGS = {
     "roc_auc": "ROC-AUC",
     "aurc": "AURC",
@@ -368,7 +370,7 @@ def _cells(result: ScoreResult, names: Sequence[str], intervals: bool) -> list[s
         _points(result.metrics["roc_auc"]),
         gain,
         _probability(result.p_adjusted),
-        *(_points(value) if intervals else f"{100 * value.value:.1f}" for value in values),
+        *(_points(value if intervals else (value.value, *[math.nan] * 2)) for value in values),
         result.fitted_on,
         f"{result.fit_seconds:.2f}",
         f"{result.score_seconds:.2f}",
@@ -384,7 +386,9 @@ def _probability(p: float) -> str:
 def _points(values: Sequence[float], *, sign: bool = False) -> str:
     form = "{:+.1f}" if sign else "{:.1f}"
     value, low, high = (form.format(100 * v) for v in values[:3])
-    return f"{value} [{low}, {high}]"
+    if math.isnan(values[0]):
+        return _UNDEFINED
+    return value if math.isnan(values[1]) else f"{value} [{low}, {high}]"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -260,7 +260,8 @@ def test_rows_without_errors_or_with_only_errors_give_no_numbers(problem, right)
     kind = "correct answers" if right else "errors"
     assert f"All {some.sum()} rows are {kind}" in found.verdict
     json.loads(found.to_json())
-    assert "nan" in str(found)
+    assert "nan" not in str(found)
+    assert [row[1] for row in found.table()[1]] == ["-"] * 3
 
 
 def test_a_scorer_that_fails_is_reported_and_the_others_finish(problem):
