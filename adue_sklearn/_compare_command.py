@@ -42,7 +42,9 @@ def compare_stores(
     )
 
 
-def chosen_scorers(names: str | None, activation: str | None) -> list[tuple[str, Any]]:
+def chosen_scorers(
+    names: str | None, activation: str | None, *, option: str = "--scorers"
+) -> list[tuple[str, Any]]:
     """Return scorers by class or by the name on the card, 'knn,AdUESearchCV'; None for all."""
     known = default_scorers(activation=activation)
     if names is None:
@@ -52,7 +54,7 @@ def chosen_scorers(names: str | None, activation: str | None) -> list[tuple[str,
     unknown = [name for name in wanted if name.lower() not in by_label]
     if unknown or not wanted:
         classes = ", ".join(type(scorer).__name__ for _, scorer in known)
-        raise ValueError(f"--scorers: {', '.join(unknown) or names} is none of {classes}.")
+        raise ValueError(f"{option}: {', '.join(unknown) or names} is none of {classes}.")
     return list(dict(by_label[name.lower()] for name in wanted).items())
 
 

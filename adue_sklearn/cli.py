@@ -21,9 +21,6 @@ from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._store_commands import interrupted_rows, store_commands
 
 if TYPE_CHECKING:
-    from sklearn.model_selection import GridSearchCV
-
-    from adue_sklearn.adue import AdUESearchCV
     from adue_sklearn.features import FeatureStore, LoadedClassifier
     from adue_sklearn.persistence import ModelFacts
 
@@ -131,19 +128,22 @@ def fit(
     store: Annotated[Path, typer.Argument(help="Feature store of rows the model has not seen.")],
     out: Annotated[Path, typer.Option(help="Folder of the fitted uncertainty head.")],
     train_store: Annotated[
-        Path | None, typer.Option(help="Feature store of the training rows, for Mahalanobis.")
+        Path | None,
+        typer.Option(help="Feature store of the training rows, for scores that describe them."),
     ] = None,
+    score: Annotated[
+        str, typer.Option(help="AdUE, tuned; or another, by class: 'RelU', 'ViM'.")
+    ] = "AdUE",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     leave_out: Annotated[
         float,
         typer.Option(help="Share of the rows, drawn at random, to keep for 'adue threshold'."),
     ] = 0.0,
 ) -> None:
-    """Tune and fit AdUE on held-out rows; print it beside softmax response and Mahalanobis."""
-    from adue_sklearn._reports import cross_validated_table
+    """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
+    from adue_sklearn._fit_command import fit_adue, fit_score, named_score
     from adue_sklearn._row_digests import row_digests
     from adue_sklearn._threshold_command import FIT_ROWS
-    from adue_sklearn.model_selection import error_stratified_folds
     from adue_sklearn.persistence import check_same_model, save_head
 
     _require_new_folder(out)
@@ -152,22 +152,19 @@ def fit(
     if train is not None:
         check_same_model(_facts(calibration), _facts(train))
         _warn_of_shared_rows(train, calibration)
-    head = (calibration.init_W, calibration.init_b)
     rows = _rows_to_fit(calibration, leave_out)
-    splits = error_stratified_folds(*rows, *head, activation=calibration.activation, n_splits=folds)
-    with console.status("Searching"):
-        search = _search(splits, calibration.activation).fit(*rows, init_W=head[0], init_b=head[1])
-    table = cross_validated_table(
-        search,
-        *rows,
-        *head,
-        train=None if train is None else (train.features, train.labels),
-    )
-    console.print(table)
+    if score.lower() == "adue":
+        with console.status("Searching"):
+            fitted = fit_adue(calibration, rows, train, folds=folds)
+    else:
+        named = named_score(score, calibration.activation, has_train=train is not None)
+        with console.status("Fitting"):
+            fitted = fit_score(calibration, rows, train, named, folds=folds, width=console.width)
+    console.print(fitted.table)
     save_head(
-        search.best_estimator_,
+        fitted.estimator,
         out,
-        provenance={**calibration.provenance, FIT_ROWS: row_digests(rows[0])},
+        provenance={**calibration.provenance, FIT_ROWS: row_digests(fitted.features)},
         class_names=calibration.classes,
     )
     _tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
@@ -332,8 +329,8 @@ def evaluate(
     test = _open_labelled(store)
     check_same_model(fitted.facts, _facts(test), allow_other_model=allow_other_model)
     _warn_of_memorised_rows(fitted.estimator, test)
-    name = "AdUE" if type(fitted.estimator).__name__ == "AdUEEstimator" else "fitted score"
-    console.print(fresh_rows_table({name: fitted.estimator}, test.features, test.labels))
+    estimators = {fitted.estimator.card.name: fitted.estimator}
+    console.print(fresh_rows_table(estimators, test.features, test.labels))
 
 
 @app.command()
@@ -465,18 +462,6 @@ def _facts(made: FeatureStore | LoadedClassifier) -> ModelFacts:
     if isinstance(made, FeatureStore):
         return ModelFacts.of(made.provenance, made.init_W, made.init_b, made.classes)
     return ModelFacts.of(made.provenance, made.head.init_W, made.head.init_b, made.classes)
-
-
-def _search(splits: list[Any], activation: str | None) -> AdUESearchCV | GridSearchCV:
-    """Return a search over AdUE's usual grid: in one stack, or fit by fit for a whole head."""
-    from sklearn.model_selection import GridSearchCV
-
-    from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
-    from adue_sklearn.adue.search import DEFAULT_GRID
-
-    if activation is None:
-        return AdUESearchCV(cv=splits)
-    return GridSearchCV(AdUEEstimator(activation=activation), DEFAULT_GRID, cv=splits)
 
 
 def _warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:

@@ -403,10 +403,8 @@ def _check_names(class_names: Any, n_classes: int) -> list[str]:
     return list(names)
 
 
-def _split_state(
-    estimator: UncertaintyEstimator,
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Return fitted attributes as arrays of numbers and as the rest."""
+def check_saveable(estimator: UncertaintyEstimator) -> None:
+    """Raise a TypeError if this kind of estimator cannot be saved, fitted or not."""
     name = type(estimator).__name__
     if _ESTIMATORS.get(name) is not type(estimator):
         raise TypeError(
@@ -414,6 +412,14 @@ def _split_state(
             f"{', '.join(sorted(_ESTIMATORS))}. Of a search save best_estimator_, of an automatic "
             "choice estimator_."
         )
+
+
+def _split_state(
+    estimator: UncertaintyEstimator,
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Return fitted attributes as arrays of numbers and as the rest."""
+    check_saveable(estimator)
+    name = type(estimator).__name__
     if not hasattr(estimator, "classes_"):
         raise ValueError(f"estimator: this {name} is not fitted; call fit before saving it.")
     parameters = estimator.get_params(deep=False)

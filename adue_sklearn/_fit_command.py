@@ -1,0 +1,84 @@
+"""What ``adue fit`` does: one score, fitted on rows it describes or learns from, and a table."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rich.console import Group
+
+from adue_sklearn._compare_command import chosen_scorers, comparison_table
+from adue_sklearn._reports import cross_validated_table
+from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+from adue_sklearn.adue.search import DEFAULT_GRID
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.comparison import compare_scorers
+from adue_sklearn.features import FeatureStore
+from adue_sklearn.model_selection import error_stratified_folds
+from adue_sklearn.persistence import check_saveable
+
+
+class Fitted(NamedTuple):
+    """A fitted score, the features it was fitted on, and how it does on rows it has not seen."""
+
+    estimator: UncertaintyEstimator
+    features: Any
+    table: Group
+
+
+def fit_adue(
+    store: FeatureStore, rows: tuple[Any, Any], train: FeatureStore | None, *, folds: int
+) -> Fitted:
+    """Tune AdUE on rows of a store; compare it with the baselines on the same folds."""
+    from sklearn.model_selection import GridSearchCV
+
+    head = (store.init_W, store.init_b)
+    splits = error_stratified_folds(*rows, *head, activation=store.activation, n_splits=folds)
+    search: AdUESearchCV | GridSearchCV
+    if store.activation is None:  # in one stack
+        search = AdUESearchCV(cv=splits)
+    else:  # fit by fit
+        search = GridSearchCV(AdUEEstimator(activation=store.activation), DEFAULT_GRID, cv=splits)
+    search.fit(*rows, init_W=head[0], init_b=head[1])
+    known = None if train is None else (train.features, train.labels)
+    table = cross_validated_table(search, *rows, *head, train=known)
+    return Fitted(search.best_estimator_, rows[0], table)
+
+
+def named_score(name: str, activation: str | None, *, has_train: bool) -> tuple[str, Any]:
+    """Return the label and the unfitted score that ``--score`` names, if it can be fitted here."""
+    found = chosen_scorers(name, activation, option="--score")
+    if len(found) > 1:
+        raise ValueError(f"--score: {name} names {len(found)} scores; expected one.")
+    label, scorer = found[0]
+    try:
+        check_saveable(scorer)
+    except TypeError as error:
+        raise ValueError(f"--score: {error}") from error
+    if scorer.card.needs == "training rows" and not has_train:
+        raise ValueError(
+            f"--score: {label} describes the rows that the model was trained on; pass their "
+            "store as --train-store."
+        )
+    return label, scorer
+
+
+def fit_score(
+    store: FeatureStore,
+    rows: tuple[Any, Any],
+    train: FeatureStore | None,
+    named: tuple[str, UncertaintyEstimator],
+    *,
+    folds: int,
+    width: int,
+) -> Fitted:
+    """Fit a score on rows of a store or, if it describes such, on training rows."""
+    _, scorer = named
+    head = (store.init_W, store.init_b)
+    seen, parts = rows, dict[str, Any]()
+    if train is not None and scorer.card.needs == "training rows":
+        seen = (train.features, train.labels)
+        parts = {"X_train": seen[0], "y_train": seen[1]}
+    found = compare_scorers(
+        *rows, *head, scorers=[named], activation=store.activation, cv=folds, **parts
+    )
+    return Fitted(scorer.fit(*seen, *head), seen[0], comparison_table(found, width=width))
