@@ -82,65 +82,6 @@ def test_fit_prints_adue_beside_softmax_response_and_mahalanobis(head):
     assert load_head(path).class_names == ["bad", "good"]
 
 
-@pytest.mark.parametrize(
-    ("score", "cls", "fitted_on"),
-    [
-        ("Entropy", "EntropyScorer", "nothing"),
-        ("linear error probe", "LinearProbeScorer", "other folds"),
-        ("knn", "KNNScorer", "training rows"),
-    ],
-)
-def test_fit_takes_any_score_and_the_commands_after_it_too(
-    adue, labelled, stores, tmp_path, score, cls, fitted_on
-):
-    case, folder = labelled
-    status, out, err = adue(
-        "fit", stores / "calibration", "--out", tmp_path / "head", "--score", score, "--folds", 2,
-        "--train-store", stores / "test",
-    )  # fmt: skip
-    assert status == 0, err
-    assert "Cross-validation: 160 rows" in out
-    assert fitted_on in out
-    fitted = load_head(tmp_path / "head").estimator
-    assert type(fitted).__name__ == cls
-    store = FeatureStore.open(stores / ("test" if cls == "KNNScorer" else "calibration"))
-    expected = type(fitted)().fit(store.features, store.labels, store.init_W, store.init_b)
-    X = store.features[:20]
-    np.testing.assert_array_equal(fitted.predict_uncertainty(X), expected.predict_uncertainty(X))
-    status, out, err = adue("evaluate", tmp_path / "head", stores / "test")
-    assert status == 0, err
-    assert fitted.card.name in out
-    scored = tmp_path / "scored.jsonl"
-    status, _, err = adue(
-        "predict", tmp_path / "head", case.adapter, folder / "test.jsonl", "--out", scored
-    )
-    assert status == 0, err
-    assert len(scored.read_text().splitlines()) == 80
-
-
-@pytest.mark.parametrize(
-    ("score", "message"),
-    [
-        (
-            "ViM",
-            "ViM describes the rows that the model was trained on; pass their store as --train",
-        ),
-        ("HUQ", "estimator is a HUQScorer, which cannot be saved as a head; expected one of AdUE"),
-        ("foo", "--score: foo is none of SoftmaxResponseScorer, AdUEEstimator"),
-        ("energy,entropy", "--score: energy,entropy names 2 scores; expected one."),
-    ],
-)
-def test_a_score_that_cannot_be_fitted_is_named_before_the_work(
-    adue, stores, tmp_path, score, message
-):
-    status, out, err = adue(
-        "fit", stores / "calibration", "--out", tmp_path / "head", "--score", score
-    )
-    assert (status, out) == (1, "")
-    assert message in err
-    assert not (tmp_path / "head").exists()
-
-
 def test_evaluate_prints_metrics_on_fresh_rows(adue, head, stores):
     status, out, _ = adue("evaluate", head[0], stores / "test")
     assert status == 0
@@ -470,3 +411,62 @@ def test_the_demo_compares_and_scores_its_sentences(adue):
     for piece in ("Cross-validation: 2256 rows", "Fresh rows: 1821 rows", "AdUE", "uncertainty"):
         assert piece in out
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("score", "cls", "fitted_on"),
+    [
+        ("Entropy", "EntropyScorer", "nothing"),
+        ("linear error probe", "LinearProbeScorer", "other folds"),
+        ("knn", "KNNScorer", "training rows"),
+    ],
+)
+def test_fit_takes_any_score_and_the_commands_after_it_too(
+    adue, labelled, stores, tmp_path, score, cls, fitted_on
+):
+    case, folder = labelled
+    status, out, err = adue(
+        "fit", stores / "calibration", "--out", tmp_path / "head", "--score", score, "--folds", 2,
+        "--train-store", stores / "test",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "Cross-validation: 160 rows" in out
+    assert fitted_on in out
+    fitted = load_head(tmp_path / "head").estimator
+    assert type(fitted).__name__ == cls
+    store = FeatureStore.open(stores / ("test" if cls == "KNNScorer" else "calibration"))
+    expected = type(fitted)().fit(store.features, store.labels, store.init_W, store.init_b)
+    X = store.features[:20]
+    np.testing.assert_array_equal(fitted.predict_uncertainty(X), expected.predict_uncertainty(X))
+    status, out, err = adue("evaluate", tmp_path / "head", stores / "test")
+    assert status == 0, err
+    assert fitted.card.name in out
+    scored = tmp_path / "scored.jsonl"
+    status, _, err = adue(
+        "predict", tmp_path / "head", case.adapter, folder / "test.jsonl", "--out", scored
+    )
+    assert status == 0, err
+    assert len(scored.read_text().splitlines()) == 80
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (
+            "ViM",
+            "ViM describes the rows that the model was trained on; pass their store as --train",
+        ),
+        ("HUQ", "estimator is a HUQScorer, which cannot be saved as a head; expected one of AdUE"),
+        ("foo", "--score: foo is none of SoftmaxResponseScorer, AdUEEstimator"),
+        ("energy,entropy", "--score: energy,entropy names 2 scores; expected one."),
+    ],
+)
+def test_a_score_that_cannot_be_fitted_is_named_before_the_work(
+    adue, stores, tmp_path, score, message
+):
+    status, out, err = adue(
+        "fit", stores / "calibration", "--out", tmp_path / "head", "--score", score
+    )
+    assert (status, out) == (1, "")
+    assert message in err
+    assert not (tmp_path / "head").exists()
