@@ -124,18 +124,23 @@ def minimize_lbfgs(
 
 
 class _Memory:
-    """The last steps ``S`` and gradient changes ``Y`` of P problems, each (P, k, m), by age."""
+    """The last steps ``S`` and gradient changes ``Y`` of P problems, each (P, k, m)."""
 
     def __init__(self, x: Tensor) -> None:
         self._steps = self._changes = x.new_zeros(len(x), 0, x.shape[1])
+        self._oldest = 0
 
     def add(self, step: Tensor, change: Tensor) -> None:
         curvature = (step * change).sum(dim=1)
         # A pair without positive curvature is stored as zeros, which change nothing.
         good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
-        step, change = (torch.where(good[:, None], v, 0.0)[:, None] for v in (step, change))
-        self._steps = torch.cat([self._steps[:, 1 - _MEMORY :], step], dim=1)
-        self._changes = torch.cat([self._changes[:, 1 - _MEMORY :], change], dim=1)
+        step, change = (torch.where(good[:, None], v, 0.0) for v in (step, change))
+        if self._steps.shape[1] < _MEMORY:
+            self._steps = torch.cat([self._steps, step[:, None]], dim=1)
+            self._changes = torch.cat([self._changes, change[:, None]], dim=1)
+        else:  # in place of the oldest: a copy would cost as much as a product with the features
+            self._steps[:, self._oldest], self._changes[:, self._oldest] = step, change
+            self._oldest = (self._oldest + 1) % _MEMORY
 
     def forget(self, problems: Tensor) -> None:
         self._steps[problems], self._changes[problems] = 0.0, 0.0
@@ -150,10 +155,15 @@ class _Memory:
         whatever the number of pairs.
         """
         S, Y = self._steps, self._changes
-        if S.shape[1] == 0:
+        k = S.shape[1]
+        if k == 0:
             return -_first_scale(gradient)[:, None] * gradient
-        SY, YY = S @ Y.transpose(1, 2), Y @ Y.transpose(1, 2)
-        Sg, Yg = S @ gradient[..., None], Y @ gradient[..., None]
+        # The triangle below is that of younger by older pairs.
+        by_age = [(self._oldest + i) % k for i in range(k)]
+        as_kept = [(i - self._oldest) % k for i in range(k)]
+        SY = (S @ Y.transpose(1, 2))[:, by_age][:, :, by_age]
+        YY = (Y @ Y.transpose(1, 2))[:, by_age][:, :, by_age]
+        Sg, Yg = (S @ gradient[..., None])[:, by_age], (Y @ gradient[..., None])[:, by_age]
         curvature, squares = SY.diagonal(dim1=1, dim2=2), YY.diagonal(dim1=1, dim2=2)
         filled = squares > 0
         scale = _latest(torch.where(filled, curvature / squares.clamp(min=1e-300), 0.0), filled)
@@ -162,8 +172,8 @@ class _Memory:
         of_changes = torch.linalg.solve_triangular(R, Sg, upper=True)
         inner = curvature[..., None] * of_changes + scale[:, None, None] * (YY @ of_changes - Yg)
         of_steps = torch.linalg.solve_triangular(R.transpose(1, 2), inner, upper=False)
-        back = gradient - (Y.transpose(1, 2) @ of_changes)[..., 0]
-        return -scale[:, None] * back - (S.transpose(1, 2) @ of_steps)[..., 0]
+        back = gradient - (Y.transpose(1, 2) @ of_changes[:, as_kept])[..., 0]
+        return -scale[:, None] * back - (S.transpose(1, 2) @ of_steps[:, as_kept])[..., 0]
 
 
 def _first_scale(gradient: Tensor) -> Tensor:
