@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/adue demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread for each process
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -28,11 +28,13 @@ def device(request):
 @pytest.fixture
 def adue(monkeypatch, capsys):
     """Run ``adue ARGUMENTS``; return exit status, lines of standard output, and standard error."""
+    from rich.console import Console
+
     from adue_sklearn import cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(cli, "console", Console(width=200))
         status = 0
         try:
             cli.main()

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from adue_sklearn import (
     AdUEEstimator,
-    LinearProbeScorer,
+    HUQScorer,
     SelectiveClassifier,
     SoftmaxResponseScorer,
 )
@@ -313,8 +313,8 @@ def test_what_is_no_threshold_is_named(store, tmp_path):
     with pytest.raises(TypeError, match="file: "):
         load_threshold(3)
     fit = store.features, store.labels, store.init_W, store.init_b
-    with pytest.raises(TypeError, match="estimator is a LinearProbeScorer"):
-        SavedThreshold.of(LinearProbeScorer(C=0.01).fit(*fit), *fit[:2])
+    with pytest.raises(TypeError, match="estimator is a HUQScorer"):
+        SavedThreshold.of(HUQScorer(cv=2).fit(*fit), *fit[:2])
 
 
 @pytest.mark.parametrize(
