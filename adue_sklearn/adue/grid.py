@@ -52,9 +52,6 @@ class GridProblems:
         problem_bytes = 8 * (_OF_LOGITS * stack.original.numel() + _OF_HEAD * self._x.shape[1])
         self.at_a_time = max(1, int(max_memory * 2**30 / (problem_bytes * n_folds)))
 
-    def __len__(self) -> int:
-        return len(self._stack) // self._n_folds
-
     @property
     def n_unconverged(self) -> int:
         """Number of problems that stopped before their gradient was small."""

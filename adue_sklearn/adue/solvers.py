@@ -45,14 +45,6 @@ class Minima:
     gradient_norm: Tensor
     n_iter: Tensor
 
-    def __getitem__(self, problems: Tensor) -> Minima:
-        return Minima(
-            self.x[problems],
-            self.value[problems],
-            self.gradient_norm[problems],
-            self.n_iter[problems],
-        )
-
 
 def minimize_lbfgs(
     objective: Objective,

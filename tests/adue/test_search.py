@@ -196,6 +196,23 @@ def test_turns_change_nothing_but_the_memory(problem, capsys):
     assert second == "[AdUESearchCV] 36 problems over 400 rows, 3 at a time"
 
 
+def test_threads_change_nothing_and_their_number_comes_back():
+    stack = make_stack(Problem(n=20_000, d=4), n_problems=8)
+    x = 0.1 * torch.randn(
+        stack.start().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    expected = stack.objective(TARGET)(x, torch.arange(8))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = stack.objective(TARGET)(x, torch.arange(8))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for part, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, wanted, rtol=1e-12, atol=1e-15)
+
+
 def test_scale_and_measure_can_be_searched_too(problem):
     grid = {"scale": ["unit", "paper"], "measure": ["smoothmax", "entropy"], "beta": [0.01]}
     search = AdUESearchCV(grid, cv=3).fit(*problem.fit_args)
