@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +38,8 @@ class Drawing:
 class Display(Drawing):
     """A plot that was computed; subclasses draw it in ``plot``."""
 
-    @classmethod
-    def from_predictions(cls, errors: Any, uncertainty: Any, **options: Any) -> Self:
-        """Compute and draw the plot of an uncertainty."""
-        raise NotImplementedError
+    #: Computes and draws the plot from errors and uncertainty; each plot has its own options.
+    from_predictions: ClassVar[Callable[..., Any]]
 
     @classmethod
     def from_estimator(
@@ -69,7 +67,10 @@ class Display(Drawing):
             Drawn, with ``ax_`` and ``figure_``.
         """
         errors, uncertainty = judge(estimator, X, y)
-        return cls.from_predictions(errors, uncertainty, name=name_of(estimator, name), **options)
+        display: Self = cls.from_predictions(
+            errors, uncertainty, name=name_of(estimator, name), **options
+        )
+        return display
 
 
 def import_matplotlib(module: str) -> Any:

@@ -90,7 +90,7 @@ class RiskCoverageDisplay(Display):
         self.name = name
 
     @classmethod
-    def from_predictions(  # type: ignore[override]
+    def from_predictions(
         cls,
         errors: Any,
         uncertainty: Any,
@@ -237,7 +237,7 @@ class ErrorRocDisplay(Display):
         self.name = name
 
     @classmethod
-    def from_predictions(  # type: ignore[override]
+    def from_predictions(
         cls,
         errors: Any,
         uncertainty: Any,
@@ -395,7 +395,7 @@ class ScoreHistogramDisplay(Display):
         self.share = share
 
     @classmethod
-    def from_predictions(  # type: ignore[override]
+    def from_predictions(
         cls,
         errors: Any,
         uncertainty: Any,

@@ -140,7 +140,7 @@ class ReliabilityDisplay(Display):
         return cls.from_predictions(errors, probability, name=name_of(estimator, name), **options)
 
     @classmethod
-    def from_predictions(  # type: ignore[override]
+    def from_predictions(
         cls,
         errors: Any,
         uncertainty: Any,

@@ -81,7 +81,7 @@ class ThresholdDisplay(Display):
         self.name = name
 
     @classmethod
-    def from_predictions(  # type: ignore[override]
+    def from_predictions(
         cls,
         errors: Any,
         uncertainty: Any,
