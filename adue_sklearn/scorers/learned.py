@@ -6,6 +6,7 @@ All are fitted on rows that the classifier was not trained on; what they keep is
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -78,11 +79,13 @@ class _ErrorLearner(UncertaintyEstimator):
             return softmax_response(self._original_logits(X))
         return self._apply(X)
 
+    @abstractmethod
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
-        raise NotImplementedError
+        """Learn from errors and correct answers, both of which there are."""
 
+    @abstractmethod
     def _apply(self, X: Array) -> Tensor:
-        raise NotImplementedError
+        """Return the learned uncertainty (n,)."""
 
     def _affine(
         self, X: Array, weights: Sequence[FloatArray], biases: Sequence[FloatArray]
