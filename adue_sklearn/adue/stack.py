@@ -24,7 +24,7 @@ from adue_sklearn.adue.objective import (
 from adue_sklearn.adue.solvers import Objective
 
 #: Logits that are worked on at a time: few enough on a CPU to stay in its cache.
-_BLOCK = {"cpu": 2**16, "cuda": 2**24}
+_BLOCK = {"cpu": 2**15, "cuda": 2**24}
 
 
 @dataclass(frozen=True)

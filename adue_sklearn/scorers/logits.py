@@ -72,7 +72,7 @@ def doctor(z: Tensor, variant: DoctorVariant = "alpha") -> Tensor:
     top = top_class(z)
     if variant == "beta":
         return top.eps / (1.0 - top.eps)
-    others = top.eps[..., None] * top.log_share.exp()
+    others = top.eps[..., None] * top.share
     missing = top.eps * (1.0 - top.eps) + (others * (1.0 - others)).sum(dim=-1)  # 1 - g
     return missing / (1.0 - missing)
 
