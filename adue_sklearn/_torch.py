@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ from torch import Tensor
 from adue_sklearn._validation import naming
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
-Part = TypeVar("Part")
 
 #: Elements of one chunk of rows: 128 MiB in float64, enough to keep any BLAS busy.
 _CHUNK_ELEMENTS = 2**24
@@ -163,22 +161,6 @@ def threads_for(elements: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def for_each(work: Callable[[Part], None], parts: Sequence[Part], device: torch.device) -> None:
-    """Do some work on every part; on a CPU as many parts at a time as torch has threads.
-
-    Each part has one thread. torch's own threads would share every operation and wait for each
-    other after it, which takes five times as long where other processes hold the cores.
-    """
-    n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_threads == 1 or len(parts) == 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(work, parts))
-    torch.set_num_threads(n_threads)  # what threads of others start with
 
 
 def map_rows(

@@ -55,7 +55,7 @@ class TopClass(NamedTuple):
 
     @property
     def log_share(self) -> Tensor:
-        """The logarithm of ``share``, which may have rounded to 0; minus infinity at the largest."""
+        """Logarithm of ``share``, right where that is rounded to 0; minus infinity at the largest."""
         return self.others - self.gap[..., None]
 
 

@@ -56,6 +56,9 @@ def minimize_lbfgs(
 ) -> Minima:
     """Minimise every problem by L-BFGS with a line search of its own.
 
+    Each call of the objective tries one point for every problem: some begin a line search, others
+    are in the middle of one.
+
     Parameters
     ----------
     objective : callable
@@ -67,7 +70,7 @@ def minimize_lbfgs(
     max_iter : int
         Most iterations of a problem.
     on_iteration : callable, default=None
-        Called after each iteration.
+        Called after each call of the objective.
 
     Returns
     -------
@@ -76,69 +79,140 @@ def minimize_lbfgs(
     active = torch.arange(len(start), device=start.device)
     x = start.clone()
     value, gradient = objective(x, active)
-    norm = gradient.abs().amax(dim=1)
-    done = Minima(x.clone(), value.clone(), norm, torch.zeros_like(active))
+    done = Minima(x.clone(), value.clone(), _largest(gradient), torch.zeros_like(active))
+    going = done.gradient_norm > tol
+    n_iter, failures, before = torch.zeros_like(active), torch.zeros_like(active), value
     memory = _Memory(x)
-    failures, before = torch.zeros_like(active), value
-    for iteration in range(1, max_iter + 1):
-        if iteration % _PATIENCE == 0:
-            least = (_STALLED * tol**2) + 4.0 * torch.finfo(value.dtype).eps * value.abs()
-            failures = torch.where(before - value < least, _FAILURES + 1, failures)
-            before = value
-        going = (norm > tol) & (failures <= _FAILURES)
-        if not bool(going.any()):
-            break
+    search = _LineSearch(value, gradient, memory.direction(gradient))
+    while max_iter and bool(going.any()):
         if float(going.double().mean()) <= 1.0 - _IDLE_SHARE:
             kept = torch.nonzero(going).ravel()
-            active, failures, before, going = (v[kept] for v in (active, failures, before, going))
-            x, value, gradient = x[kept], value[kept], gradient[kept]
+            active, x, value, gradient = active[kept], x[kept], value[kept], gradient[kept]
+            n_iter, failures, before, going = (v[kept] for v in (n_iter, failures, before, going))
             memory.select(kept)
-        direction = memory.direction(gradient)
-        uphill = (direction * gradient).sum(dim=1) >= 0
-        if bool(uphill.any()):
-            memory.forget(uphill)
-            direction = torch.where(uphill[:, None], memory.direction(gradient), direction)
-        step, value, changed = _line_search(objective, active, x, value, gradient, direction, going)
-        x = x + step
+            search.select(kept)
+        ended = search.go_on(*objective(x + search.step(), active)) & going
+        step = torch.where(ended[:, None], search.best_step(), 0.0)
+        changed = torch.where(ended[:, None], search.low_gradient, gradient)
+        moved = ended & (search.low > 0.0)
+        x, value = x + step, torch.where(ended, search.low_value, value)
         memory.add(step, changed - gradient)
-        stuck = going & (step == 0.0).all(dim=1)
-        failures = torch.where(stuck, failures + 1, torch.where(going, 0, failures))
-        if bool(stuck.any()):
-            memory.forget(stuck)
+        memory.forget(ended & ~moved)
         gradient = changed
-        norm = gradient.abs().amax(dim=1)
-        moved = active[going]
-        done.x[moved], done.value[moved] = x[going], value[going]
-        done.gradient_norm[moved], done.n_iter[moved] = norm[going], iteration
+
+        n_iter += ended
+        failures = torch.where(moved, 0, failures + ended)
+        checked = ended & (n_iter % _PATIENCE == 0)
+        least = (_STALLED * tol**2) + 4.0 * torch.finfo(value.dtype).eps * value.abs()
+        failures = torch.where(checked & (before - value < least), _FAILURES + 1, failures)
+        before = torch.where(checked, value, before)
+        norm = _largest(gradient)
+        of_ended = active[ended]
+        done.x[of_ended], done.value[of_ended] = x[ended], value[ended]
+        done.gradient_norm[of_ended], done.n_iter[of_ended] = norm[ended], n_iter[ended]
+        going = going & (norm > tol) & (failures <= _FAILURES) & (n_iter < max_iter)
         if on_iteration is not None:
             on_iteration()
+
+        direction = memory.direction(gradient)
+        uphill = ended & ((direction * gradient).sum(dim=1) >= 0)
+        if bool(uphill.any()):
+            memory.forget(uphill)
+            direction = torch.where(uphill[:, None], _first_direction(gradient), direction)
+        search.begin(ended, value, gradient, direction)
     return done
 
 
-class _Memory:
-    """The last steps ``S`` and gradient changes ``Y`` of P problems, each (P, k, m)."""
+class _LineSearch:
+    """Searches of P problems for steps that satisfy the weak Wolfe conditions.
 
-    def __init__(self, x: Tensor) -> None:
-        self._steps = self._changes = x.new_zeros(len(x), 0, x.shape[1])
-        self._oldest = 0
+    The best point of each so far is ``low`` (P,) times its direction, 0 for none, with
+    ``low_value`` (P,) and ``low_gradient`` (P, m).
+    """
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        curvature = (step * change).sum(dim=1)
-        # A pair without positive curvature is stored as zeros, which change nothing.
-        good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
-        step, change = (torch.where(good[:, None], v, 0.0) for v in (step, change))
-        if self._steps.shape[1] < _MEMORY:
-            self._steps = torch.cat([self._steps, step[:, None]], dim=1)
-            self._changes = torch.cat([self._changes, change[:, None]], dim=1)
-        else:  # in place of the oldest: a copy would cost as much as a product with the features
-            self._steps[:, self._oldest], self._changes[:, self._oldest] = step, change
-            self._oldest = (self._oldest + 1) % _MEMORY
+    def __init__(self, value: Tensor, gradient: Tensor, direction: Tensor) -> None:
+        self._direction = direction
+        self._value = self.low_value = value
+        self._slope = self._low_slope = (direction * gradient).sum(dim=1)
+        self.low, self.low_gradient = torch.zeros_like(value), gradient
+        self._high, self._length = torch.full_like(value, torch.inf), torch.ones_like(value)
+        self._tries = torch.zeros_like(value)
 
-    def forget(self, problems: Tensor) -> None:
-        self._steps[problems], self._changes[problems] = 0.0, 0.0
+    def begin(self, which: Tensor, value: Tensor, gradient: Tensor, direction: Tensor) -> None:
+        """Begin some of the searches anew."""
+        for name, fresh in vars(_LineSearch(value, gradient, direction)).items():
+            chosen = which if fresh.ndim == 1 else which[:, None]
+            setattr(self, name, torch.where(chosen, fresh, getattr(self, name)))
 
     def select(self, problems: Tensor) -> None:
-        self._steps, self._changes = self._steps[problems], self._changes[problems]
+        for name, values in vars(self).items():
+            setattr(self, name, values[problems])
+
+    def step(self) -> Tensor:
+        """Return the steps (P, m) to try."""
+        return self._length[:, None] * self._direction
+
+    def best_step(self) -> Tensor:
+        """Return the best steps (P, m), zero where none was good."""
+        return self.low[:, None] * self._direction
+
+    def go_on(self, value: Tensor, gradient: Tensor) -> Tensor:
+        """Take in what the steps lead to and return which searches have ended (P,)."""
+        length, slope = self._length, (gradient * self._direction).sum(dim=1)
+        good = value <= self._value + _ARMIJO * length * self._slope
+        too_short = good & (slope < _CURVATURE * self._slope)
+        shorter = _shortened(length, value, self.low, self.low_value, self._low_slope)
+        # The bracket: `low` is good but too short, `high` too far.
+        self.low = torch.where(good, length, self.low)
+        self.low_value = torch.where(good, value, self.low_value)
+        self._low_slope = torch.where(good, slope, self._low_slope)
+        self.low_gradient = torch.where(good[:, None], gradient, self.low_gradient)
+        self._high = torch.where(good, self._high, length)
+        middle = (self.low + self._high) / 2.0
+        longer = torch.where(torch.isinf(self._high), 2.0 * self.low, middle)
+        self._length = torch.where(good, longer, shorter)
+        self._tries = self._tries + 1
+        return (good & ~too_short) | (self._tries >= _LINE_SEARCH)
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    return gradient.abs().amax(dim=1)
+
+
+class _Memory:
+    """The last steps and gradient changes of P problems, ``pairs`` (P, 2 k, m): k of each.
+
+    A pair that is not there, or has no positive curvature, is zeros, which change nothing.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._pairs = x.new_zeros(len(x), 2 * _MEMORY, x.shape[1])
+        # Products of steps with changes, and of changes with changes.
+        self._SY = x.new_zeros(len(x), _MEMORY, _MEMORY)
+        self._YY = torch.zeros_like(self._SY)
+        self._next = 0
+
+    def add(self, step: Tensor, change: Tensor) -> None:
+        """Put pairs in the place of the oldest."""
+        curvature = (step * change).sum(dim=1)
+        good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
+        step, change = (torch.where(good[:, None], v, 0.0) for v in (step, change))
+        i = self._next
+        self._pairs[:, i], self._pairs[:, _MEMORY + i] = step, change
+        # The new step's products with older changes are never asked for.
+        of_steps, of_changes = self._products(change)
+        self._SY[:, :, i] = of_steps
+        self._YY[:, i, :] = self._YY[:, :, i] = of_changes
+        self._next = (i + 1) % _MEMORY
+
+    def forget(self, problems: Tensor) -> None:
+        if bool(problems.any()):
+            for values in (self._pairs, self._SY, self._YY):
+                values[problems] = 0.0
+
+    def select(self, problems: Tensor) -> None:
+        self._pairs, self._SY = self._pairs[problems], self._SY[problems]
+        self._YY = self._YY[problems]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Return minus the inverse-Hessian estimate times the gradient.
@@ -146,26 +220,31 @@ class _Memory:
         In the compact form of Byrd, Nocedal and Schnabel (1994), which takes few products
         whatever the number of pairs.
         """
-        S, Y = self._steps, self._changes
-        k = S.shape[1]
-        if k == 0:
-            return -_first_scale(gradient)[:, None] * gradient
-        # The triangle below is that of younger by older pairs.
-        by_age = [(self._oldest + i) % k for i in range(k)]
-        as_kept = [(i - self._oldest) % k for i in range(k)]
-        SY = (S @ Y.transpose(1, 2))[:, by_age][:, :, by_age]
-        YY = (Y @ Y.transpose(1, 2))[:, by_age][:, :, by_age]
-        Sg, Yg = (S @ gradient[..., None])[:, by_age], (Y @ gradient[..., None])[:, by_age]
+        by_age = [(self._next + i) % _MEMORY for i in range(_MEMORY)]
+        SY, YY = (v[:, by_age][:, :, by_age] for v in (self._SY, self._YY))
+        Sg, Yg = (v[:, by_age, None] for v in self._products(gradient))
         curvature, squares = SY.diagonal(dim1=1, dim2=2), YY.diagonal(dim1=1, dim2=2)
         filled = squares > 0
         scale = _latest(torch.where(filled, curvature / squares.clamp(min=1e-300), 0.0), filled)
-        scale = torch.where(filled.any(dim=1), scale, _first_scale(gradient))
+        scale = torch.where(filled.any(dim=1), scale, _first_scale(gradient))[:, None]
+        # The triangle is that of older steps by younger changes.
         R = torch.triu(SY) + torch.diag_embed((~filled).to(SY.dtype))
         of_changes = torch.linalg.solve_triangular(R, Sg, upper=True)
-        inner = curvature[..., None] * of_changes + scale[:, None, None] * (YY @ of_changes - Yg)
+        inner = curvature[..., None] * of_changes + scale[..., None] * (YY @ of_changes - Yg)
         of_steps = torch.linalg.solve_triangular(R.transpose(1, 2), inner, upper=False)
-        back = gradient - (Y.transpose(1, 2) @ of_changes[:, as_kept])[..., 0]
-        return -scale[:, None] * back - (S.transpose(1, 2) @ of_steps[:, as_kept])[..., 0]
+        factors = torch.empty_like(self._pairs[:, None, :, 0])
+        factors[:, 0, by_age] = of_steps[..., 0]
+        factors[:, 0, [_MEMORY + i for i in by_age]] = -scale * of_changes[..., 0]
+        return torch.addcmul(-(factors @ self._pairs)[:, 0], gradient, scale, value=-1.0)
+
+    def _products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the products (P, k) of steps and of changes with one vector each (P, m)."""
+        products = (vectors[:, None] @ self._pairs.transpose(1, 2))[:, 0]
+        return products[:, :_MEMORY], products[:, _MEMORY:]
+
+
+def _first_direction(gradient: Tensor) -> Tensor:
+    return -_first_scale(gradient)[:, None] * gradient
 
 
 def _first_scale(gradient: Tensor) -> Tensor:
@@ -177,46 +256,6 @@ def _latest(values: Tensor, filled: Tensor) -> Tensor:
     numbers = torch.arange(values.shape[1], device=values.device)
     latest = torch.where(filled, numbers, -1).amax(dim=1).clamp(min=0)
     return values.gather(1, latest[:, None])[:, 0]
-
-
-def _line_search(
-    objective: Objective,
-    problems: Tensor,
-    x: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    direction: Tensor,
-    going: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find a step that satisfies the weak Wolfe conditions for every problem that is going.
-
-    Returns the steps (P, m), zero where none was found, with values and gradients there.
-    """
-    slope = (direction * gradient).sum(dim=1)
-    # The bracket: `low` is good but too short, `high` too far.
-    low, low_value, low_slope = torch.zeros_like(value), value.clone(), slope.clone()
-    high = torch.full_like(value, torch.inf)
-    length, low_gradient = torch.ones_like(value), gradient.clone()
-    open_ = torch.nonzero(going).ravel()
-    for _ in range(_LINE_SEARCH):
-        t, d = length[open_], direction[open_]
-        new_value, new_gradient = objective(x[open_] + t[:, None] * d, problems[open_])
-        good = new_value <= value[open_] + _ARMIJO * t * slope[open_]
-        too_short = good & ((new_gradient * d).sum(dim=1) < _CURVATURE * slope[open_])
-        shorter = _shortened(t, new_value, low[open_], low_value[open_], low_slope[open_])
-        better, far = open_[good], open_[~good]
-        low[better], low_value[better] = t[good], new_value[good]
-        low_gradient[better] = new_gradient[good]
-        low_slope[better] = (new_gradient[good] * d[good]).sum(dim=1)
-        high[far], length[far] = t[~good], shorter[~good]
-        upper = high[better]
-        length[better] = torch.where(
-            torch.isinf(upper), 2.0 * low[better], (low[better] + upper) / 2.0
-        )
-        open_ = open_[~good | too_short]
-        if len(open_) == 0:
-            break
-    return low[:, None] * direction, low_value, low_gradient
 
 
 def _shortened(t: Tensor, value: Tensor, low: Tensor, low_value: Tensor, slope: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adue_sklearn._torch import for_each
 from adue_sklearn.adue.descents import Stage, typical_gap
 from adue_sklearn.adue.objective import (
     Measure,
@@ -23,7 +22,7 @@ from adue_sklearn.adue.objective import (
 )
 from adue_sklearn.adue.solvers import Objective
 
-#: Logits that are worked on at a time: few enough on a CPU to stay in its cache.
+#: Logits that are worked on at a time: on a CPU, for each thread, few enough to stay in its cache.
 _BLOCK = {"cpu": 2**15, "cuda": 2**24}
 
 
@@ -149,13 +148,11 @@ class Stack:
         values = self.beta * x.square().sum(dim=1)
         of_bias = x.new_empty(products.shape[:2])
 
-        def work_on(part: slice) -> None:
+        for part in self._blocks(len(x)):
             losses, dz = self[part]._losses(products[part], x[part], stage)
             values[part] += losses
             of_bias[part] = dz.sum(dim=2)
             products[part] = dz  # as derivatives from here on
-
-        for_each(work_on, self._blocks(len(x)), x.device)
         gradient = (products.reshape(-1, len(self.X)) @ self.X).to(torch.float64)
         gradient = gradient.reshape(len(x), -1)
         if gradient.shape[1] < x.shape[1]:
@@ -205,6 +202,7 @@ class Stack:
         return z + bias[:, None] if bias.shape[1] else z
 
     def _blocks(self, n_problems: int) -> list[slice]:
-        block = _BLOCK.get(self.X.device.type, _BLOCK["cuda"])
+        on_cpu = self.X.device.type == "cpu"
+        block = _BLOCK["cpu"] * torch.get_num_threads() if on_cpu else _BLOCK["cuda"]
         size = max(1, block // max(1, len(self.X) * self._n_outputs))
         return [slice(i, i + size) for i in range(0, n_problems, size)]
