@@ -55,7 +55,7 @@ class TopClass(NamedTuple):
 
     @property
     def log_share(self) -> Tensor:
-        """Logarithm of ``share``, right where that is rounded to 0; minus infinity at the largest."""
+        """Logarithm of ``share``, also where that has rounded to 0; the largest has -inf."""
         return self.others - self.gap[..., None]
 
 

@@ -329,7 +329,7 @@ def test_all_layers_of_a_deep_head_are_trained_to_a_stationary_point(deep, activ
 
 def test_refitting_on_a_linear_head_leaves_no_trace_of_a_deep_one(deep, problem):
     adue = AdUEEstimator(activation="tanh").fit(*deep)
-    adue.fit(*problem.fit_args)
+    adue.set_params(activation=None).fit(*problem.fit_args)
     assert not hasattr(adue, "coefs_")
     assert not hasattr(adue, "init_coefs_")
     expected = AdUEEstimator().fit(*problem.fit_args).predict_uncertainty(problem.X)
@@ -349,6 +349,11 @@ def test_refitting_on_a_linear_head_leaves_no_trace_of_a_deep_one(deep, problem)
         (lambda W, b: (W, b[0], "tanh"), "init_W is a list of 2 layers, init_b is"),
         (lambda W, b: (W, [b[0][:2], None], "tanh"), r"init_b\[0\] has shape \(2,\)"),
         (lambda W, b: (W, b, "swish"), "'activation' parameter"),
+        (
+            lambda W, b: ([W[1] @ W[0]], [b[1]], "tanh"),
+            "activation='tanh', but init_W is one layer",
+        ),
+        (lambda W, b: (W[1] @ W[0], None, "tanh"), "activation='tanh', but init_W is one layer"),
     ],
 )
 def test_layers_that_do_not_fit_together_are_named(deep, change, message):
