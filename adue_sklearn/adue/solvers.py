@@ -70,7 +70,7 @@ def minimize_lbfgs(
     max_iter : int
         Most iterations of a problem.
     on_iteration : callable, default=None
-        Called after each call of the objective.
+        Called when an iteration of any problem has ended.
 
     Returns
     -------
@@ -80,38 +80,30 @@ def minimize_lbfgs(
     x = start.clone()
     value, gradient = objective(x, active)
     done = Minima(x.clone(), value.clone(), _largest(gradient), torch.zeros_like(active))
-    going = done.gradient_norm > tol
-    n_iter, failures, before = torch.zeros_like(active), torch.zeros_like(active), value
-    memory = _Memory(x)
+    going = (done.gradient_norm > tol) & (max_iter > 0)
+    progress, memory = _Progress(value), _Memory(x)
     search = _LineSearch(value, gradient, memory.direction(gradient))
-    while max_iter and bool(going.any()):
+    while bool(going.any()):
         if float(going.double().mean()) <= 1.0 - _IDLE_SHARE:
             kept = torch.nonzero(going).ravel()
-            active, x, value, gradient = active[kept], x[kept], value[kept], gradient[kept]
-            n_iter, failures, before, going = (v[kept] for v in (n_iter, failures, before, going))
-            memory.select(kept)
-            search.select(kept)
+            active, going = active[kept], going[kept]
+            x, value, gradient = x[kept], value[kept], gradient[kept]
+            for part in (progress, memory, search):
+                part.select(kept)
         ended = search.go_on(*objective(x + search.step(), active)) & going
+        moved = ended & (search.low > 0.0)
         step = torch.where(ended[:, None], search.best_step(), 0.0)
         changed = torch.where(ended[:, None], search.low_gradient, gradient)
-        moved = ended & (search.low > 0.0)
-        x, value = x + step, torch.where(ended, search.low_value, value)
         memory.add(step, changed - gradient)
         memory.forget(ended & ~moved)
-        gradient = changed
+        x, value, gradient = x + step, torch.where(ended, search.low_value, value), changed
 
-        n_iter += ended
-        failures = torch.where(moved, 0, failures + ended)
-        checked = ended & (n_iter % _PATIENCE == 0)
-        least = (_STALLED * tol**2) + 4.0 * torch.finfo(value.dtype).eps * value.abs()
-        failures = torch.where(checked & (before - value < least), _FAILURES + 1, failures)
-        before = torch.where(checked, value, before)
-        norm = _largest(gradient)
-        of_ended = active[ended]
+        progress.record(ended, moved, value, least=_STALLED * tol**2)
+        norm, of_ended = _largest(gradient), active[ended]
         done.x[of_ended], done.value[of_ended] = x[ended], value[ended]
-        done.gradient_norm[of_ended], done.n_iter[of_ended] = norm[ended], n_iter[ended]
-        going = going & (norm > tol) & (failures <= _FAILURES) & (n_iter < max_iter)
-        if on_iteration is not None:
+        done.gradient_norm[of_ended], done.n_iter[of_ended] = norm[ended], progress.n_iter[ended]
+        going = going & (norm > tol) & progress.is_hopeful & (progress.n_iter < max_iter)
+        if on_iteration is not None and bool(ended.any()):
             on_iteration()
 
         direction = memory.direction(gradient)
@@ -121,6 +113,32 @@ def minimize_lbfgs(
             direction = torch.where(uphill[:, None], _first_direction(gradient), direction)
         search.begin(ended, value, gradient, direction)
     return done
+
+
+class _Progress:
+    """How many iterations P problems took, and whether it makes sense to go on."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.n_iter = torch.zeros_like(value, dtype=torch.int64)
+        self._failures, self._before = torch.zeros_like(self.n_iter), value
+
+    @property
+    def is_hopeful(self) -> Tensor:
+        return self._failures <= _FAILURES
+
+    def record(self, ended: Tensor, moved: Tensor, value: Tensor, *, least: float) -> None:
+        """Count iterations that ended, and those that did not move; ``least`` is worth waiting."""
+        self.n_iter = self.n_iter + ended
+        failures = torch.where(moved, 0, self._failures + ended)
+        checked = ended & (self.n_iter % _PATIENCE == 0)
+        rounding = 4.0 * torch.finfo(value.dtype).eps * value.abs()
+        stalled = checked & (self._before - value < least + rounding)
+        self._failures = torch.where(stalled, _FAILURES + 1, failures)
+        self._before = torch.where(checked, value, self._before)
+
+    def select(self, problems: Tensor) -> None:
+        self.n_iter, self._failures = self.n_iter[problems], self._failures[problems]
+        self._before = self._before[problems]
 
 
 class _LineSearch:
