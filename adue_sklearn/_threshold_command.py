@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from adue_sklearn._row_digests import rows_among
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import callers_level
 from adue_sklearn.persistence import FittedHead, ModelFacts, check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.thresholds import SavedThreshold, percent, smallest_target
@@ -98,7 +99,7 @@ def _unseen_rows(
             f"{head} does not say which rows it was fitted on. If rows of {store.path} are among "
             "them, what follows is too good to be true and no guarantee.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=callers_level(),
         )
         return np.arange(len(store)), ""
     seen = rows_among(store.features, digests)

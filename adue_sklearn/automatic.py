@@ -14,6 +14,7 @@ from torch import Tensor
 from adue_sklearn._comparison_table import FEW_ERRORS, REFERENCE, Comparison, holm
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._torch import Array, as_numpy
+from adue_sklearn._validation import callers_level
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -265,7 +266,7 @@ class AutoScorer(UncertaintyEstimator):
             f"The original head's answers to {len(errors)} fit rows hold {few} {kind}, under "
             f"{FEW_ERRORS}: too few to tell scores apart. The uncertainty is the softmax response.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=callers_level(),
         )
         return True
 
@@ -273,7 +274,9 @@ class AutoScorer(UncertaintyEstimator):
         failed = [f"{r.name} ({r.failure})" for r in self.comparison_.results if r.failure]
         if failed:
             warnings.warn(
-                f"Not compared, since they failed: {'; '.join(failed)}.", UserWarning, stacklevel=5
+                f"Not compared, since they failed: {'; '.join(failed)}.",
+                UserWarning,
+                stacklevel=callers_level(),
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -32,7 +32,7 @@ from adue_sklearn._heads import (
 )
 from adue_sklearn._score_maps import METHODS, apply_score_map, fit_score_map
 from adue_sklearn._torch import Array, as_numpy, like_input, to_tensor, validate_features
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn._wrapping import (
     FitArguments,
     Rows,
@@ -205,7 +205,7 @@ class TemperatureScaling(_LogitScaling):
                 "logits are the same for all classes in every row: no temperature is better than "
                 "another, temperature_ is 1.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
         elif log_temperature in (np.log(low), np.log(high)):
             self.temperature_ = float(low if log_temperature == np.log(low) else high)
@@ -218,7 +218,7 @@ class TemperatureScaling(_LogitScaling):
             warnings.warn(
                 f"The likelihood rises up to the bound temperature_={self.temperature_:g}: {why}.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
 
     def _rescale(self, logits: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ class VectorScaling(_LogitScaling):
                 f"Vector scaling did not converge in {found.nit} iterations: the largest gradient "
                 f"entry is {np.abs(found.jac).max():.1e}. Raise max_iter or l2.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
         self.scale_ = found.x[:n_classes] / self.temperature_
         self.bias_ = found.x[n_classes:]
@@ -573,7 +573,7 @@ class ErrorProbability(WrappingEstimator):
                 f"The {self.n_samples_fit_} fit rows hold {which}: P(error) tells no row from "
                 "another.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=callers_level(),
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -51,7 +51,7 @@ from adue_sklearn._heads import (
 )
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn._wrapping import _same_head
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
@@ -274,7 +274,7 @@ def _warn_of_memorised_rows(run: Run) -> None:
             f"{many[0] / many[1]:.1%} of X_test. The classifier was probably trained on the "
             "former; give rows that it has not seen.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=callers_level(),
         )
 
 

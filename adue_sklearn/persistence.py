@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn._torch import as_numpy
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
 from adue_sklearn.scorers import HUQScorer, StackedScorer
@@ -266,7 +266,7 @@ def check_same_model(
         )
         if not allow_other_model:
             raise ModelMismatchError(message)
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(message, UserWarning, stacklevel=callers_level())
     changes = [
         f"{key}: {known.provenance[key]} then, {new.provenance[key]} now"
         for key in ("base_model", "model", "revision", "max_length", "precision", "versions")
@@ -276,7 +276,7 @@ def check_same_model(
         warnings.warn(
             f"The same model made these features in another way ({'; '.join(changes)}).",
             UserWarning,
-            stacklevel=2,
+            stacklevel=callers_level(),
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import check_head, check_labels
 from adue_sklearn._torch import Array, as_numpy, validate_features
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn._wrapping import (
     FitArguments,
     Rows,
@@ -600,7 +600,7 @@ class SelectiveClassifier(WrappingEstimator):
                 f"groups: {int((~known).sum())} rows are in groups that fit has not seen (such as "
                 f"{names[~known][0]!s}): nothing is known about their risk, none is accepted.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=callers_level(),
             )
         return np.where(known, self.threshold_[place], -np.inf)
 
@@ -635,7 +635,7 @@ def _warn_of_no_threshold(
         f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} on {n} rows"
         f"{group}: {what}. Nothing is accepted.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=callers_level(),
     )
 
 

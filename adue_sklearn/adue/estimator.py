@@ -282,7 +282,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
                 f"entry is {float(best.gradient_norm):.1e}, tol={self.tol:.1e}. Raise max_iter, or "
                 "scale the features if they are very large.",
                 ConvergenceWarning,
-                stacklevel=6,
+                stacklevel=callers_level(),
             )
         return best.x
 

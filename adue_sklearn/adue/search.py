@@ -22,6 +22,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
 from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
+from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.estimator import AdUEEstimator
 from adue_sklearn.adue.grid import GridProblems, Solved
 from adue_sklearn.adue.objective import reference_score
@@ -296,7 +297,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                 f"to tol={self.tol:.1e}. Raise max_iter, or scale the features if they are very "
                 "large.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=callers_level(),
             )
         return scores, time.perf_counter() - start
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adue_sklearn._validation import callers_level
 from adue_sklearn.features._files import StoreError
 
 _ABSENT = object()
@@ -46,7 +47,7 @@ def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, 
             f"The rows appended to '{folder}' were made differently ({'; '.join(changes)}). The "
             "model is the same.",
             UserWarning,
-            stacklevel=6,
+            stacklevel=callers_level(),
         )
 
 

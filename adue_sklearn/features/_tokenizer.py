@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checkpoint import find_file
 from adue_sklearn.features._checks import check_count
 
@@ -81,7 +82,7 @@ def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None
             f"reads a sentence otherwise than the saved '{_SAVED}'. If the model was trained with "
             "the saved one, pass tokenizer=PreTrainedTokenizerFast.from_pretrained(...), or save "
             "the tokenizer with the adapter.",
-            stacklevel=3,
+            stacklevel=callers_level(),
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import (
     array,
     check_classes,
@@ -299,7 +300,9 @@ class FeatureStoreWriter:
         )
         damaged = damaged_shards(self.path, {**unfinished, "shards": written}, every_byte=True)
         for damage in damaged:
-            warnings.warn(f"{damage} Its rows are extracted again.", UserWarning, stacklevel=5)
+            warnings.warn(
+                f"{damage} Its rows are extracted again.", UserWarning, stacklevel=callers_level()
+            )
         bad = {damage.file.name for damage in damaged}
         return list(takewhile(lambda entry: entry["file"] not in bad, written))
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn._label_order import warn_of_label_order
+from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features._labels import label_rows
@@ -240,7 +241,7 @@ def extract_features(
                 f"'{writer.path}' holds the rows of these {len(checked)} texts already; nothing "
                 "was done.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
             return FeatureStore.open(out)
         if progress is not None and writer.n_done:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._validation import callers_level
 from adue_sklearn.features._arrays import write_arrays
 from adue_sklearn.features._checks import check_flag, check_path
 from adue_sklearn.features._files import StoreError, map_tensors
@@ -144,7 +145,9 @@ class FeatureStore:
         if head or (shards and (not skip_damaged or len(shards) == len(manifest["shards"]))):
             raise damage_error(folder, head + shards)
         for damage in shards:
-            warnings.warn(f"{damage} These rows are left out.", UserWarning, stacklevel=2)
+            warnings.warn(
+                f"{damage} These rows are left out.", UserWarning, stacklevel=callers_level()
+            )
         return cls(folder, manifest, shards)
 
     @classmethod

@@ -12,7 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import column_or_1d
 
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -136,6 +136,6 @@ def undefined(errors: BoolArray, metric: str) -> bool:
         f"{metric} is undefined: the {len(errors)} rows hold {which}. Use more rows, or folds "
         "stratified on the errors.",
         UndefinedMetricWarning,
-        stacklevel=3,
+        stacklevel=callers_level(),
     )
     return True

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import FloatArray, IntArray, OriginalHead
 from adue_sklearn._torch import Array, map_rows, resolve_device, to_tensor
+from adue_sklearn._validation import callers_level
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import (
@@ -536,7 +537,7 @@ class RDEScorer(UncertaintyEstimator):
                 "rows around their class means. Set n_components (or, where features are "
                 "large, gamma) lower, or fit on more rows.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
 from adue_sklearn._torch import Array
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.adue.objective import entropy_distance, softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -690,7 +690,7 @@ class RelUScorer(_LogitScorer):
                     f"With lam={self.lam} no pair of classes weighs more among the wrong rows than "
                     "among the correct ones, so all pairs count alike (the Gini index). Raise lam.",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=callers_level(),
                 )
         if not bool(D.any()):
             D = (1.0 - torch.eye(len(D), dtype=D.dtype)) / np.sqrt(len(D) * (len(D) - 1))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, UncertaintyPipeline
@@ -346,3 +347,40 @@ def test_a_search_warns_of_nothing_on_ordinary_rows(problem):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AdUESearchCV({"beta": [0.01, 0.1]}, cv=3).fit(*problem.fit_args)
+
+
+def test_problems_that_did_not_converge_are_counted_and_the_caller_is_told(problem):
+    search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=3, max_iter=1, refit=False)
+    with pytest.warns(ConvergenceWarning, match="6 of 6 problems.* Raise max_iter") as record:
+        search.fit(*problem.fit_args)
+    assert {warning.filename for warning in record} == {__file__}
+    pipe = UncertaintyPipeline([("search", search)])
+    with pytest.warns(ConvergenceWarning) as record:
+        pipe.fit(problem.X, problem.y, search__init_W=problem.W, search__init_b=problem.b)
+    assert {warning.filename for warning in record} == {__file__}
+
+
+def test_minima_satisfy_the_tolerance_and_no_problem_disturbs_another():
+    # Three Rosenbrock functions end where each does alone.
+    shift = torch.tensor([[0.0, 0.0], [1.0, -2.0], [3.0, 0.5]], dtype=torch.float64)
+
+    def objective(x, problems):
+        a, b = (x - shift[problems]).unbind(dim=1)
+        value = (1 - a) ** 2 + 100 * (b - a**2) ** 2
+        by_a = -2 * (1 - a) - 400 * a * (b - a**2)
+        return value, torch.stack([by_a, 200 * (b - a**2)], dim=1)
+
+    start = torch.zeros(3, 2, dtype=torch.float64)
+    minima = minimize_lbfgs(objective, start, tol=1e-8, max_iter=500)
+    torch.testing.assert_close(minima.x, shift + 1.0, rtol=0, atol=1e-6)
+    assert (minima.gradient_norm <= 1e-8).all()
+    for number in range(3):
+
+        def alone(x, _, number=number):
+            return objective(x, torch.tensor([number]))
+
+        single = minimize_lbfgs(alone, start[:1], tol=1e-8, max_iter=500)
+        torch.testing.assert_close(single.x[0], minima.x[number], rtol=0, atol=1e-12)
+        assert single.n_iter[0] == minima.n_iter[number]
+    few = minimize_lbfgs(objective, start, tol=1e-8, max_iter=3)
+    assert few.n_iter.tolist() == [3, 3, 3]
