@@ -111,9 +111,9 @@ def check_head(
         weights, biases = _check_layers(init_W, init_b, n_features, activation)
     if len(weights) == 1 and activation is not None:
         raise ValueError(
-            f"activation={activation!r}, but init_W is one layer, which has none; set "
-            "activation=None, or pass the whole head: a list of layers, on the features that "
-            "enter the first."
+            f"activation={activation!r}, but init_W is one layer, which has none; expected "
+            "activation=None, or the whole head: a list of layers, with the features that enter "
+            "the first."
         )
     n_classes = len(weights[-1])
     if n_classes == n_samples:

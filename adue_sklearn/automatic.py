@@ -11,6 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
+from adue_sklearn._comparison_arguments import Labelled, Named, check_scorers
 from adue_sklearn._comparison_table import FEW_ERRORS, REFERENCE, Comparison, holm
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._torch import Array, as_numpy
@@ -20,10 +21,7 @@ from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.comparison import (
     Judge,
-    Labelled,
-    Named,
     Run,
-    check_scorers,
     reference_alone,
 )
 from adue_sklearn.metrics import error_roc_auc_score

@@ -253,7 +253,8 @@ def _from_files(
         loaded = checkpoint.load_whole(model, config, precision, supplied={})
     except (OSError, checkpoint.NoModelError) as error:
         raise ValueError(
-            f"model: '{model}' holds neither an adapter nor a whole model ({error})."
+            f"model: '{model}' holds neither an adapter nor a whole model; expected a folder with "
+            f"one, or a name on the hub. ({error})"
         ) from error
     provenance = {
         "model": model,

@@ -15,6 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
 from adue_sklearn import thresholds
+from adue_sklearn._comparison_arguments import check_other_rows, check_rows, check_scorers
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
@@ -22,9 +23,6 @@ from adue_sklearn.calibration import ErrorProbability
 from adue_sklearn.comparison import (
     Comparison,
     Run,
-    _checked,
-    _pair,
-    check_scorers,
     compare_scorers,
     default_scorers,
     needs,
@@ -164,7 +162,7 @@ def find(
     response = SoftmaxResponseScorer(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LabelOrderWarning)  # said by the comparison
-        rows = _checked(response, X[choosing], y[choosing], *head, None)
+        rows = check_rows(response, X[choosing], y[choosing], *head, None)
         run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
         scorer = dict(named).get(chosen, response)
         fitted = run.fit(scorer)
@@ -262,7 +260,7 @@ def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray,
 def _trained_pair(train: FeatureStore | None, rows: Any) -> Any:
     if train is None:
         return None
-    return _pair("X_train", np.asarray(train.features), "y_train", train.labels, rows)
+    return check_other_rows("X_train", np.asarray(train.features), "y_train", train.labels, rows)
 
 
 def _error_probability(
