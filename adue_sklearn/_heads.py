@@ -82,6 +82,11 @@ def resolve_head(
         raise ValueError(
             f"{given} was given without init_W; expected the head's weights too, or neither."
         )
+    if activation is not None:
+        raise ValueError(
+            f"activation={activation!r} was given without init_W, but the head that is fitted on "
+            "X, y is one layer; expected activation=None, or init_W as a list of layers."
+        )
     return _fit_head(X, y)
 
 

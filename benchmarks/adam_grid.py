@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from adue_sklearn.adue.objective import adue_score, reference_score, row_losses
+from adue_sklearn.adue.solvers import one_cycle
 from adue_sklearn.metrics import error_roc_auc_score
 
 SCALE = "paper"
@@ -95,13 +96,7 @@ def train_stack(
     ]
     adam = torch.optim.Adam(groups)
     steps = epochs * math.ceil(len(X) / grid["batch_size"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        # Of fewer steps a tenth is no warm-up, which the schedule refuses.
-        adam,
-        rates,
-        total_steps=max(steps, 20),
-        pct_start=0.1,
-    )
+    schedule = one_cycle(adam, rates, steps)
     random_state = check_random_state(seed)
     random_state.randint(2**31)  # what AdUEEstimator draws for dropout
     for _ in range(epochs):

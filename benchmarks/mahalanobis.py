@@ -5,12 +5,12 @@
 
 Every contender fits class means and one covariance on n rows and scores fresh rows by the squared
 distance to the nearest mean. Before anything is timed, all must rank the fresh rows alike. The
-floor is what no implementation in that dtype can do without: for the fit the means and one
-product ``X' X`` in float64 and its Cholesky factor; for scoring one product of the rows with a
+floor is what no implementation in that dtype can do without: for the fit one product ``X' X`` in
+float64 and its Cholesky factor; for scoring one product of the rows with a
 d x d matrix and one with the C means, in float32. Features are random with a decaying spectrum;
 seconds are medians of interleaved rounds. scikit-learn's LDA (the same Gaussians; the nearest
 classes must agree) and QDA (a covariance a class, shrunk) are timed too; they give no distances.
---large leaves out scikit-learn's distances and QDA, which take half an hour a round there.
+Memory is what fit and scores add to a fresh process at most (Linux). --large leaves out scikit-learn's distances and QDA, which take half an hour a round there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sklearn.discriminant_analysis import (
     LinearDiscriminantAnalysis,
     QuadraticDiscriminantAnalysis,
 )
-from timing import medians
+from timing import added_memory, in_fresh_process, medians
 
 from adue_sklearn import MahalanobisScorer
 
@@ -104,7 +104,23 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
     fits["floor"] = fit_floor
     scores["floor"] = lambda: (fresh_t @ whitening) @ anchors.T
     fit, score = (medians(steps, rounds=rounds, warm_up=False) for steps in (fits, scores))
-    return {"case": name, "fit": fit, "score": score}
+    mib = {peer: in_fresh_process(memory, shape, peer) for peer in ("adue_sklearn", "pytorch-ood")}
+    return {"case": name, "fit": fit, "score": score, "MiB": mib}
+
+
+def memory(shape: tuple[int, int, int, int], contender: str) -> float:
+    X, y, fresh = features(*shape)
+    W = np.stack([X[y == c].mean(axis=0) for c in range(shape[2])])
+    X_t, y_t, fresh_t = torch.tensor(X), torch.tensor(y), torch.tensor(fresh)
+
+    def ours() -> None:
+        scorer = MahalanobisScorer(shrinkage=0.0, device="cpu").fit(X, y, W)
+        scorer.predict_uncertainty(fresh)
+
+    def theirs() -> None:
+        Mahalanobis(None).fit_features(X_t, y_t).predict_features(fresh_t)
+
+    return added_memory(ours if contender == "adue_sklearn" else theirs)
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -118,6 +134,8 @@ def table(results: list[dict[str, Any]]) -> str:
                 for name in CONTENDERS
             ]
             lines.append(f"| {result['case']} | {step} | " + " | ".join(cells) + " |")
+        cells = [f"{result['MiB'][n]:.0f}" if n in result["MiB"] else "" for n in CONTENDERS]
+        lines.append(f"| {result['case']} | MiB | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -78,10 +78,11 @@ def methods(settings: dict[str, Any], seed: int) -> dict[str, Callable[[Case], R
     def paper(part: str) -> Callable[[Case], Result]:
         return lambda case: paper_grid(case, getattr(case, part), settings["paper_grid"], seed)
 
-    def ours(part: str) -> Callable[[Case], Result]:
-        return lambda case: cross_validated(
-            case, getattr(case, part), settings["our_grid"], settings["folds"]
-        )
+    def ours(part: str, measure: str = "smoothmax") -> Callable[[Case], Result]:
+        grid = settings["our_grid"] | {"measure": [measure]}
+        if measure == "entropy":  # which has no lam
+            grid.pop("lam", None)
+        return lambda case: cross_validated(case, getattr(case, part), grid, settings["folds"])
 
     return {
         SOFTMAX_RESPONSE: response,
@@ -92,6 +93,7 @@ def methods(settings: dict[str, Any], seed: int) -> dict[str, Callable[[Case], R
         "AdUE, Adam grid, held-out rows": paper("held_out"),
         "AdUE, L-BFGS, training rows": ours("train"),
         "AdUE, L-BFGS, calibration rows (ours)": ours("calibration"),
+        "AdUE by entropy, L-BFGS, calibration rows": ours("calibration", measure="entropy"),
     }
 
 

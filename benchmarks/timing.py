@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 
 def medians(
@@ -20,6 +23,13 @@ def medians(
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
+    """Return what a function returns in a process that has done nothing else."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def added_memory(run: Callable[[], object]) -> float:

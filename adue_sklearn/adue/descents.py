@@ -40,7 +40,7 @@ class Problems(Protocol):
 
     @property
     def sharpest(self) -> float:
-        """The largest ``lam``."""
+        """The largest ``lam``; 0 for a score without one."""
 
     @property
     def typical_gap(self) -> float:
@@ -98,7 +98,7 @@ def descend(
 
 def lowest(found: Sequence[Minima]) -> Minima:
     """Return each problem's lowest minimum; ``n_iter`` counts all its descents."""
-    values = torch.stack([minima.value for minima in found])
+    values = torch.stack([minima.value for minima in found]).nan_to_num(nan=math.inf)
     rows = torch.arange(values.shape[1], device=values.device)
     which = values.argmin(dim=0)
     return Minima(

@@ -236,7 +236,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
             _complain_of_no_errors(len(errors), head)
             shift, self.n_iter_ = problem.start()[0], 0
         else:
-            _warn_of_odd_errors(self.n_errors_, len(errors), head)
+            warn_of_odd_errors(self.n_errors_, len(errors), head)
             shift = self._train(problem, X)
         terms = problem.terms(shift)
         self.loss_ = terms.total
@@ -276,7 +276,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     def _descend_all(self, problems: Problems, planned: list[Descent], progress: Any) -> Tensor:
         best = lowest([self._descend(problems, descent, progress) for descent in planned])
         self.n_iter_ = int(best.n_iter)
-        if float(best.gradient_norm) > self.tol:
+        if not float(best.gradient_norm) <= self.tol:  # NaN too
             warnings.warn(
                 f"AdUE did not converge: after {self.n_iter_} iterations the largest gradient "
                 f"entry is {float(best.gradient_norm):.1e}, tol={self.tol:.1e}. Raise max_iter, or "
@@ -334,7 +334,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         return adue_score(z, self.lam, self.scale, self.measure)
 
 
-def _warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
+def warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
+    """Warn of errors that are too few to learn from, or all that there is."""
     at_chance = n_errors >= n_rows * (1 - 1 / len(head.classes))
     if head.given and at_chance and n_rows >= FEWEST_ROWS:
         return  # `fit` compared labels and answers, and has said it

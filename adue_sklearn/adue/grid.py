@@ -39,7 +39,7 @@ class GridProblems:
     tol, max_iter
         As in :class:`adue_sklearn.AdUEEstimator`.
     max_memory : float
-        GiB that the problems solved at a time may take, about.
+        GiB that the problems solved at a time may take, about; one setting's at least.
     """
 
     def __init__(
@@ -72,8 +72,11 @@ class GridProblems:
         yield from self.from_scratch([middle])
         solved = np.array([middle])
         steps = np.abs(ranks - ranks[middle]).sum(axis=1)
-        for step in range(1, int(steps.max()) + 1):
+        steps[middle] = -1  # is solved; others may be equal to it
+        for step in range(int(steps.max()) + 1):
             wave = np.flatnonzero(steps == step)
+            if len(wave) == 0:
+                continue
             nearest = solved[distances[wave][:, solved].argmin(axis=1)]
             yield from self._from_others(wave, nearest)
             solved = np.concatenate([solved, wave])

@@ -34,6 +34,8 @@ Number: TypeAlias = float | Tensor
 PAPER_CLAMP = 1e-7
 #: On the unit scale only exactly uniform probabilities reach 1; this keeps their loss finite.
 UNIT_CEILING = 1e-12
+#: Error of a distance: under this over the span, ``1 - U`` is rounding.
+_ROUNDING = 1e-15
 #: Under this ``eps`` a ratio to ``eps`` has reached its limit in float64.
 _TINY = 1e-200
 
@@ -140,8 +142,11 @@ def scaling(measure: Measure, scale: Scale, lam: Number, n_classes: int) -> Scal
     one = torch.ones_like(lam)
     if measure == "entropy":  # normalised by its maximum on either scale, as published
         return Scaling(math.log(n_classes) * one, 0.0 * one, math.log(n_classes) * one)
-    excess = torch.log1p((n_classes - 1) * torch.exp(-lam)) / lam
-    span = 1.0 - 1.0 / n_classes - math.log(n_classes) / lam + excess
+    others_at_one_hot = (n_classes - 1) * torch.exp(-lam)
+    excess = torch.log1p(others_at_one_hot) / lam
+    # s_max - s_min, which are 1 + excess and 1 / C + log(C) / lam: no difference of large numbers.
+    at_uniform = -(n_classes - 1) * torch.expm1(-lam)
+    span = 1.0 - 1.0 / n_classes - torch.log1p(at_uniform / (1.0 + others_at_one_hot)) / lam
     return Scaling(span, 0.0 * one, span) if scale == "unit" else Scaling(one, -excess, span)
 
 
@@ -294,8 +299,9 @@ def _by_row(
     per_score = eps / by.unit
     if scale == "unit":
         remaining = (by.span - eps * ratio) / by.span
-        kept = remaining > UNIT_CEILING
-        remaining = remaining.clamp(min=UNIT_CEILING)
+        ceiling = (_ROUNDING / by.span).clamp(min=UNIT_CEILING)
+        kept = remaining > ceiling
+        remaining = remaining.clamp(min=ceiling)
         logarithm = torch.log(torch.lerp(remaining, relative, errors))
         cross_entropy = -(errors * log_eps + logarithm)
         # d(-log U) has eps in numerator and denominator: only the ratio is left.

@@ -59,7 +59,7 @@ class HeadProblem:
         device = original.device
         self._X = to_tensor(X, device, gemm_dtype(X))
         self._original = original
-        self.sharpest = lam
+        self._lam = lam
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
         self._reference = reference_score(original, scale, measure)
         self._error_weights = _error_weights(self._errors, error_weight)
@@ -75,6 +75,11 @@ class HeadProblem:
     def is_linear(self) -> bool:
         """Whether the head has one layer."""
         return len(self._head.weights) == 1
+
+    @property
+    def sharpest(self) -> float:
+        """``lam``; 0 for the entropy, which has none."""
+        return 0.0 if self._measure == "entropy" else self._lam
 
     @property
     def typical_gap(self) -> float:
@@ -130,7 +135,7 @@ class HeadProblem:
             one.new_zeros(1, dtype=torch.int64),
             self._alpha * one,
             self._beta * one,
-            self.sharpest * one,
+            self._lam * one,
             self._scale,
             self._measure,
         )
@@ -173,7 +178,7 @@ class HeadProblem:
             z / stage.temperature,
             self._errors[rows],
             self._reference[rows],
-            lam=min(self.sharpest, stage.lam),
+            lam=min(self._lam, stage.lam),
             scale=self._scale,
             alpha=self._alpha,
             measure=self._measure,

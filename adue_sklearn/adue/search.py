@@ -17,13 +17,18 @@ from scipy.stats import rankdata
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.model_selection import ParameterGrid, StratifiedKFold, check_cv
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+)
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
+from adue_sklearn._torch import Array, as_numpy, gemm_dtype, resolve_device, threads_for, to_tensor
 from adue_sklearn._validation import callers_level
-from adue_sklearn.adue.estimator import AdUEEstimator
+from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
 from adue_sklearn.adue.objective import reference_score
 from adue_sklearn.adue.problem import head_matrix
@@ -61,9 +66,11 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         out keep the defaults of :class:`AdUEEstimator`. By default alpha {0, 0.3, 1}, beta
         {0.001, 0.01, 0.1}, lam {50, 100}.
     cv : int, cross-validation generator or iterable of (train, test), default=5
-        A number of folds stratified on the original head's errors, or scikit-learn's splitters.
+        A number of folds stratified on the original head's errors, scikit-learn's splitters, or
+        pairs of row numbers.
     scoring : ErrorScorer, default=None
         One of :mod:`adue_sklearn.metrics`' scorers; by default the ROC-AUC of finding errors.
+        ``score`` returns it too.
     selection : {"best", "one_standard_error"}, default="best"
         ``"one_standard_error"``: of all settings within one standard error of the best mean
         score, the one held most tightly (largest beta, then alpha).
@@ -74,7 +81,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     max_iter, tol
         As in :class:`AdUEEstimator`, for every problem.
     max_memory : float, default=1.0
-        GiB that the problems solved at a time may take, about; more are solved in turns.
+        GiB that the problems solved at a time may take, about; more are solved in turns, one
+        setting with all folds at least.
     verbose : int, default=0
         1 tells how many problems are solved, in how many turns.
     activation : None
@@ -131,7 +139,11 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {
         "param_grid": [dict, list, None],
-        "cv": [Interval(Integral, 2, None, closed="left"), HasMethods(["split"]), "array-like"],
+        "cv": [
+            Interval(Integral, 2, None, closed="left"),
+            HasMethods(["split"]),
+            HasMethods(["__iter__"]),
+        ],
         "scoring": [ErrorScorer, None],
         "selection": [StrOptions({"best", "one_standard_error"})],
         "refit": ["boolean"],
@@ -177,25 +189,27 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                 f"init_W has {len(head.weights)} layers, but only linear heads are searched as a "
                 "stack; use GridSearchCV(AdUEEstimator(activation=...), ...)."
             )
-        settings = _settings(self.param_grid)
+        candidates = _candidates(self.param_grid)
+        settings = [_in_full(candidate) for candidate in candidates]
         errors = self._original_errors(X, labels, head)
         self.scorer_ = error_roc_auc_scorer if self.scoring is None else self.scoring
         folds = self._folds(X, labels, errors, head) if errors.any() else []
-        self.n_splits_ = len(folds)
+        self.n_splits_, self.multimetric_ = len(folds), False
+        if not self.refit:  # else said of the last fit
+            warn_of_odd_errors(int(errors.sum()), len(errors), head)
         scores, seconds = np.zeros((len(settings), 0)), 0.0
         if folds:
             scores, seconds = self._cross_validate(X, errors, head, settings, folds)
         if head.given and folds and np.isnan(scores.mean(axis=1)).all():
+            bad = np.flatnonzero(np.isnan(scores).all(axis=0)).tolist()
             raise ValueError(
-                "cv: every setting scores NaN, because no fold's test part holds both errors and "
-                "correct answers; stratify the folds on the errors (error_stratified_folds), or "
-                "use more rows."
+                f"cv: every setting scores NaN; each fold's test part needs errors and correct "
+                f"answers, which folds {bad} of {len(folds)} (from 0) do not have. Stratify the "
+                "folds on the errors (error_stratified_folds), or use more rows."
             )
         self.best_index_ = _choose(scores, settings, self.selection)
-        self.cv_results_ = _results(settings, scores, seconds)
-        self.best_params_ = {
-            name: settings[self.best_index_][name] for name in self._searched_names()
-        }
+        self.cv_results_ = _results(candidates, scores, seconds)
+        self.best_params_ = candidates[self.best_index_]
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         if self.refit:
             start = time.perf_counter()
@@ -205,10 +219,28 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             self.n_iter_ = self.best_estimator_.n_iter_
             self.refit_time_ = time.perf_counter() - start
 
-    def _searched_names(self) -> list[str]:
-        grids = DEFAULT_GRID if self.param_grid is None else self.param_grid
-        grids = [grids] if isinstance(grids, Mapping) else grids
-        return sorted({name for grid in grids for name in grid})
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return ``scorer_``'s score of the best estimator: higher is better.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,)
+            True labels, as in ``fit``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; only metrics that know weights take them.
+
+        Returns
+        -------
+        score : float
+            What ``scoring`` measures, losses with a minus; by default a ROC-AUC in [0, 1].
+        """
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        check_is_fitted(self)
+        uncertainty = as_numpy(self.predict_uncertainty(X))
+        sign = 1.0 if self.scorer_.greater_is_better else -1.0
+        return float(sign * self.scorer_.metric(self.errors(X, y), uncertainty, **weights))
 
     def _estimator(self, setting: Mapping[str, Any]) -> AdUEEstimator:
         return AdUEEstimator(
@@ -332,8 +364,11 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     def _tell(self, grids: list[tuple[IntArray, GridProblems]], n: int, n_rows: int) -> None:
         if not self.verbose:
             return
-        at_a_time = min(grid.at_a_time for _, grid in grids) * self.n_splits_
-        turns = f", {at_a_time} at a time" if at_a_time < n else ""
+        at_a_time = max(
+            min(grid.at_a_time, len(numbers)) * self.n_splits_ for numbers, grid in grids
+        )
+        in_turns = any(grid.at_a_time < len(numbers) for numbers, grid in grids)
+        turns = f", {at_a_time} at a time" if in_turns else ""
         print(f"[AdUESearchCV] {n} problems over {n_rows} rows{turns}")
 
     def _stack(
@@ -349,7 +384,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         device = original.device
         inside = torch.zeros(len(folds), len(errors), dtype=torch.float64, device=device)
         for number, (rest, _) in enumerate(folds):
-            inside[number, torch.from_numpy(rest).to(device)] = 1.0
+            counts = np.bincount(rest, minlength=len(errors))  # a row may be there twice
+            inside[number] = torch.from_numpy(counts)
         row_weights = inside / inside.sum(dim=1, keepdim=True)
         wrong = torch.as_tensor(errors, dtype=torch.float64, device=device)
         error_weights = None
@@ -418,8 +454,8 @@ def _given_folds(cv: Any, labels: IntArray) -> list[Fold]:
     return folds
 
 
-def _settings(param_grid: Grid | None) -> list[dict[str, Any]]:
-    """Return every setting in full, in the order of ``ParameterGrid``."""
+def _candidates(param_grid: Grid | None) -> list[dict[str, Any]]:
+    """Return every setting, checked, in the order of ``ParameterGrid``."""
     grid = DEFAULT_GRID if param_grid is None else param_grid
     try:
         candidates = list(ParameterGrid(grid))
@@ -429,7 +465,6 @@ def _settings(param_grid: Grid | None) -> list[dict[str, Any]]:
         ) from error
     if not candidates:
         raise ValueError("param_grid is empty; expected a dict of lists, or None for the default.")
-    defaults = AdUEEstimator().get_params()
     for candidate in candidates:
         unknown = set(candidate) - set(SEARCHED)
         if unknown:
@@ -438,7 +473,13 @@ def _settings(param_grid: Grid | None) -> list[dict[str, Any]]:
                 f"{', '.join(SEARCHED)}. Use GridSearchCV for the rest."
             )
         AdUEEstimator(**candidate)._validate_params()
-    return [{name: {**defaults, **c}[name] for name in SEARCHED} for c in candidates]
+    return candidates
+
+
+def _in_full(candidate: dict[str, Any]) -> dict[str, Any]:
+    """Return a setting with the estimator's defaults for what it does not name."""
+    params = AdUEEstimator(**candidate).get_params()
+    return {name: params[name] for name in SEARCHED}
 
 
 def _best_of(scores: npt.NDArray[np.float64], among: BoolArray, n_best: int) -> BoolArray:
@@ -457,14 +498,13 @@ def _choose(scores: npt.NDArray[np.float64], settings: list[dict[str, Any]], sel
     best = int(np.nanargmax(means))
     if selection == "best" or scores.shape[1] < 2:
         return best
-    behind = scores[best] - scores
-    error = behind.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
-    close = np.flatnonzero(behind.mean(axis=1) <= error)
+    error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1])
+    close = np.flatnonzero(means >= means[best] - error)
     return int(max(close, key=lambda i: (settings[i]["beta"], settings[i]["alpha"], -i)))
 
 
 def _results(
-    settings: list[dict[str, Any]], scores: npt.NDArray[np.float64], seconds: float
+    candidates: list[dict[str, Any]], scores: npt.NDArray[np.float64], seconds: float
 ) -> dict[str, Any]:
     """Return a dict as GridSearchCV's ``cv_results_``."""
     n_settings, n_folds = scores.shape
@@ -475,10 +515,12 @@ def _results(
         "mean_score_time": np.zeros(n_settings),
         "std_score_time": np.zeros(n_settings),
     }
-    for name in SEARCHED:
-        values = [setting[name] for setting in settings]
-        results[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
-    results["params"] = settings
+    for name in sorted({name for candidate in candidates for name in candidate}):
+        given = [name in candidate for candidate in candidates]
+        anything = candidates[given.index(True)][name]  # where there is none, it is masked
+        values = [candidate.get(name, anything) for candidate in candidates]
+        results[f"param_{name}"] = np.ma.MaskedArray(values, mask=np.logical_not(given))
+    results["params"] = candidates
     for fold in range(n_folds):
         results[f"split{fold}_test_score"] = scores[:, fold]
     with warnings.catch_warnings():

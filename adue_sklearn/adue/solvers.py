@@ -80,7 +80,7 @@ def minimize_lbfgs(
     x = start.clone()
     value, gradient = objective(x, active)
     done = Minima(x.clone(), value.clone(), _largest(gradient), torch.zeros_like(active))
-    going = (done.gradient_norm > tol) & (max_iter > 0)
+    going = ~(done.gradient_norm <= tol) & (max_iter > 0)  # NaN is not converged
     progress, memory = _Progress(value), _Memory(x)
     search = _LineSearch(value, gradient, memory.direction(gradient))
     while bool(going.any()):
@@ -94,7 +94,7 @@ def minimize_lbfgs(
         moved = ended & (search.low > 0.0)
         step = torch.where(ended[:, None], search.best_step(), 0.0)
         changed = torch.where(ended[:, None], search.low_gradient, gradient)
-        memory.add(step, changed - gradient)
+        memory.add(ended, step, changed - gradient)
         memory.forget(ended & ~moved)
         x, value, gradient = x + step, torch.where(ended, search.low_value, value), changed
 
@@ -102,7 +102,7 @@ def minimize_lbfgs(
         norm, of_ended = _largest(gradient), active[ended]
         done.x[of_ended], done.value[of_ended] = x[ended], value[ended]
         done.gradient_norm[of_ended], done.n_iter[of_ended] = norm[ended], progress.n_iter[ended]
-        going = going & (norm > tol) & progress.is_hopeful & (progress.n_iter < max_iter)
+        going = going & ~(norm <= tol) & progress.is_hopeful & (progress.n_iter < max_iter)
         if on_iteration is not None and bool(ended.any()):
             on_iteration()
 
@@ -208,20 +208,21 @@ class _Memory:
         # Products of steps with changes, and of changes with changes.
         self._SY = x.new_zeros(len(x), _MEMORY, _MEMORY)
         self._YY = torch.zeros_like(self._SY)
-        self._next = 0
+        self._oldest = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        """Put pairs in the place of the oldest."""
+    def add(self, which: Tensor, step: Tensor, change: Tensor) -> None:
+        """Put pairs of some problems in the place of their oldest."""
         curvature = (step * change).sum(dim=1)
         good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
         step, change = (torch.where(good[:, None], v, 0.0) for v in (step, change))
-        i = self._next
-        self._pairs[:, i], self._pairs[:, _MEMORY + i] = step, change
+        row = torch.nonzero(which).ravel()
+        slot = self._oldest[row]
+        self._pairs[row, slot], self._pairs[row, _MEMORY + slot] = step[row], change[row]
         # The new step's products with older changes are never asked for.
         of_steps, of_changes = self._products(change)
-        self._SY[:, :, i] = of_steps
-        self._YY[:, i, :] = self._YY[:, :, i] = of_changes
-        self._next = (i + 1) % _MEMORY
+        self._SY[row, :, slot] = of_steps[row]
+        self._YY[row, slot] = self._YY[row, :, slot] = of_changes[row]
+        self._oldest[row] = (slot + 1) % _MEMORY
 
     def forget(self, problems: Tensor) -> None:
         if bool(problems.any()):
@@ -230,7 +231,7 @@ class _Memory:
 
     def select(self, problems: Tensor) -> None:
         self._pairs, self._SY = self._pairs[problems], self._SY[problems]
-        self._YY = self._YY[problems]
+        self._YY, self._oldest = self._YY[problems], self._oldest[problems]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Return minus the inverse-Hessian estimate times the gradient.
@@ -238,9 +239,10 @@ class _Memory:
         In the compact form of Byrd, Nocedal and Schnabel (1994), which takes few products
         whatever the number of pairs.
         """
-        by_age = [(self._next + i) % _MEMORY for i in range(_MEMORY)]
-        SY, YY = (v[:, by_age][:, :, by_age] for v in (self._SY, self._YY))
-        Sg, Yg = (v[:, by_age, None] for v in self._products(gradient))
+        by_age = (self._oldest[:, None] + torch.arange(_MEMORY, device=gradient.device)) % _MEMORY
+        rows, columns = by_age[:, :, None], by_age[:, None, :].expand(-1, _MEMORY, -1)
+        SY, YY = (v.gather(1, rows.expand_as(v)).gather(2, columns) for v in (self._SY, self._YY))
+        Sg, Yg = (v.gather(1, by_age)[..., None] for v in self._products(gradient))
         curvature, squares = SY.diagonal(dim1=1, dim2=2), YY.diagonal(dim1=1, dim2=2)
         filled = squares > 0
         scale = _latest(torch.where(filled, curvature / squares.clamp(min=1e-300), 0.0), filled)
@@ -250,10 +252,12 @@ class _Memory:
         of_changes = torch.linalg.solve_triangular(R, Sg, upper=True)
         inner = curvature[..., None] * of_changes + scale[..., None] * (YY @ of_changes - Yg)
         of_steps = torch.linalg.solve_triangular(R.transpose(1, 2), inner, upper=False)
-        factors = torch.empty_like(self._pairs[:, None, :, 0])
-        factors[:, 0, by_age] = of_steps[..., 0]
-        factors[:, 0, [_MEMORY + i for i in by_age]] = -scale * of_changes[..., 0]
-        return torch.addcmul(-(factors @ self._pairs)[:, 0], gradient, scale, value=-1.0)
+        factors = torch.cat([of_steps, -scale[..., None] * of_changes], dim=1)[..., 0]
+        factors = torch.zeros_like(factors).scatter(
+            1, torch.cat([by_age, _MEMORY + by_age], dim=1), factors
+        )
+        back = (factors[:, None] @ self._pairs)[:, 0]
+        return torch.addcmul(-back, gradient, scale, value=-1.0)
 
     def _products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the products (P, k) of steps and of changes with one vector each (P, m)."""
@@ -284,6 +288,19 @@ def _shortened(t: Tensor, value: Tensor, low: Tensor, low_value: Tensor, slope: 
     return low + width * share.nan_to_num(0.0).clamp(0.1, 0.7)
 
 
+def one_cycle(
+    adam: torch.optim.Adam, learning_rates: list[float], steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return the paper's schedule; of few steps one and a half are the rise."""
+    # The rise has to be longer than a step, which 10 % of a few steps are not.
+    return torch.optim.lr_scheduler.OneCycleLR(
+        adam,
+        learning_rates,
+        total_steps=max(steps, 3),
+        pct_start=max(0.1, 1.5 / max(steps, 3)),
+    )
+
+
 def one_cycle_adam(
     gradient: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
@@ -304,13 +321,7 @@ def one_cycle_adam(
     x = start.clone().requires_grad_()
     steps = epochs * math.ceil(n_rows / batch_size)
     adam = torch.optim.Adam([x], lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        # The rise has to be longer than a step, which 10 % of a few steps are not.
-        adam,
-        learning_rate,
-        total_steps=max(steps, 3),
-        pct_start=max(0.1, 1.5 / max(steps, 3)),
-    )
+    schedule = one_cycle(adam, [learning_rate], steps)
     for _ in range(epochs):
         order = torch.from_numpy(random_state.permutation(n_rows)).to(start.device)
         for rows in order.split(batch_size):

@@ -85,8 +85,8 @@ class Stack:
 
     @property
     def sharpest(self) -> float:
-        """The largest ``lam``."""
-        return float(self.lam.max())
+        """The largest ``lam``; 0 for the entropy, which has none."""
+        return 0.0 if self.measure == "entropy" else float(self.lam.max())
 
     @property
     def typical_gap(self) -> float:

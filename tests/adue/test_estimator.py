@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
-from adue_sklearn import AdUEEstimator, SoftmaxResponseScorer, UncertaintyPipeline
+from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer, UncertaintyPipeline
 from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
 from tests.adue.test_objective import plain_loss
@@ -424,3 +424,15 @@ def test_adam_takes_as_few_steps_as_there_are_batches(problem, epochs):
     adue.fit(problem.X[:100], problem.y[:100], problem.W, problem.b)
     assert adue.n_iter_ == epochs
     assert np.isfinite(adue.loss_)
+
+
+@pytest.mark.parametrize("estimator", [AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer])
+def test_an_activation_without_a_head_is_an_error(problem, estimator):
+    with pytest.raises(ValueError, match="activation='relu' was given without init_W"):
+        estimator(activation="relu").fit(problem.X, problem.y)
+
+
+def test_entropy_has_no_sharpness_to_continue_in(problem):
+    fits = [AdUEEstimator(measure="entropy", lam=lam).fit(*problem.fit_args) for lam in (1, 100)]
+    assert fits[0].n_iter_ == fits[1].n_iter_
+    np.testing.assert_array_equal(fits[0].coef_, fits[1].coef_)

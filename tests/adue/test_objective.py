@@ -225,3 +225,21 @@ def test_softmax_response_of_a_saturated_row_does_not_round_to_zero():
     assert softmax_response(torch.tensor([[100.0, 0.0]], dtype=torch.float64)).item() == (
         pytest.approx(math.exp(-100), rel=1e-12)
     )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("lam", [0.001, 0.01, 1.0, 100.0, 1e4])
+def test_rows_near_uniform_have_no_noise_in_their_loss_at_any_sharpness(n_classes, lam):
+    z = torch.zeros(4, n_classes, dtype=torch.float64)
+    z[:, 0] = gap = torch.tensor([0.0, 1e-9, 1e-7, 1e-3], dtype=torch.float64)
+    for error in (0.0, 1.0):
+        cross_entropy, _, dz = row_losses(
+            z, torch.full((4,), error), torch.zeros(4), lam=lam, scale="unit", alpha=0.0
+        )
+        assert (cross_entropy >= -1e-11).all()
+        assert cross_entropy.max() < 28
+        # 1 - U grows with the gap's square, so that the slope of its logarithm is two over the gap.
+        assert (dz.abs().amax(dim=1) <= 2.01 / gap).all()
+    score = adue_score(z, lam, "unit")
+    exact = [exact_unit_score(row, lam) for row in z.numpy()]
+    np.testing.assert_allclose(score, np.array(exact, dtype=float), rtol=1e-11)

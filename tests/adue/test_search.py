@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, UncertaintyPipeline
-from adue_sklearn.adue.descents import TARGET, Stage
+from adue_sklearn.adue.descents import TARGET, Stage, lowest
 from adue_sklearn.adue.objective import reference_score
+from adue_sklearn.adue.search import _choose
 from adue_sklearn.adue.solvers import minimize_lbfgs
 from adue_sklearn.adue.stack import Stack
 from adue_sklearn.metrics import aurc_scorer, error_average_precision_scorer
@@ -32,10 +34,10 @@ def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
     head = {"init_W": problem.W, "init_b": problem.b}
     expected = GridSearchCV(AdUEEstimator(), GRID, cv=folds).fit(problem.X, problem.y, **head)
     search = AdUESearchCV(GRID, cv=folds).fit(problem.X, problem.y, **head)
-    assert search.cv_results_["params"] == [
-        {**setting, "scale": "unit", "measure": "smoothmax"}
-        for setting in expected.cv_results_["params"]
-    ]
+    assert search.cv_results_["params"] == expected.cv_results_["params"]
+    assert search.best_params_ == search.cv_results_["params"][search.best_index_]
+    assert expected.cv_results_.keys() == search.cv_results_.keys()
+    assert search.multimetric_ == expected.multimetric_
     difference = np.abs(
         search.cv_results_["mean_test_score"] - expected.cv_results_["mean_test_score"]
     )
@@ -239,14 +241,9 @@ def test_one_standard_error_prefers_the_tightest_anchor(problem):
     best = AdUESearchCV(GRID, cv=5).fit(*problem.fit_args)
     tight = AdUESearchCV(GRID, cv=5, selection="one_standard_error").fit(*problem.fit_args)
     assert tight.best_params_["beta"] >= best.best_params_["beta"]
-    splits = [f"split{i}_test_score" for i in range(5)]
-    behind = np.array(
-        [
-            best.cv_results_[s][best.best_index_] - best.cv_results_[s][tight.best_index_]
-            for s in splits
-        ]
-    )
-    assert behind.mean() <= behind.std(ddof=1) / np.sqrt(5) + 1e-12
+    scores = [best.cv_results_[f"split{i}_test_score"][best.best_index_] for i in range(5)]
+    error = np.std(scores, ddof=1) / np.sqrt(5)
+    assert tight.best_score_ >= best.best_score_ - error - 1e-12
 
 
 @pytest.mark.parametrize(
@@ -384,3 +381,93 @@ def test_minima_satisfy_the_tolerance_and_no_problem_disturbs_another():
         assert single.n_iter[0] == minima.n_iter[number]
     few = minimize_lbfgs(objective, start, tol=1e-8, max_iter=3)
     assert few.n_iter.tolist() == [3, 3, 3]
+
+
+def test_overlapping_grids_solve_equal_settings_alike(problem):
+    grids = [{"beta": [0.01, 0.1, 1.0]}, {"alpha": [1.0], "beta": [0.1, 1.0, 10.0]}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search = AdUESearchCV(grids, cv=3).fit(*problem.fit_args)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores[[1, 2]], scores[[3, 4]], atol=1e-3)
+    head = {"init_W": problem.W, "init_b": problem.b}
+    expected = GridSearchCV(AdUEEstimator(), grids, cv=3).fit(problem.X, problem.y, **head)
+    for name in ("param_alpha", "param_beta"):
+        theirs, ours = expected.cv_results_[name], search.cv_results_[name]
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+        np.testing.assert_array_equal(ours.compressed(), theirs.compressed().astype(float))
+
+
+def test_one_standard_error_is_that_of_the_best_mean():
+    settings = [{"alpha": 1.0, "beta": beta} for beta in (0.01, 1.0)]
+    steady = np.array([[0.8] * 5, [0.9, 0.9, 0.9, 0.9, 0.2]])
+    assert _choose(steady, settings, "one_standard_error") == 0
+    close = np.array([[0.9, 0.7, 0.8, 0.85, 0.75], [0.899, 0.699, 0.799, 0.849, 0.749]])
+    assert _choose(close, settings, "one_standard_error") == 1
+    assert _choose(close, settings, "best") == 0
+
+
+@pytest.mark.parametrize("scorer", [aurc_scorer, error_average_precision_scorer])
+def test_score_is_what_scoring_measures(problem, scorer):
+    head = {"init_W": problem.W, "init_b": problem.b}
+    grid, folds = {"beta": [0.01, 0.1]}, error_stratified_folds(*problem.fit_args, n_splits=3)
+    ours = AdUESearchCV(grid, cv=folds, scoring=scorer).fit(problem.X, problem.y, **head)
+    theirs = GridSearchCV(AdUEEstimator(), grid, cv=folds, scoring=scorer)
+    theirs.fit(problem.X, problem.y, **head)
+    assert ours.score(problem.X, problem.y) == pytest.approx(
+        theirs.score(problem.X, problem.y), abs=1e-3
+    )
+
+
+def test_folds_may_come_from_a_generator_and_name_a_row_twice(problem):
+    rng = np.random.default_rng(0)
+    rest = rng.integers(0, 300, 400)  # a bootstrap
+    folds = [(rest, np.arange(300, len(problem.y)))]
+    head = {"init_W": problem.W, "init_b": problem.b}
+    grid = {"beta": [0.01, 0.1]}
+    ours = AdUESearchCV(grid, cv=(fold for fold in folds)).fit(problem.X, problem.y, **head)
+    theirs = GridSearchCV(AdUEEstimator(), grid, cv=folds).fit(problem.X, problem.y, **head)
+    np.testing.assert_allclose(
+        ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_few_errors_are_warned_about_once(problem, refit):
+    errors = np.flatnonzero((problem.X @ problem.W.T + problem.b).argmax(axis=1) != problem.y)
+    rows = np.setdiff1d(np.arange(len(problem.y)), errors[10:])
+    search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=2, refit=refit)
+    with pytest.warns(UserWarning, match="makes 10 errors on the") as record:
+        search.fit(problem.X[rows], problem.y[rows], problem.W, problem.b)
+    assert len(record) == 1
+
+
+def test_folds_without_errors_to_judge_on_are_named(problem):
+    errors = (problem.X @ problem.W.T + problem.b).argmax(axis=1) != problem.y
+    good = np.flatnonzero(~errors)[:20]
+    halves = np.array_split(np.setdiff1d(np.arange(len(problem.y)), good), 2)
+    folds = [(halves[0], halves[1]), (np.concatenate(halves), good)]
+    with pytest.raises(ValueError, match=r"folds \[1\] of 2"):
+        AdUESearchCV({"beta": [0.1]}, cv=folds).fit(*problem.fit_args)
+
+
+def test_what_verbose_says_of_turns_is_true(problem, capsys):
+    kinds = {"scale": ["unit", "paper"], "measure": ["entropy", "smoothmax"]}
+    search = AdUESearchCV({"beta": [0.1, 0.2, 0.3], **kinds}, cv=2, verbose=1, refit=False)
+    search.fit(*problem.fit_args)
+    assert capsys.readouterr().out.endswith(f"24 problems over {len(problem.y)} rows\n")
+    search.set_params(max_memory=1e-6).fit(*problem.fit_args)
+    assert capsys.readouterr().out.endswith(", 2 at a time\n")
+
+
+def test_a_problem_that_is_not_a_number_has_not_converged():
+    def objective(x, problems):
+        value = torch.where(problems == 1, torch.nan, x.square().sum(dim=1))
+        return value, torch.where(problems[:, None] == 1, torch.nan, 2 * x)
+
+    minima = minimize_lbfgs(objective, torch.ones(2, 3).double(), tol=1e-6, max_iter=50)
+    assert minima.gradient_norm[0] <= 1e-6
+    assert not minima.gradient_norm[1] <= 1e-6
+    good = replace(minima, value=minima.value.flip(0), x=minima.x.flip(0))
+    assert not lowest([minima, good]).value.isnan().any()
