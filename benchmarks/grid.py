@@ -138,7 +138,7 @@ def start_workers() -> None:
     """Start GridSearchCV's workers, which stay alive, and let them import what they need."""
     X = np.random.default_rng(0).normal(size=(200, 3))
     y = np.arange(200) % 2
-    GridSearchCV(AdUEEstimator(max_iter=1), {"beta": [1.0] * CORES}, n_jobs=CORES).fit(X, y)
+    GridSearchCV(AdUEEstimator(), {"beta": [1.0] * CORES}, n_jobs=CORES).fit(X, y)
     AdUESearchCV({"beta": [1.0]}, cv=2).fit(X, y)
 
 

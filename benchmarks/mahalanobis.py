@@ -10,7 +10,8 @@ float64 and its Cholesky factor; for scoring one product of the rows with a
 d x d matrix and one with the C means, in float32. Features are random with a decaying spectrum;
 seconds are medians of interleaved rounds. scikit-learn's LDA (the same Gaussians; the nearest
 classes must agree) and QDA (a covariance a class, shrunk) are timed too; they give no distances.
-Memory is what fit and scores add to a fresh process at most (Linux). --large leaves out scikit-learn's distances and QDA, which take half an hour a round there.
+Memory is what fit and scores add to a fresh process at most (Linux).
+--large leaves out scikit-learn's distances and QDA, which take half an hour a round there.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def run(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, A
 
     fits["floor"] = fit_floor
     scores["floor"] = lambda: (fresh_t @ whitening) @ anchors.T
-    fit, score = (medians(steps, rounds=rounds, warm_up=False) for steps in (fits, scores))
+    fit, score = (
+        medians(steps, rounds=rounds, warm_up=name not in LARGE) for steps in (fits, scores)
+    )
     mib = {peer: in_fresh_process(memory, shape, peer) for peer in ("adue_sklearn", "pytorch-ood")}
     return {"case": name, "fit": fit, "score": score, "MiB": mib}
 

@@ -138,6 +138,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
@@ -146,9 +147,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for column, (quantity, result) in zip(axes.T, results.items(), strict=True):
         for what, measured in result.items():
             axis = column[1] if what.endswith("MiB") else column[0]
-            axis.loglog(
-                [float(v) for v in measured], list(measured.values()), "o-", label=what[:-2]
-            )
+            values = [float(v) for v in measured]
+            axis.loglog(values, list(measured.values()), "o-", label=what[:-2])
+            axis.set_xticks(values, list(measured))
+            axis.minorticks_off()
         column[1].set_xlabel(NAMES[quantity])
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("MiB above the arrays")

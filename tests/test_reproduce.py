@@ -307,7 +307,7 @@ def test_one_command_runs_all_of_it_and_then_nothing(
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     (group,) = table["groups"].values()
     assert group["seeds"] == [0, 1]
-    assert len(group["methods"]) == 8
+    assert len(group["methods"]) == 9
     assert all(method["seeds"] == 2 for method in group["methods"].values())
     capsys.readouterr()
     reproduce.main()
