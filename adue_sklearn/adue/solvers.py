@@ -68,7 +68,7 @@ def minimize_lbfgs(
     tol : float
         A problem has converged when no entry of its gradient is larger.
     max_iter : int
-        Most iterations of a problem.
+        Most iterations of a problem, at least 1.
     on_iteration : callable, default=None
         Called when an iteration of any problem has ended.
 
@@ -80,7 +80,7 @@ def minimize_lbfgs(
     x = start.clone()
     value, gradient = objective(x, active)
     done = Minima(x.clone(), value.clone(), _largest(gradient), torch.zeros_like(active))
-    going = ~(done.gradient_norm <= tol) & (max_iter > 0)  # NaN is not converged
+    going = ~(done.gradient_norm <= tol)  # NaN is not converged
     progress, memory = _Progress(value), _Memory(x)
     search = _LineSearch(value, gradient, memory.direction(gradient))
     while bool(going.any()):
