@@ -369,7 +369,8 @@ def robust_class_gaussians(
         raise ValueError(
             f"The covariance of X within the classes, {len(rows)} rows, is singular after kernel "
             "PCA: more than half of the rows coincide with their class mean in some component; "
-            "expected rows that differ. Drop duplicates, set n_components or gamma lower, or fit on more rows."
+            "expected rows that differ. Drop duplicates, set n_components or gamma lower, or fit "
+            "on more rows."
         )
     return [
         pooled._replace(mean=mean) if found is None else found
