@@ -13,8 +13,8 @@ for three rates and three numbers of epochs. A part of it is timed and scaled up
 
 Asserted first: the recipe's head finds errors as `AdUEEstimator(solver="adam")`'s does (ROC-AUC
 within 0.02: batches differ); before a time is reported: the best mean scores of both searches agree
-within 0.005. Medians of interleaved rounds; memory is what AdUESearchCV adds to a fresh process at
-most on a CPU (Linux).
+within 0.001, on made-up features within 0.005. Medians of interleaved rounds; memory is what
+AdUESearchCV adds to a fresh process at most on a CPU (Linux).
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
         warm_up=False,
     )
     ours, theirs = best["stacked"], best["one by one"]
-    assert abs(ours - theirs) < 5e-3, f"{name}: best scores {ours} and {theirs} disagree"
+    tolerance = 1e-3 if name.endswith(".safetensors") else 5e-3  # many minima on made-up features
+    assert abs(ours - theirs) < tolerance, f"{name}: best scores {ours} and {theirs} disagree"
     seconds["recipe"] *= len(settings) * N_FOLDS / args.recipe_fits
     result = {
         "seconds": seconds,

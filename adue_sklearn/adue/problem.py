@@ -62,7 +62,9 @@ class HeadProblem:
         self._lam = lam
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
         self._reference = reference_score(original, scale, measure)
-        self._error_weights = _error_weights(self._errors, error_weight)
+        self._error_weights = None
+        if error_weight == "balanced":
+            self._error_weights = balanced_weights(self._errors, self._errors.mean())
         self._head, self._activation = head, activation
         self._alpha, self._beta, self._scale, self._measure = alpha, beta, scale, measure
         self._shapes = [None if part is None else part.shape for part in _parts(head)]
@@ -248,9 +250,7 @@ def _drop(hidden: Tensor, keep: float, generator: torch.Generator) -> Tensor:
     return hidden * mask.bernoulli_(keep, generator=generator) / keep
 
 
-def _error_weights(errors: Tensor, error_weight: ErrorWeight) -> Tensor | None:
-    """Return weights that make errors and correct rows count alike, mean 1."""
-    if error_weight is None:
-        return None
-    share = errors.mean()
-    return torch.where(errors > 0, 0.5 / share.clamp(min=1e-300), 0.5 / (1.0 - share).clamp(1e-300))
+def balanced_weights(errors: Tensor, share: Tensor) -> Tensor:
+    """Return weights that make errors, that ``share`` of the rows, and correct rows count alike."""
+    share = share.clamp(1e-9, 1.0 - 1e-9)  # folds may lack either
+    return torch.where(errors > 0, 0.5 / share, 0.5 / (1.0 - share))

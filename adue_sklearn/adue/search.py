@@ -26,12 +26,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, as_numpy, gemm_dtype, resolve_device, threads_for, to_tensor
+from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
 from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
 from adue_sklearn.adue.objective import reference_score
-from adue_sklearn.adue.problem import head_matrix
+from adue_sklearn.adue.problem import balanced_weights, head_matrix
 from adue_sklearn.adue.stack import Stack
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -220,7 +220,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             self.refit_time_ = time.perf_counter() - start
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return ``scorer_``'s score of the best estimator: higher is better.
+        """Return what ``scoring`` measures of the best estimator: higher is better.
 
         Parameters
         ----------
@@ -229,18 +229,27 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         y : array-like of shape (n_samples,)
             True labels, as in ``fit``.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows; only metrics that know weights take them.
+            Weights of the rows, for the default ``scoring`` alone.
 
         Returns
         -------
         score : float
-            What ``scoring`` measures, losses with a minus; by default a ROC-AUC in [0, 1].
+            By default a ROC-AUC in [0, 1]; losses have a minus.
+
+        Raises
+        ------
+        ValueError
+            If weights are given for another ``scoring``.
         """
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if self.scoring is None:
+            return super().score(X, y, sample_weight)
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight was given, but a scoring of one's own takes errors and uncertainty "
+                "alone; expected sample_weight=None, or scoring=None."
+            )
         check_is_fitted(self)
-        uncertainty = as_numpy(self.predict_uncertainty(X))
-        sign = 1.0 if self.scorer_.greater_is_better else -1.0
-        return float(sign * self.scorer_.metric(self.errors(X, y), uncertainty, **weights))
+        return float(self.scorer_(self, X, y))
 
     def _estimator(self, setting: Mapping[str, Any]) -> AdUEEstimator:
         return AdUEEstimator(
@@ -390,8 +399,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         wrong = torch.as_tensor(errors, dtype=torch.float64, device=device)
         error_weights = None
         if self.error_weight == "balanced":
-            share = (row_weights @ wrong).clamp(1e-9, 1 - 1e-9)[:, None]
-            error_weights = torch.where(wrong > 0, 0.5 / share, 0.5 / (1.0 - share))
+            error_weights = balanced_weights(wrong, (row_weights @ wrong)[:, None])
 
         def per_problem(name: str) -> Tensor:
             values = torch.tensor([float(s[name]) for s in settings], dtype=torch.float64)

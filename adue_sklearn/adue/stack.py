@@ -147,7 +147,6 @@ class Stack:
         products = self._products(x)
         values = self.beta * x.square().sum(dim=1)
         of_bias = x.new_empty(products.shape[:2])
-
         for part in self._blocks(len(x)):
             losses, dz = self[part]._losses(products[part], x[part], stage)
             values[part] += losses

@@ -418,6 +418,16 @@ def test_score_is_what_scoring_measures(problem, scorer):
     assert ours.score(problem.X, problem.y) == pytest.approx(
         theirs.score(problem.X, problem.y), abs=1e-3
     )
+    with pytest.raises(ValueError, match=r"sample_weight was given.*scoring=None"):
+        ours.score(problem.X, problem.y, sample_weight=np.ones(len(problem.y)))
+
+
+def test_the_default_score_takes_weights(problem):
+    search = AdUESearchCV({"beta": [0.01]}, cv=2).fit(*problem.fit_args)
+    weights = np.random.default_rng(0).uniform(size=len(problem.y))
+    expected = search.best_estimator_.score(problem.X, problem.y, sample_weight=weights)
+    assert search.score(problem.X, problem.y, sample_weight=weights) == expected
+    assert expected != search.score(problem.X, problem.y)
 
 
 def test_folds_may_come_from_a_generator_and_name_a_row_twice(problem):
