@@ -18,7 +18,7 @@ import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card, Needs
-from tests.test_contract import ESTIMATORS
+from tests.estimator_cases import ESTIMATORS
 
 PUBLIC = [
     cls

@@ -20,64 +20,19 @@ import adue_sklearn
 from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
-    AutoScorer,
-    ConfidNetScorer,
-    DDUScorer,
-    DoctorScorer,
-    EnergyScorer,
-    EntropyScorer,
     ErrorProbability,
-    GENScorer,
     HUQScorer,
-    KNNScorer,
-    LastLayerLaplaceScorer,
     LinearProbeScorer,
     MahalanobisScorer,
-    MarginScorer,
-    MaxLogitPNormScorer,
-    MaxLogitScorer,
-    RDEScorer,
-    RelUScorer,
     SelectiveClassifier,
     SoftmaxResponseScorer,
     StackedScorer,
-    TrustScoreScorer,
-    ViMScorer,
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.comparison import Comparison
+from tests.estimator_cases import ESTIMATORS
 from tests.problems import DEVICES, Problem
 
-#: Every public class, so set that a fit is quick: what the defaults find is tested by their own.
-ESTIMATORS = [
-    AdUEEstimator(),
-    SoftmaxResponseScorer(),
-    EntropyScorer(),
-    MarginScorer(),
-    MaxLogitScorer(),
-    EnergyScorer(),
-    GENScorer(),
-    DoctorScorer(),
-    MaxLogitPNormScorer(),
-    RelUScorer(),
-    LastLayerLaplaceScorer(),
-    LastLayerLaplaceScorer(predictive="monte_carlo", n_samples=5, random_state=0),
-    LinearProbeScorer(C=0.1),
-    ConfidNetScorer(max_iter=5, random_state=0),
-    StackedScorer(cv=2),
-    MahalanobisScorer(),
-    AdUESearchCV({"beta": [0.1, 1.0]}, cv=2),
-    ErrorProbability(),
-    ErrorProbability(MahalanobisScorer(), method="sigmoid", cv=2),
-    DDUScorer(),
-    KNNScorer(),
-    RDEScorer(n_components=4),
-    TrustScoreScorer(),
-    ViMScorer(),
-    SelectiveClassifier(MahalanobisScorer(), target_risk=0.6),
-    HUQScorer(cv=2),
-    AutoScorer([("p-norm", MaxLogitPNormScorer()), ("energy", EnergyScorer())], cv=2),
-]
 #: Other settings, which compute scores by other code but check their input by the same.
 VARIANTS = [
     AdUEEstimator(scale="paper", lam=10),

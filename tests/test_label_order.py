@@ -22,8 +22,8 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
     UncertaintyPipeline,
 )
+from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
-from tests.test_contract import ESTIMATORS
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 MESSAGE = "answers agree with the labels"

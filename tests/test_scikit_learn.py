@@ -34,7 +34,7 @@ from sklearn.model_selection import (
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer
 from adue_sklearn.metrics import ErrorScorer, aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
 from adue_sklearn.model_selection import error_stratified_folds
-from tests.test_contract import ESTIMATORS
+from tests.estimator_cases import ESTIMATORS
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 

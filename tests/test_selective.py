@@ -23,9 +23,9 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn.selective import clopper_pearson, hoeffding_bentkus, selective_threshold
+from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
 from tests.test_bad_input import anything, call, many
-from tests.test_contract import ESTIMATORS
 
 METHODS = ["binomial", "sgr", "ltt"]
 every_method = pytest.mark.parametrize("method", METHODS)
