@@ -42,6 +42,11 @@ def parse_device(device: str | torch.device) -> torch.device:
             f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' "
             "or device='cpu'."
         )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
+            "device(s), numbered from 0; use device='auto' or one of these."
+        )
     return chosen
 
 

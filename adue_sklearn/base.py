@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -34,6 +35,7 @@ from adue_sklearn._torch import (
     resolve_device,
     validate_features,
 )
+from adue_sklearn._utils.devices import device_here
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
@@ -74,6 +76,23 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def __init__(self, *, activation: str | None = None, device: str = "auto") -> None:
         self.activation = activation
         self.device = device
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; ``device`` reaches the fitted scores inside too.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : estimator
+            The same estimator.
+        """
+        super().set_params(**params)
+        self._pass_device_on(params)
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -263,6 +282,31 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _uncertainty(self, X: Array) -> Tensor:
         """Return the uncertainty (n,) of validated features."""
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        # A fitted one may come from a machine with another device; its scores are the same here.
+        if "classes_" in vars(self) and "device" in vars(self):
+            self.device = device_here(self.device)
+
+    def _pass_device_on(self, params: Mapping[str, Any]) -> None:
+        """Have the fitted scores inside compute where ``device`` or ``NAME__device`` says."""
+        if "device" in params:
+            self._move(params["device"])
+        for name, value in params.items():
+            owner, _, inner = name.partition("__")
+            member = vars(self).get(f"{owner}_")
+            wanted = inner == "device" or inner.endswith("__device")
+            if wanted and isinstance(member, UncertaintyEstimator) and inner in member.get_params():
+                member.set_params(**{inner: value})
+
+    def _move(self, device: str) -> None:
+        """Compute on ``device``, and have all fitted scores inside do so, frozen ones too."""
+        parameters = self.get_params(deep=False)
+        if "device" in parameters:
+            self.device = device
+        for score in _scores_in([v for name, v in vars(self).items() if name not in parameters]):
+            score._move(device)
+
     def _compare_order(self, X: Array, labels: IntArray) -> None:
         """Warn the caller of ``fit`` if labels and head rows are in different orders."""
         if len(labels) < FEWEST_ROWS:
@@ -332,3 +376,14 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         if head.given:
             return self._original_logits(X).argmax(dim=1).cpu().numpy() != labels
         return out_of_fold_predictions(as_numpy(X), labels) != labels
+
+
+def _scores_in(value: Any) -> Iterator[UncertaintyEstimator]:
+    """Yield the scores in a list, out of their ``FrozenEstimator``, or one by itself."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _scores_in(part)
+    elif isinstance(value, FrozenEstimator):
+        yield from _scores_in(value.estimator)
+    elif isinstance(value, UncertaintyEstimator):
+        yield value

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.devices import device_here
 from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
@@ -200,6 +201,12 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
         If the folder is no saved head.
     ValueError
         If it was written by a newer version or is damaged.
+
+    Warns
+    -----
+    UserWarning
+        If it was fitted on a device that torch does not see here: it computes where
+        ``device="auto"`` leads.
     """
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
@@ -226,6 +233,7 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     except Exception as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{directory} cannot be read as a fitted head: {what}.") from error
+    head.estimator.device = device_here(head.estimator.device)
     return head
 
 

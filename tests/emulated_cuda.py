@@ -86,6 +86,15 @@ class CudaTensor(torch.Tensor):
         made.held = inner.detach()
         return made
 
+    @property
+    def data(self) -> torch.Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.held = value.held  # type: ignore[attr-defined]
+
     def to(self, *args: Any, **kwargs: Any) -> Any:
         device, dtype = _parse_to(args, kwargs)
         if device is None or _is_cuda(device):

@@ -18,7 +18,11 @@ def attach(adapter: checkpoint.AdapterFiles, base: str, model: Any) -> Any:
     try:
         # The base first, then the adapter: AutoPeftModel would ask the hub for the recorded base.
         with checkpoint.quiet_transformers():
-            tuned = peft.PeftModel.from_pretrained(model, os.fspath(adapter.weights.parent))
+            tuned = peft.PeftModel.from_pretrained(
+                model,
+                os.fspath(adapter.weights.parent),
+                torch_device="cpu",  # where the base is; peft's guess is an accelerator
+            )
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(
             f"Adapter '{adapter.name}' does not fit the base model '{base}' ({error})."

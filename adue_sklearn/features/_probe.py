@@ -261,4 +261,8 @@ def head_eps(layer: Any) -> float:
 
 
 def _tf32_allowed() -> bool:
-    return torch.get_float32_matmul_precision() != "highest"
+    # torch 2.9 brought another setting; where that was used, reading the older one raises.
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if precision is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    return precision in ("tf32", "bf16")

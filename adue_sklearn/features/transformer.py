@@ -23,6 +23,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from adue_sklearn._torch import parse_device
+from adue_sklearn._utils.devices import device_here
 from adue_sklearn.features._arguments import View, check_view
 from adue_sklearn.features._warnings import warn_of_cut_texts
 from adue_sklearn.features.batching import check_texts
@@ -247,6 +248,11 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if self.__sklearn_is_fitted__():  # perhaps on a machine with another device
+            self.device = device_here(self.device)
 
     def _classifier(self) -> LoadedClassifier:
         return _load(

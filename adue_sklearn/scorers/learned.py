@@ -529,6 +529,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
             The same estimator.
         """
         self._set_params("estimators", **params)
+        self._pass_device_on(params)
         return self
 
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:

@@ -1,0 +1,23 @@
+"""What was fitted on one machine and is loaded on another, which may lack its device."""
+
+from __future__ import annotations
+
+import warnings
+
+from adue_sklearn._torch import parse_device
+from adue_sklearn._validation import callers_level
+
+
+def device_here(device: str) -> str:
+    """Return ``device``, or ``"auto"``, with a warning, where torch cannot use it here."""
+    try:
+        parse_device(device)
+    except ValueError:
+        warnings.warn(
+            f"This was fitted with device={device!r}, which torch does not see here; it computes "
+            f"on device='auto' instead, here the {parse_device('auto').type.upper()}.",
+            UserWarning,
+            stacklevel=callers_level(),
+        )
+        return "auto"
+    return device
