@@ -28,13 +28,12 @@ def device(request):
 @pytest.fixture
 def adue(monkeypatch, capsys):
     """Run ``adue ARGUMENTS``; return exit status, lines of standard output, and standard error."""
-    from rich.console import Console
-
     from adue_sklearn import cli
+    from adue_sklearn.cli.console import console
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["adue", *map(str, arguments)])
-        monkeypatch.setattr(cli, "console", Console(width=200))
+        monkeypatch.setattr(console, "width", 200)
         status = 0
         try:
             cli.main()

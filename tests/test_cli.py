@@ -12,6 +12,7 @@ import pytest
 import adue_sklearn
 from adue_sklearn import cli
 from adue_sklearn.adue import search
+from adue_sklearn.cli.console import console
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head
 from tests.lora_cases import make_texts
@@ -396,7 +397,7 @@ def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
 
 def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
     monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
-    monkeypatch.setattr(cli.console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(sys, "argv", ["adue", "demo"])
     with pytest.raises(SystemExit, match="0"):
         cli.main()

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 
 from adue_sklearn import EnergyScorer, EntropyScorer, SoftmaxResponseScorer, compare_scorers
-from adue_sklearn._compare_command import comparison_table
+from adue_sklearn.cli.comparing import comparison_table
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.plotting import ComparisonDisplay
 from tests.problems import Problem

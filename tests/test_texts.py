@@ -7,7 +7,7 @@ import json
 import datasets
 import pytest
 
-from adue_sklearn._texts import read_texts
+from adue_sklearn.cli.texts import read_texts
 
 ROWS = [
     {"text": "a b", "label": "yes"},

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 
-from adue_sklearn._compare_command import chosen_scorers, comparison_table
-from adue_sklearn._reports import cross_validated_table
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.adue.search import DEFAULT_GRID
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
+from adue_sklearn.cli.tables import cross_validated_table
 from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds

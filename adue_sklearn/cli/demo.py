@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from adue_sklearn._reports import cross_validated_table, fresh_rows_table, score_rows
-from adue_sklearn.adue import AdUESearchCV
-from adue_sklearn.datasets import (
-    load_movie_sentiment,
-    minilm_path,
-    movie_sentiment_adapter_path,
-)
-from adue_sklearn.model_selection import error_stratified_folds
-from adue_sklearn.scorers import MahalanobisScorer
+from adue_sklearn.cli.console import console
 
 SENTENCES = (
     "A warm, generous film that earns every one of its tears.",
@@ -26,8 +17,19 @@ SENTENCES = (
 )
 
 
-def run_demo(console: Console) -> None:
-    """Tune, compare and score; prints to ``console``."""
+def demo() -> None:
+    """Fit and compare on a shipped case, then score a few sentences with the real model."""
+    from adue_sklearn.adue import AdUESearchCV
+    from adue_sklearn.cli.tables import cross_validated_table, fresh_rows_table, score_rows
+    from adue_sklearn.datasets import (
+        load_movie_sentiment,
+        minilm_path,
+        movie_sentiment_adapter_path,
+    )
+    from adue_sklearn.features import compute_features, load_classifier
+    from adue_sklearn.model_selection import error_stratified_folds
+    from adue_sklearn.scorers import MahalanobisScorer
+
     data = load_movie_sentiment()
     train, calibration, test = (
         (split.features.astype("float32"), split.labels)
@@ -47,8 +49,6 @@ def run_demo(console: Console) -> None:
     distance = MahalanobisScorer().fit(*train, *head)
     console.print()
     console.print(fresh_rows_table({"Mahalanobis": distance, "AdUE": adue}, *test))
-
-    from adue_sklearn.features import compute_features, load_classifier
 
     classifier = load_classifier(
         movie_sentiment_adapter_path(),

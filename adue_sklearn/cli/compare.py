@@ -1,0 +1,75 @@
+"""``adue compare``: compare scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adue_sklearn.cli.console import console, say, tell
+from adue_sklearn.cli.stores import facts_of, open_labelled, warn_of_shared_rows
+
+
+def compare(
+    store: Annotated[Path, typer.Argument(help="Feature store of rows the model has not seen.")],
+    train_store: Annotated[
+        Path | None,
+        typer.Option(help="Feature store of the training rows, for scores that describe them."),
+    ] = None,
+    test_store: Annotated[
+        Path | None,
+        typer.Option(help="Judge on these rows, once, instead of folds of the first store."),
+    ] = None,
+    scorers: Annotated[
+        str | None,
+        typer.Option(help="Some only, by class: 'AdUESearchCV,Entropy,KNN'. By default all."),
+    ] = None,
+    cv: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything to this JSON file.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the differences to this file (.png, .svg, .pdf).")
+    ] = None,
+) -> None:
+    """Compare every score with softmax response, on rows that none of them was fitted on."""
+    from adue_sklearn.cli.comparing import (
+        check_output,
+        compare_stores,
+        comparison_table,
+        save_figure,
+    )
+    from adue_sklearn.model_selection import count_shared_rows
+    from adue_sklearn.persistence import check_same_model
+
+    check_output(json_file, "--json")
+    check_output(figure, "--figure")
+    rows = open_labelled(store)
+    train = None if train_store is None else open_labelled(train_store)
+    test = None if test_store is None else open_labelled(test_store)
+    for other in (train, test):
+        if other is not None:
+            check_same_model(facts_of(rows), facts_of(other))
+    if train is not None:
+        warn_of_shared_rows(train, rows)
+    for other in (rows, train):
+        if test is None or other is None:
+            continue
+        shared = count_shared_rows(test.features, other.features)
+        if shared:
+            say(
+                "warning",
+                "yellow",
+                f"{shared} of {len(test)} rows in {test.path} stand in {other.path} too. Scores "
+                "are to be judged on rows that nothing was fitted on.",
+            )
+    with console.status("Comparing"):
+        found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
+    console.print(comparison_table(found, width=console.width))
+    if json_file is not None:
+        json_file.write_text(found.to_json(indent=1) + "\n", encoding="utf-8")
+        tell(f"{json_file}: all of it.")
+    if figure is not None:
+        save_figure(found, figure)
+        tell(f"{figure}: the differences.")

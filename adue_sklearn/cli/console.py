@@ -1,0 +1,53 @@
+"""What the command line says: results on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console()
+stderr = Console(stderr=True)
+
+
+def tell(message: str) -> None:
+    """Print one line as it is: paths may look like markup."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(kind: str, colour: str, message: str) -> None:
+    """Print a warning or an error on standard error."""
+    stderr.print(
+        Text.assemble((f"{kind}: ", f"bold {colour}"), message), highlight=False, soft_wrap=True
+    )
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar; what is yielded takes numbers of rows that are done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda rows: bar.advance(task, rows)
+
+
+def warning_printer() -> Callable[..., None]:
+    """Return what shows our users' warnings in one line, without the place in the code."""
+    order_doubted = False
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        from adue_sklearn._label_order import LabelOrderWarning
+
+        nonlocal order_doubted
+        if issubclass(category, LabelOrderWarning):
+            if order_doubted:  # every fit of a command says it of its own rows
+                return
+            order_doubted = True
+        if issubclass(category, UserWarning):
+            say("warning", "yellow", str(message))
+
+    return show

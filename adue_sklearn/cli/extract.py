@@ -1,0 +1,89 @@
+"""``adue extract``: run texts through a model once and keep what enters its head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from adue_sklearn.cli.console import console, progress, tell
+from adue_sklearn.cli.options import (
+    BaseModel,
+    BatchTokens,
+    Classes,
+    Device,
+    LabelColumn,
+    Precision,
+    TextColumnName,
+    parse_classes,
+    parse_dtype,
+)
+from adue_sklearn.cli.store import interrupted_rows
+
+
+def extract(
+    model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
+    data: Annotated[str, typer.Argument(help=".jsonl, .csv, .parquet or hub NAME:SPLIT.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new feature store.")],
+    base_model: BaseModel = None,
+    text_column: TextColumnName = "text",
+    label_column: LabelColumn = "label",
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="The data has no labels.")
+    ] = False,
+    classes: Classes = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens of a text; by default what the model allows."),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="What enters the head's 'last' linear layer, or the whole 'head'.")
+    ] = "last",
+    device: Device = "auto",
+    dtype: Precision = None,
+    batch_tokens: BatchTokens = 8192,
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Rows a file: what an interruption can cost.")
+    ] = 4096,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the rows to a finished store of the same model.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on where an interrupted run of the same command stopped.")
+    ] = True,
+) -> None:
+    """Run texts through a model once and store what enters its classification head."""
+    from adue_sklearn.cli.texts import read_texts
+    from adue_sklearn.features import extract_features, load_classifier
+    from adue_sklearn.features._arguments import check_view
+
+    names = parse_classes(classes)
+    texts, labels = read_texts(
+        data, text_column=text_column, label_column=None if unlabelled else label_column
+    )
+    classifier = load_classifier(
+        model,
+        base_model=base_model,
+        device=device,
+        dtype=parse_dtype(dtype),
+        max_length=max_length,
+        classes=names,
+        features=check_view(features),
+    )
+    done = interrupted_rows(out)
+    with progress("Extracting", len(texts)) as advance:
+        store = extract_features(
+            classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
+            shard_rows=shard_rows, append=append, resume=resume,
+        )  # fmt: skip
+    if done and not interrupted_rows(out):
+        console.print(f"Went on with an interrupted run, which had done {done} rows.")
+    tell(
+        f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
+        f"{store.n_classes} classes."
+    )
+    if store.labels is not None:
+        wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
+        console.print(f"The model errs on {int(wrong.sum())} of them ({wrong.mean():.1%}).")

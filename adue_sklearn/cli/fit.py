@@ -1,0 +1,79 @@
+"""``adue fit``: fit an uncertainty head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.stores import facts_of, open_labelled, warn_of_shared_rows
+
+if TYPE_CHECKING:
+    from adue_sklearn.features import FeatureStore
+
+
+def fit(
+    store: Annotated[Path, typer.Argument(help="Feature store of rows the model has not seen.")],
+    out: Annotated[Path, typer.Option(help="Folder of the fitted uncertainty head.")],
+    train_store: Annotated[
+        Path | None,
+        typer.Option(help="Feature store of the training rows, for scores that describe them."),
+    ] = None,
+    score: Annotated[
+        str, typer.Option(help="AdUE, tuned; or another, by class: 'RelU', 'ViM'.")
+    ] = "AdUE",
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    leave_out: Annotated[
+        float,
+        typer.Option(help="Share of the rows, drawn at random, to keep for 'adue threshold'."),
+    ] = 0.0,
+) -> None:
+    """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
+    from adue_sklearn._row_digests import row_digests
+    from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
+    from adue_sklearn.cli.thresholding import FIT_ROWS
+    from adue_sklearn.persistence import check_same_model, save_head
+
+    _require_new_folder(out)
+    calibration = open_labelled(store)
+    train = None if train_store is None else open_labelled(train_store)
+    if train is not None:
+        check_same_model(facts_of(calibration), facts_of(train))
+        warn_of_shared_rows(train, calibration)
+    rows = _rows_to_fit(calibration, leave_out)
+    if score.lower() == "adue":
+        with console.status("Searching"):
+            fitted = fit_adue(calibration, rows, train, folds=folds)
+    else:
+        named = named_score(score, calibration.activation, has_train=train is not None)
+        with console.status("Fitting"):
+            fitted = fit_score(calibration, rows, train, named, folds=folds, width=console.width)
+    console.print(fitted.table)
+    save_head(
+        fitted.estimator,
+        out,
+        provenance={**calibration.provenance, FIT_ROWS: row_digests(fitted.features)},
+        class_names=calibration.classes,
+    )
+    tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
+
+
+def _rows_to_fit(store: FeatureStore, leave_out: float) -> tuple[Any, Any]:
+    """Return features and labels without a random share that is kept for a threshold."""
+    if not 0.0 <= leave_out < 1.0:
+        raise ValueError(f"--leave-out is {leave_out:g}, must be at least 0 and below 1.")
+    n_left_out = round(leave_out * len(store))
+    if n_left_out == 0:
+        return store.features, store.labels
+    kept = np.sort(np.random.default_rng(0).permutation(len(store))[n_left_out:])
+    return store.features[kept], np.asarray(store.labels)[kept]
+
+
+def _require_new_folder(out: Path) -> None:
+    """Refuse a target that a head cannot be saved to before the work is done, not after."""
+    from adue_sklearn.persistence import check_target
+
+    check_target(out)

@@ -1,0 +1,54 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+BaseModel = Annotated[
+    str | None, typer.Option(help="Folder or hub name of the base, if not the adapter's own.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Class names in head order: 'negative,positive' or a JSON file with a list."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; by default bfloat16 on a GPU.")
+]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
+TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
+OtherModel = Annotated[
+    bool, typer.Option("--allow-other-model", help="Only warn if the model is another one.")
+]
+
+
+def parse_classes(classes: str | None) -> list[str] | None:
+    """Read 'a,b,c' or a JSON file that holds a list of names."""
+    if classes is None:
+        return None
+    if not classes.endswith(".json"):
+        return [name.strip() for name in classes.split(",")]
+    try:
+        names = json.loads(Path(classes).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--classes: {classes} cannot be read as JSON: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'--classes: {classes} must hold a list of names, such as ["no", "yes"].')
+    return names
+
+
+def parse_dtype(dtype: str | None) -> Any:
+    """Return torch's dtype of a name."""
+    if dtype is None:
+        return None
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"--dtype is {dtype!r}; expected one of {', '.join(known)}.")
+    return known[dtype]

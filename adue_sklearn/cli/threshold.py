@@ -1,0 +1,53 @@
+"""``adue threshold``: set a threshold with a guarantee."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adue_sklearn.cli.console import tell
+from adue_sklearn.cli.options import OtherModel
+from adue_sklearn.cli.stores import open_labelled
+
+
+def threshold(
+    store: Annotated[
+        Path, typer.Argument(help="Labelled feature store of rows the model has not seen.")
+    ],
+    target_risk: Annotated[
+        float, typer.Option(help="Largest error rate among accepted answers, such as 0.02.")
+    ],
+    confidence: Annotated[float, typer.Option(help="How surely it has to hold.")] = 0.95,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="Folder that 'adue fit' wrote; without it, softmax response decides."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for 'adue predict --threshold'; replaced if there.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="binomial, sgr or ltt.")] = "binomial",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    allow_other_model: OtherModel = False,
+) -> None:
+    """Say which share of the answers can be accepted with a guarantee, and set the threshold."""
+    from adue_sklearn.cli.thresholding import as_json, set_threshold
+    from adue_sklearn.thresholds import check_file, save_threshold
+
+    if out is not None:
+        check_file(out)
+    found, said = set_threshold(
+        open_labelled(store),
+        head,
+        target_risk=target_risk,
+        confidence=confidence,
+        method=method,
+        allow_other_model=allow_other_model,
+    )
+    for line in [as_json(found, said)] if json_ else [found.describe(), *said]:
+        tell(line)
+    if out is not None:
+        save_threshold(found, out)
+        if not json_:
+            tell(f"{out}: the threshold.")
