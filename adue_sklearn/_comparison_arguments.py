@@ -98,7 +98,7 @@ def check_folds(
 
 
 def _numbers(rows: Any, n_rows: int) -> IntArray:
-    found = np.asarray(rows)
+    found = as_numpy(rows)
     if found.dtype == bool:
         found = np.flatnonzero(found)
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:

@@ -160,6 +160,7 @@ def scored():
         "y": y,
         "y_true": y,
         "probabilities": fitted.predict_proba(X),
+        "sample_weight": np.linspace(1, 2, len(X)),
     }
 
 
@@ -191,11 +192,11 @@ def calibrated(X, y, *_):
 
 
 def selected(X, y, W, b):
-    groups = np.arange(len(X)) % 2
+    groups = X[:, 0] > 0
     frozen = FrozenEstimator(SoftmaxResponseScorer().fit(X, y, W, b))
     by_group = SelectiveClassifier(frozen, target_risk=0.5).fit(X, y, groups=groups)
-    plain = SelectiveClassifier(target_risk=0.5).fit(X, y, W, b)
-    return [by_group.accepts(X, groups=groups), plain.accepts(X), plain.predict_or_defer(X, -1)]
+    by_class = SelectiveClassifier(target_risk=0.9, per_class=True).fit(X, y, W, b)
+    return [by_group.accepts(X, groups=groups), by_class.predict_or_defer(X, -1)]
 
 
 def thresholds(X, y, W, b):
@@ -216,8 +217,9 @@ def rows_chosen(X, y, W, b):
 
 def compared(X, y, W, b):
     scorers = [MahalanobisScorer(), HUQScorer(cv=2), MarginScorer()]
-    training = {"X_train": X[::2], "y_train": y[::2]}
-    found = compare_scorers(X, y, W, b, scorers=scorers, cv=2, n_resamples=20, **training)
+    half = X[:, 0] > 0
+    options = {"X_train": X[::2], "y_train": y[::2], "cv": [(half, ~half), (~half, half)]}
+    found = compare_scorers(X, y, W, b, scorers=scorers, n_resamples=20, **options)
     return [result.metrics["aurc"].value for result in found.results]
 
 
@@ -227,6 +229,12 @@ def searched(X, y, W, b):
     return [search.cv_results_["mean_test_score"], search.score_samples(X)]
 
 
+def probable(X, y, W, b):
+    half = X[:, 0] > 0
+    folds = [(half, ~half), (~half, half)]
+    return [ErrorProbability(LinearProbeScorer(), cv=folds).fit(X, y, W, b).predict_uncertainty(X)]
+
+
 def piped(X, y, *_):
     pipe = UncertaintyPipeline([("score", MahalanobisScorer())]).fit(X, y)
     return [pipe.predict_uncertainty(X), metrics.aurc_scorer(pipe, X, y)]
@@ -234,7 +242,7 @@ def piped(X, y, *_):
 
 @pytest.mark.parametrize(
     "use",
-    [calibrated, selected, thresholds, monitored, rows_chosen, compared, searched, piped],
+    [calibrated, selected, thresholds, monitored, rows_chosen, compared, probable, searched, piped],
     ids=lambda use: use.__name__,
 )
 def test_what_is_built_on_scores_gives_on_cuda_what_it_gives_on_the_cpu(use):
@@ -360,6 +368,23 @@ def test_a_pipeline_from_texts_moves_from_cuda_to_a_machine_without(lora):
     assert_same([moved.predict_uncertainty(lora.texts)], [expected])
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_predict_computes_on_the_device_that_it_is_told(device, lora, tmp_path, adue):
+    classifier = load_classifier(lora.adapter, device="cpu")
+    features, logits = compute_features(classifier, lora.texts)
+    fitted = SoftmaxResponseScorer().fit(
+        features, logits.argmax(1), classifier.head.W, classifier.head.b
+    )
+    save_head(fitted, tmp_path / "head", provenance=classifier.provenance)
+    (tmp_path / "texts.jsonl").write_text('{"text": "w1 w2"}\n', encoding="utf-8")
+    files = [tmp_path / "head", lora.adapter, tmp_path / "texts.jsonl"]
+    options = ["--out", tmp_path / "scored.jsonl", "--dtype", "float32", "--device", device]
+    with emulated_cuda() as seen:
+        status, *said = adue("predict", *files, *options)
+    assert status == 0, said
+    assert bool(seen.ops.total()) == (device == "auto")
+
+
 def test_lbfgs_waits_a_known_number_of_times():
     """9.5 waits an evaluation at the time of writing; a bound, so that it does not grow."""
     with emulated_cuda() as seen:
@@ -405,5 +430,5 @@ def test_the_emulation_is_as_strict_as_cuda():
         assert bool((x > 0).all())
         assert seen.waits.total() == waits + 1
         x.data = x.data * 2
-        assert x.sum().item() == 12
+        assert f"{x.sum():.0f}" == "12"
         assert torch.autograd.grad(x.requires_grad_().tanh().sum(), x)[0].is_cuda

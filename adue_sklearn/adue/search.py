@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, gemm_dtype, resolve_device, threads_for, to_tensor
+from adue_sklearn._torch import Array, as_numpy, gemm_dtype, resolve_device, threads_for, to_tensor
 from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
@@ -451,7 +451,7 @@ def _given_folds(cv: Any, labels: IntArray) -> list[Fold]:
     rows = np.arange(len(labels))
     try:
         splits = check_cv(cv, labels, classifier=True).split(rows[:, None], labels)
-        folds = [(rows[np.asarray(rest)], rows[np.asarray(fold)]) for rest, fold in splits]
+        folds = [(rows[as_numpy(rest)], rows[as_numpy(fold)]) for rest, fold in splits]
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
             f"cv cannot be used ({type(error).__name__}: {error}); expected a number of folds, a "

@@ -49,6 +49,7 @@ def predict(
     if out.is_dir():
         raise ValueError(f"--out: {out} is a folder; name a file, such as {out / 'scored.jsonl'}.")
     fitted = load_head(head)
+    fitted.estimator.set_params(device=device)
     limit = None if threshold is None else load_threshold(threshold)
     if limit is not None:
         limit.check_score(fitted.estimator)

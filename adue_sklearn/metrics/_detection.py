@@ -13,6 +13,7 @@ from adue_sklearn.metrics._arguments import (
     BoolArray,
     Estimate,
     FloatArray,
+    as_array,
     check_scores,
     check_share,
     undefined,
@@ -51,7 +52,8 @@ def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = N
         return float(roc_auc(count_rows(errors, uncertainty))[0])
     ranks = rankdata(uncertainty, method="dense")  # scikit-learn refuses infinity
     with naming("sample_weight", "one number a row, at least 0, not all 0"):
-        return float(roc_auc_score(errors, ranks, sample_weight=sample_weight))
+        weights = as_array(sample_weight, "sample_weight")
+        return float(roc_auc_score(errors, ranks, sample_weight=weights))
 
 
 def error_roc_auc_interval(errors: Any, uncertainty: Any, *, confidence: float = 0.95) -> Estimate:
