@@ -14,16 +14,26 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from pydantic import Field, PositiveInt
 from safetensors.numpy import load, save
 
 import adue_sklearn
 from adue_sklearn import scorers
+from adue_sklearn._heads import check_class_labels
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
+from adue_sklearn._utils.schemas import (
+    Kind,
+    PlainName,
+    Schema,
+    check_document,
+    read_document,
+)
 from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
@@ -40,12 +50,30 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _JSON, _ARRAYS = "estimator.json", "arrays-*.safetensors"
+_KIND = Kind(
+    name="a fitted head",
+    mend="Restore the folder from a copy, or fit again ('adue fit STORE --out HEAD').",
+    newest=FORMAT_VERSION,
+    finite=False,  # what was fitted may be NaN, such as a score of rows without errors
+)
 #: All but those that hold other estimators: what is fitted is arrays, numbers and names.
 _ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
     cls.__name__: cls
     for cls in (adue_sklearn.AdUEEstimator, *(getattr(scorers, name) for name in scorers.__all__))
     if cls not in (HUQScorer, StackedScorer)
 }
+
+
+class _Document(Schema):
+    """What ``estimator.json`` holds."""
+
+    format_version: PositiveInt
+    class_name: Annotated[str, Field(alias="class")]
+    arrays: PlainName
+    params: dict[str, Any]
+    attributes: dict[str, Any]
+    provenance: dict[str, Any]
+    class_names: list[str] | None
 
 
 class ModelFacts(NamedTuple):
@@ -215,26 +243,21 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
             f"{directory} is no fitted head: it holds no {_JSON}. "
             "'adue fit STORE --out HEAD' writes one."
         )
+    file = directory / _JSON
+    document = check_document(read_document(file, _KIND), _Document, file, _KIND)
     try:
-        document = json.loads((directory / _JSON).read_text(encoding="utf-8"))
-        version, name = document["format_version"], document["class"]
-        if version > FORMAT_VERSION:
+        if document.class_name not in _ESTIMATORS:
             raise ValueError(
-                f"it has format version {version}, this package reads up to {FORMAT_VERSION}; "
-                "upgrade adue-sklearn"
+                f"it holds a {document.class_name}; known are {', '.join(sorted(_ESTIMATORS))}"
             )
-        if name not in _ESTIMATORS:
-            raise ValueError(f"it holds a {name}; known are {', '.join(sorted(_ESTIMATORS))}")
-        head = FittedHead(
-            _restore(_ESTIMATORS[name], document, _read_arrays(directory, document["arrays"])),
-            dict(document["provenance"]),
-            document["class_names"],
-        )
-    except Exception as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{directory} cannot be read as a fitted head: {what}.") from error
-    head.estimator.device = device_here(head.estimator.device)
-    return head
+        arrays = _read_arrays(directory, document.arrays)
+        estimator = _restore(_ESTIMATORS[document.class_name], document, arrays)
+        if document.class_names is not None:
+            _check_names(document.class_names, len(estimator.classes_))
+    except Exception as error:  # whatever a constructor or a score makes of other values
+        raise _KIND.broken(file, error) from error
+    estimator.device = device_here(estimator.device)
+    return FittedHead(estimator, dict(document.provenance), document.class_names)
 
 
 def check_same_model(
@@ -354,7 +377,7 @@ def check_target(directory: Path) -> list[Path]:
 
 def _read_arrays(directory: Path, name: str) -> dict[str, npt.NDArray[Any]]:
     """Read the arrays and check that they are those the JSON means."""
-    content = (directory / Path(name).name).read_bytes()
+    content = (directory / name).read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] not in name:
         raise ValueError(f"{name} is damaged: its hash is not the one in its name")
     return load(content)
@@ -362,18 +385,18 @@ def _read_arrays(directory: Path, name: str) -> dict[str, npt.NDArray[Any]]:
 
 def _restore(
     cls: type[UncertaintyEstimator],
-    document: Mapping[str, Any],
+    document: _Document,
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> UncertaintyEstimator:
     """Return the estimator; raise where something is missing, foreign or does not fit."""
     # JSON has no tuples, and no score takes a list only.
     params: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in document["params"].items()
+        for name, value in document.params.items()
     }
     estimator = cls(**params)
     estimator._validate_params()
-    state = {name: _decode(value) for name, value in document["attributes"].items()}
+    state = {name: _decode(value) for name, value in document.attributes.items()}
     for key in sorted(arrays, key=_list_order):
         name, _, place = key.partition(".")
         if place:
@@ -381,17 +404,29 @@ def _restore(
         else:
             state[name] = arrays[key]
     for name, value in state.items():
-        if hasattr(cls, name):
+        if hasattr(cls, name) or name in params:
             raise ValueError(f"attribute {name!r} is none of a fitted {cls.__name__}")
         setattr(estimator, name, value)
-    # One row through the methods: what is missing or has another shape shows here.
+    _try_out(estimator)
+    return estimator
+
+
+def _try_out(estimator: UncertaintyEstimator) -> None:
+    """Send one row through the methods: what is missing or has another shape shows here."""
+    if estimator.device != "auto":
+        torch.device(estimator.device)  # which may be one that this machine lacks
     device, estimator.device = estimator.device, "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the row has no feature names
+        classes = check_class_labels(estimator.classes_)
         row = np.zeros((1, int(estimator.n_features_in_)))
-        estimator.predict_proba(row), estimator.predict_uncertainty(row)
+        n_classes = estimator.predict_proba(row).shape[1]
+        if len(classes) != n_classes:
+            raise ValueError(f"classes_ has {len(classes)} entries, the head {n_classes} rows")
+        estimator.errors(row, estimator.predict(row))
+        if estimator.predict_uncertainty(row).shape != (1,):
+            raise ValueError("it gives no uncertainty of one row")
     estimator.device = device
-    return estimator
 
 
 def _list_order(key: str) -> tuple[str, int]:

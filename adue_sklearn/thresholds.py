@@ -11,16 +11,23 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import save
 
 import adue_sklearn
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.schemas import (
+    Kind,
+    Schema,
+    check_document,
+    read_document,
+)
 from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.features._files import write_atomically
@@ -31,6 +38,15 @@ from adue_sklearn.selective import fewest_rows, selective_threshold
 __all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
 
 FORMAT_VERSION = 1
+
+_Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+_KIND = Kind(
+    name="a threshold",
+    mend="Restore it from a copy, or set it again ('adue threshold STORE --out FILE').",
+    newest=FORMAT_VERSION,
+)
 
 
 @dataclass(frozen=True)
@@ -198,6 +214,51 @@ class SavedThreshold:
         )
 
 
+class _Document(Schema):
+    """The file: JSON has no infinity, so ``accepts`` says what a missing threshold means."""
+
+    format_version: PositiveInt
+    threshold: float | None
+    accepts: Literal["none", "some", "all"]
+    target_risk: _Share
+    confidence: _Share
+    method: str
+    risk_bound: Annotated[float, Field(ge=0, le=1)] | None
+    n_rows: PositiveInt
+    n_accepted: NonNegativeInt
+    n_errors: NonNegativeInt
+    score: str
+    score_sha256: str
+    provenance: dict[str, Any]
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        return check_document(read_document(file, _KIND), cls, file, _KIND)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.n_errors <= self.n_accepted <= self.n_rows:
+            raise ValueError("'n_errors', 'n_accepted' and 'n_rows' are no counts of the same rows")
+        if (self.n_accepted == 0) != (self.accepts == "none"):
+            raise ValueError(f"it accepts {self.accepts}, but {self.n_accepted} rows")
+        if (self.threshold is None) != (self.accepts != "some"):
+            raise ValueError(f"'threshold' is {self.threshold}, but it accepts {self.accepts}")
+        if self.risk_bound is None and self.accepts != "none":
+            raise ValueError(f"'risk_bound' is None, but it accepts {self.accepts}")
+        return self
+
+    def restore(self) -> SavedThreshold:
+        limit = math.inf if self.accepts == "all" else -math.inf
+        return SavedThreshold(
+            threshold=limit if self.threshold is None else self.threshold,
+            risk_bound=math.nan if self.risk_bound is None else self.risk_bound,
+            **self.model_dump(include=_COPIED),
+        )
+
+
+_COPIED = {item.name for item in fields(SavedThreshold)} - {"threshold", "risk_bound"}
+
+
 def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> Path:
     """Write a threshold as JSON, all of it or nothing; an older file is replaced.
 
@@ -272,18 +333,7 @@ def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
             f"file: {path} does not exist (or is no file); expected one that save_threshold or "
             "'adue threshold STORE --out FILE' wrote."
         )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document["format_version"]
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"it has format version {version}, this package reads up to {FORMAT_VERSION}; "
-                "upgrade adue-sklearn"
-            )
-        return _restore(document)
-    except Exception as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"file: {path} cannot be read as a threshold: {what}.") from error
+    return _Document.read(path).restore()
 
 
 def score_sha256(estimator: UncertaintyEstimator) -> str:
@@ -357,34 +407,3 @@ def _kind(threshold: float) -> str:
     if math.isfinite(threshold):
         return "some"
     return "all" if threshold > 0 else "none"
-
-
-def _restore(document: Mapping[str, Any]) -> SavedThreshold:
-    """Return the threshold; raise where something is missing or cannot be."""
-    kind = document["accepts"]
-    known = {"some": document["threshold"], "all": math.inf, "none": -math.inf}
-    if kind not in known:
-        raise ValueError(f"accepts is {kind!r}, expected one of {', '.join(known)}")
-    bound = document["risk_bound"]
-    found = SavedThreshold(
-        threshold=float(known[kind]),
-        target_risk=float(document["target_risk"]),
-        confidence=float(document["confidence"]),
-        method=str(document["method"]),
-        risk_bound=math.nan if bound is None else float(bound),
-        n_rows=int(document["n_rows"]),
-        n_accepted=int(document["n_accepted"]),
-        n_errors=int(document["n_errors"]),
-        score=str(document["score"]),
-        score_sha256=str(document["score_sha256"]),
-        provenance=dict(document["provenance"]),
-    )
-    if math.isnan(found.threshold) or _kind(found.threshold) != kind:
-        raise ValueError(f"threshold is {found.threshold}, but it accepts {kind}")
-    if not 0 <= found.n_errors <= found.n_accepted <= found.n_rows or found.n_rows == 0:
-        raise ValueError("n_errors, n_accepted and n_rows are no counts of the same rows")
-    if not (0 < found.target_risk < 1 and 0 < found.confidence < 1):
-        raise ValueError("target_risk and confidence are no shares")
-    if (found.n_accepted == 0) != (kind == "none"):
-        raise ValueError(f"it accepts {kind}, but {found.n_accepted} rows")
-    return found

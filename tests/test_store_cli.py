@@ -140,10 +140,11 @@ def test_extract_appends_once(extract, tmp_path):
 
 def test_info_tells_of_an_unfinished_append(adue, store):
     manifest = json.loads((store / "manifest.json").read_text())
+    another = manifest["shards"][0] | {"file": "shard-00009.safetensors"}
     (store / "unfinished.json").write_text(
         json.dumps(
             manifest
-            | {"n_rows": 14, "shards": [*manifest["shards"], manifest["shards"][0]]}
+            | {"n_rows": 14, "shards": [*manifest["shards"], another]}
             | {"extractions": [{"n_rows": 9}]}
         )
     )

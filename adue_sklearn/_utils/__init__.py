@@ -1,0 +1,1 @@
+"""What several floors need and none of them is about."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
+
+from adue_sklearn._utils.json_files import parse_json
 
 Arrays = dict[str, npt.NDArray[Any]]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name: safetensors dtype and shape
@@ -156,7 +157,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
         if length > file.stat().st_size:
             raise ValueError("its header is longer than the file")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     header.pop("__metadata__", None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -136,26 +135,6 @@ class HeadLayers(NamedTuple):
             for W, b in zip(self.weights, self.biases, strict=True)
         ]
         return {"bias": bias, "activation": self.activation, "layers": layers}
-
-
-def are_head_facts(value: Mapping[str, Any]) -> bool:
-    """Say whether a manifest's entry can be what `HeadLayers.facts` gave."""
-    layers = value.get("layers")
-    if layers is None:
-        return isinstance(value.get("bias"), bool)
-    if (
-        not isinstance(layers, list)
-        or len(layers) < 2
-        or value.get("activation") not in ACTIVATIONS
-    ):
-        return False
-    whole = all(
-        isinstance(layer, dict)
-        and isinstance(layer.get("bias"), bool)
-        and all(type(layer.get(key)) is int and layer[key] >= 1 for key in ("n_out", "n_in"))
-        for layer in layers
-    )
-    return whole and all(lower["n_out"] == upper["n_in"] for lower, upper in pairwise(layers))
 
 
 def _check_activation(activation: Any, n_layers: int) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from adue_sklearn._utils.json_files import parse_json
 from adue_sklearn.features._files import StoreError, not_written
 
 LOCK = ".lock"  # empty; stays, because removing a lock file lets two writers in
@@ -65,7 +66,7 @@ class WriterLock:
 
 def _holder(folder: Path) -> str:
     try:
-        note = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        note = parse_json((folder / HOLDER).read_bytes())
         return f"process {note['pid']} on {note['host']}"
     except (OSError, ValueError, KeyError, TypeError):  # it has just started or is just ending
         return "another process"

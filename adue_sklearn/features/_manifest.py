@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from adue_sklearn._utils.schemas import (
+    Kind,
+    PlainName,
+    Schema,
+    check_document,
+    read_document,
+)
 from adue_sklearn.features._files import (
     DamagedFileError,
     Layout,
@@ -19,7 +29,6 @@ from adue_sklearn.features._files import (
     check_hash,
     map_tensors,
 )
-from adue_sklearn.features._layers import are_head_facts
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -29,7 +38,15 @@ FORMAT = "adue-feature-store"
 #: readers of version 1 refuse instead of taking its features for another layer's.
 FORMAT_VERSION = 2
 
+#: As it was read: checked, and with the fields of later versions.
 Manifest = dict[str, Any]
+
+_KIND = Kind(
+    name="the manifest of a feature store",
+    mend="Restore it from a copy or extract the store again.",
+    newest=FORMAT_VERSION,
+    error=StoreError,
+)
 
 _SHARD = re.compile(r"shard-(\d{5,})\.safetensors")
 _TEMPORARY = re.compile(
@@ -154,94 +171,93 @@ def _damage(
 
 
 def _read(file: Path, *, unfinished: bool = False) -> Manifest:
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         raise StoreError(
             f"'{file.parent}' is no finished feature store: '{MANIFEST}' is missing. "
             "Check the path, or extract the store again to a new one."
-        ) from None
-    except OSError as error:
-        raise StoreError(f"'{file}' cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise StoreError(
-            f"'{file}' is not valid JSON ({error}). Restore it or extract the store again."
-        ) from error
-    _check(file, manifest, unfinished)
-    return dict(manifest)
-
-
-def _check(file: Path, manifest: Any, unfinished: bool) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        )
+    manifest = read_document(file, _KIND)
+    if manifest.get("format") != FORMAT:
         raise StoreError(f"'{file}' is not the manifest of a feature store.")
-    version = manifest.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise StoreError(
-            f"'{file}' has format version {version!r}; this adue_sklearn reads versions 1 to "
-            f"{FORMAT_VERSION}. Upgrade adue-sklearn to read it."
-        )
-    fields = _FIELDS | {"n_rows": _is_row_count, "shards": _are_shards} if unfinished else _FIELDS
-    wrong = [key for key, fits in fields.items() if not fits(manifest.get(key))]
-    if wrong:
-        raise StoreError(
-            f"'{file}' lacks {wrong} or holds something else there. "
-            "Restore it or extract the store again."
-        )
-    layers = manifest["head"].get("layers")
-    ends = layers and (layers[0]["n_in"], layers[-1]["n_out"])
-    if layers and ends != (manifest["n_features"], manifest["n_classes"]):
-        raise StoreError(
-            f"'{file}': the layers of its head go from {ends[0]} features to {ends[1]} classes, "
-            f"its rows have {manifest['n_features']} and {manifest['n_classes']}. "
-            "Restore it or extract the store again."
-        )
-    in_shards = sum(entry["rows"] for entry in manifest["shards"])
-    if in_shards != manifest["n_rows"]:
-        raise StoreError(
-            f"'{file}' promises {manifest['n_rows']} rows but lists shards with {in_shards}. "
-            "Restore it or extract the store again."
-        )
+    check_document(manifest, _Unfinished if unfinished else _Finished, file, _KIND)
+    return manifest
 
 
-def _is_row_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+class _File(Schema):
+    file: PlainName
+    sha256: str
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
+class _Shard(_File):
+    rows: PositiveInt
+    truncated: NonNegativeInt = 0
 
 
-def _is_file_entry(value: Any) -> bool:
-    # A plain name: a manifest must not reach outside its directory.
-    if not isinstance(value, dict):
-        return False
-    name = value.get("file")
-    return (
-        isinstance(name, str) and Path(name).name == name and isinstance(value.get("sha256"), str)
-    )
+class _Layer(Schema):
+    n_out: PositiveInt
+    n_in: PositiveInt
+    bias: bool
 
 
-def _are_shards(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        _is_file_entry(entry) and _is_count(entry.get("rows")) for entry in value
-    )
+class _Head(_File):
+    bias: bool
+    activation: Literal["tanh", "gelu", "relu"] | None = None
+    layers: Annotated[list[_Layer], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.layers is None) != (self.activation is None):
+            raise ValueError("'head' has layers without an activation, or one without the other")
+        for lower, upper in pairwise(self.layers or []):
+            if lower.n_out != upper.n_in:
+                raise ValueError(
+                    f"a layer of 'head' gives {lower.n_out} numbers, the next takes {upper.n_in}"
+                )
+        return self
 
 
-def _are_extractions(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, list) and all(isinstance(record, dict) for record in value)
-    )
+class _Extraction(Schema):
+    n_rows: NonNegativeInt | None = None
+    provenance: dict[str, Any] | None = None
 
 
-# What each field of a manifest must be; unknown fields are for later versions.
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "n_rows": _is_count,
-    "n_features": _is_count,
-    "n_classes": _is_count,
-    "classes": lambda value: value is None or isinstance(value, list),
-    "labelled": lambda value: isinstance(value, bool),
-    "provenance": lambda value: isinstance(value, dict),
-    "extractions": _are_extractions,  # absent from stores written before it existed
-    "head": lambda value: _is_file_entry(value) and are_head_facts(value),
-    "shards": lambda value: _are_shards(value) and len(value) > 0,
-}
+class _Unfinished(Schema):
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
+    n_rows: NonNegativeInt
+    n_features: PositiveInt
+    n_classes: PositiveInt
+    classes: list[str] | None
+    labelled: bool
+    head: _Head
+    shards: list[_Shard]
+    provenance: dict[str, Any]
+    extractions: list[_Extraction] | None = None  # absent from stores written before it existed
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        in_shards = sum(shard.rows for shard in self.shards)
+        if in_shards != self.n_rows:
+            raise ValueError(f"it promises {self.n_rows} rows but lists shards with {in_shards}")
+        if len({shard.file for shard in self.shards}) != len(self.shards):
+            raise ValueError("'shards' lists a file twice")
+        if self.classes is not None and len(set(self.classes)) != self.n_classes:
+            raise ValueError(
+                f"'classes' holds {len(set(self.classes))} different names; expected "
+                f"{self.n_classes}, one a class"
+            )
+        if self.head.layers:
+            ends = self.head.layers[0].n_in, self.head.layers[-1].n_out
+            if ends != (self.n_features, self.n_classes):
+                raise ValueError(
+                    f"the layers of its head go from {ends[0]} features to {ends[1]} classes, "
+                    f"its rows have {self.n_features} and {self.n_classes}"
+                )
+        cut = sum(shard.truncated for shard in self.shards)
+        if cut and type(self.provenance.get("truncated_rows")) is not int:
+            raise ValueError(f"{cut} rows were cut, but 'provenance.truncated_rows' is no number")
+        return self
+
+
+class _Finished(_Unfinished):
+    n_rows: PositiveInt
+    shards: Annotated[list[_Shard], Field(min_length=1)]

@@ -93,8 +93,9 @@ def _without(folder: Path, manifest: Manifest, dropped: Sequence[Damage]) -> Man
         )
     gone = [entry for entry in manifest["shards"] if entry["file"] in names]
     provenance = dict(manifest["provenance"])
-    if "truncated_rows" in provenance:
-        provenance["truncated_rows"] -= sum(entry.get("truncated", 0) for entry in gone)
+    cut = sum(entry.get("truncated", 0) for entry in gone)
+    if cut:
+        provenance["truncated_rows"] -= cut
     n_rows = sum(entry["rows"] for entry in kept)
     rest = {**manifest, "n_rows": n_rows, "shards": kept, "provenance": provenance}
     # The store is no longer the whole of any extraction: the same texts may be appended again.
