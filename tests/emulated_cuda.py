@@ -191,8 +191,12 @@ def _check_devices(func: Any, name: str, args: Any, given: list[torch.Tensor]) -
         host = [v for v in args[2:3] if not isinstance(v, CudaTensor)]  # of indices any
     if not host or name in ("copy_", "_to_copy"):
         return
-    element_wise = torch.Tag.pointwise in func.tags or name.startswith(("index", "fill", "masked"))
-    if not (element_wise and all(a.ndim == 0 for a in host)):
+    pointwise = torch.Tag.pointwise in func.tags
+    numbers = all(a.ndim == 0 for a in host) and (
+        pointwise or name.startswith(("index", "fill", "masked"))
+    )
+    # A number on the host is read, never written to with what is on the device.
+    if not numbers or (pointwise and name.endswith("_") and not isinstance(args[0], CudaTensor)):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({func})"
         )

@@ -78,11 +78,20 @@ def answers(estimator, X):
 
 def assert_same(got, expected):
     for ours, theirs in zip(got, expected, strict=True):
-        on_host = ours.cpu().numpy() if isinstance(ours, torch.Tensor) else ours
+        tensor = isinstance(ours, torch.Tensor)
+        assert not tensor or ours.is_cuda
+        on_host = ours.cpu().numpy() if tensor else ours
         np.testing.assert_allclose(on_host, theirs, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+#: Settings that compute by other code.
+OTHERS = [
+    MahalanobisScorer("relative", shrinkage="auto", normalize=True),
+    AdUEEstimator(measure="entropy", error_weight="balanced"),
+]
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, *OTHERS], ids=str)
 def test_every_estimator_gives_on_cuda_what_it_gives_on_the_cpu(estimator):
     X, y, W, b = problem()
     expected = answers(quick(estimator).fit(X, y, W, b), X)
@@ -232,7 +241,9 @@ def searched(X, y, W, b):
 def probable(X, y, W, b):
     half = X[:, 0] > 0
     folds = [(half, ~half), (~half, half)]
-    return [ErrorProbability(LinearProbeScorer(), cv=folds).fit(X, y, W, b).predict_uncertainty(X)]
+    return [
+        ErrorProbability(LinearProbeScorer(C=0.1), cv=folds).fit(X, y, W, b).predict_uncertainty(X)
+    ]
 
 
 def piped(X, y, *_):
@@ -258,7 +269,7 @@ def holders():
     arguments = problem()
     there = {"device": "cuda"}
     margin = ("margin", MarginScorer(**there))
-    probability = ErrorProbability(LinearProbeScorer(**there))
+    probability = ErrorProbability(LinearProbeScorer(C=0.1, **there))
     with emulated_cuda():
         frozen = FrozenEstimator(MahalanobisScorer(**there).fit(*arguments))
         made = {
@@ -298,6 +309,27 @@ def test_a_device_set_after_fit_reaches_the_scores_inside(name, holders):
         seen.ops.clear()
         moved.predict_uncertainty(X)
         assert not seen.ops.total()
+
+
+HOST = {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        HUQScorer(cv=2, **HOST),
+        StackedScorer(cv=2, **HOST),
+        AdUESearchCV({"beta": [0.1, 1.0]}, cv=2, **SHORT, **HOST),
+        AutoScorer([("margin", MarginScorer(**HOST))], cv=2, **HOST),
+        ErrorProbability(MahalanobisScorer(**HOST), cv=2),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_scores_that_an_estimator_makes_compute_where_it_does(estimator):
+    X, *rest = problem()
+    with emulated_cuda() as seen:
+        clone(estimator).fit(X, *rest).predict_uncertainty(X)
+    assert not seen.ops.total()
 
 
 def test_what_is_not_fitted_keeps_its_device_and_fit_says_what_is_missing():
@@ -419,6 +451,7 @@ def test_the_emulation_is_as_strict_as_cuda():
             lambda: x + host,
             lambda: x @ host.T,
             lambda: torch.cat([x, host]),
+            lambda: torch.zeros(()).add_(x.sum()),
             lambda: host[torch.zeros(1, dtype=torch.int64, device="cuda")],
         ):
             with pytest.raises(RuntimeError, match="same device"):
