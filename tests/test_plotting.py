@@ -10,8 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
 from sklearn.frozen import FrozenEstimator

@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given as given_value
-from hypothesis import settings
+from hypothesis import given as given_value, settings
 
 from adue_sklearn import (
     AdUEEstimator,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from adue_sklearn.cli.console import console, progress, tell
@@ -55,6 +54,8 @@ def extract(
     ] = True,
 ) -> None:
     """Run texts through a model once and store what enters its classification head."""
+    import numpy as np
+
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
     from adue_sklearn.features._arguments import check_view

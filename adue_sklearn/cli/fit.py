@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from adue_sklearn.cli.console import console, tell
@@ -63,6 +62,8 @@ def fit(
 
 def _rows_to_fit(store: FeatureStore, leave_out: float) -> tuple[Any, Any]:
     """Return features and labels without a random share that is kept for a threshold."""
+    import numpy as np
+
     if not 0.0 <= leave_out < 1.0:
         raise ValueError(f"--leave-out is {leave_out:g}, must be at least 0 and below 1.")
     n_left_out = round(leave_out * len(store))

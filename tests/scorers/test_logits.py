@@ -6,11 +6,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.special import logsumexp, softmax
-from scipy.stats import entropy as scipy_entropy
-from scipy.stats import rankdata
+from scipy.stats import entropy as scipy_entropy, rankdata
 
 from adue_sklearn import (
     DoctorScorer,
