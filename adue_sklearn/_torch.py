@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,22 +151,55 @@ def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(X).to(device, dtype)
 
 
+class _ThreadLimits:
+    """Limits of the whole process while any descent runs, whichever Python thread it runs in.
+
+    BLAS has one number of threads for the process, and torch gives its own to threads that start.
+    So the first descent remembers both, and the last to end restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._blas: threadpool_limits | None = None
+        self._torch_threads = 1
+
+    def enter(self, torch_threads: int | None) -> None:
+        """Give BLAS one thread, and torch so many, or what it had for None."""
+        with self._lock:
+            if self._inside == 0:
+                self._torch_threads = torch.get_num_threads()
+                self._blas = threadpool_limits(limits=1, user_api="blas")
+            self._inside += 1
+            torch.set_num_threads(torch_threads or self._torch_threads)
+
+    def leave(self) -> None:
+        """Undo :meth:`enter`: torch's number in this thread, BLAS's with the last that leaves."""
+        with self._lock:
+            torch.set_num_threads(self._torch_threads)
+            self._inside -= 1
+            if self._inside == 0 and self._blas is not None:
+                self._blas.restore_original_limits()
+                self._blas = None
+
+
+_limits = _ThreadLimits()
+
+
 @contextmanager
 def threads_for(elements: int) -> Iterator[None]:
     """Limit threads during a descent over so many array elements, if its steps are short.
 
     A short parallel product waits for a core whenever another process holds one, up to a hundred
     times one thread's time. numpy's and scipy's BLAS, which only see vectors as long as the head,
-    get one thread; torch does if there are few elements. Both get back what they had.
+    get one thread; torch does if there are few elements. Both get back what they had when the
+    last of the descents that run at a time has ended.
     """
-    before = torch.get_num_threads()
-    if elements < _SHARED_ELEMENTS:
-        torch.set_num_threads(1)
+    _limits.enter(1 if elements < _SHARED_ELEMENTS else None)
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield
+        yield
     finally:
-        torch.set_num_threads(before)
+        _limits.leave()
 
 
 def map_rows(
