@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PASSED_OVER = ("adue_sklearn", "joblib", "sklearn")
+_PASSED_OVER = ("adue_sklearn", "copy", "joblib", "pickle", "sklearn")
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def naming(argument: str, expected: str = "") -> Iterator[None]:
 def callers_level() -> int:
     """Return the ``stacklevel`` at which whoever calls us warns of a line outside.
 
-    Frames of this package, scikit-learn (pipelines, searches) and joblib are passed over.
+    Frames of this package, scikit-learn (pipelines, searches), joblib and what copies or loads an
+    estimator are passed over.
     """
     level, frame = 0, sys._getframe(0).f_back
     while frame is not None:
