@@ -10,6 +10,8 @@ from adue_sklearn._validation import callers_level
 
 def device_here(device: str) -> str:
     """Return ``device``, or ``"auto"``, with a warning, where torch cannot use it here."""
+    if device in ("auto", "cpu"):  # everywhere; asking for CUDA would cost time
+        return device
     try:
         parse_device(device)
     except ValueError:
