@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-deep lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/adue demo
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread for each process
+
+test-deep: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "" --hypothesis-profile=deep \
+	  tests adue_sklearn benchmarks/test_reproduce.py
 
 lint: $(VENV)/.test
 	$(BIN)/deptry .

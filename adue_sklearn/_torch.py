@@ -37,7 +37,10 @@ def parse_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is no torch device: {error}") from error
+        raise ValueError(
+            f"device={device!r} is no torch device ({error}); expected 'auto', 'cpu', 'cuda' or "
+            "another that torch knows."
+        ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' "

@@ -7,12 +7,15 @@ import sys
 
 import pytest
 import torch
+from hypothesis import settings
 
+from tests import profiles  # noqa: F401 (registers them)
 from tests.problems import DEVICES, Problem
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
+settings.load_profile("quick")  # --hypothesis-profile=deep, read after this, replaces it
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from adue_sklearn import (
     StackedScorer,
 )
 from tests.problems import Problem
-from tests.test_comparison import Failing, Oracle, with_oracle
+from tests.toy_scorers import Failing, Oracle, with_oracle
 
 CHEAP = [("probe", LinearProbeScorer(C=0.01)), ("energy", EnergyScorer())]
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-import warnings
 
 import numpy as np
 import pytest
-import scipy.sparse
-import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
-from hypothesis.extra import numpy as hnp
+from hypothesis import given
 from sklearn.base import clone
 
 from adue_sklearn import (
@@ -47,62 +42,7 @@ from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
 from adue_sklearn.report import make_report
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
-from tests.problems import Problem
-
-PROBLEM = Problem(n=40, d=4, noise=3.0)
-DOCUMENTED = (ValueError, TypeError, FileNotFoundError, FileExistsError)
-
-numbers = hnp.arrays(
-    st.sampled_from([np.float64, np.float32, np.float16, np.int64, np.int8, np.uint8, bool]),
-    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
-    elements=None,
-)
-other_dtypes = hnp.arrays(
-    st.sampled_from([np.complex128, np.dtype("U3"), np.dtype("S2"), np.dtype("M8[s]")]),
-    hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=4),
-)
-spoiled = st.sampled_from([np.nan, np.inf, -np.inf, 1e308, -1, 0.5]).map(
-    lambda value: np.where(np.arange(160).reshape(40, 4) == 7, value, PROBLEM.X)
-)
-things = st.sampled_from(
-    [
-        None,
-        "text",
-        b"bytes",
-        3,
-        -1.5,
-        float("nan"),
-        [],
-        [[]],
-        {},
-        {"a": 1},
-        set(),
-        object(),
-        [1, "a", None],
-        [[1, 2], [3]],
-        ["a", "b"],
-        [None] * 40,
-        np.array([1, "a", None], dtype=object),
-        np.ma.masked_array([1.0, 2.0], [True, False]),
-        scipy.sparse.eye_array(4, format="csr"),
-        torch.zeros(3),
-        torch.zeros(2, 4, dtype=torch.bfloat16),
-        torch.zeros(4, 4).to_sparse(),
-        torch.full((40, 4), torch.nan),
-        PROBLEM.X.T,
-        PROBLEM.X[::-1, ::-1],
-        np.asfortranarray(PROBLEM.X),
-        PROBLEM.W,
-        PROBLEM.y,
-        PROBLEM.y.astype(str),
-        PROBLEM.y.astype(object),
-        PROBLEM.y + 0.5,
-        PROBLEM.y[:, None],
-        lambda: None,
-        AdUEEstimator,
-    ]
-)
-anything = st.one_of(things, numbers, other_dtypes, spoiled)
+from tests.bad_input_cases import PROBLEM, anything, call
 
 ESTIMATORS = [
     AdUEEstimator(max_iter=5),
@@ -124,27 +64,6 @@ ESTIMATORS = [
     AutoScorer([("energy", EnergyScorer())], cv=2),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
-many = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-#: How a message says what was expected instead of what it got.
-EXPECTATION = re.compile(
-    r"\b(expect(ed|s|ing)|must|needs?|requires?d?|should|too (few|large|many))\b", re.IGNORECASE
-)
-
-
-def call(function, *names):
-    """Call; let pass what is documented, says one of ``names`` and what was expected."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            function()
-        except DOCUMENTED as error:
-            message = str(error)
-            assert any(re.search(rf"\b{name}\b", message) for name in names), message
-            assert EXPECTATION.search(message), message
 
 
 @functools.cache
@@ -155,7 +74,6 @@ def fitted_once(estimator):
 
 @every_estimator
 @pytest.mark.parametrize("argument", ["X", "y", "init_W", "init_b", "classes"])
-@many
 @given(value=anything)
 def test_fit(estimator, argument, value):
     given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
@@ -166,7 +84,6 @@ def test_fit(estimator, argument, value):
 
 
 @every_estimator
-@many
 @given(value=anything)
 def test_partial_and_headless_fit(estimator, value):
     call(lambda: clone(estimator).fit(value, PROBLEM.y), "X", "y")
@@ -178,7 +95,6 @@ def test_partial_and_headless_fit(estimator, value):
 
 
 @pytest.mark.parametrize("argument", ["init_W", "init_b", "classes"])
-@many
 @given(value=anything)
 def test_the_head_of_a_partial_fit(argument, value):
     given = dict(zip(("X", "y", "init_W", "init_b"), PROBLEM.fit_args, strict=True))
@@ -194,14 +110,12 @@ def test_the_head_of_a_partial_fit(argument, value):
 @pytest.mark.parametrize(
     "method", ["predict", "predict_proba", "predict_uncertainty", "score_samples"]
 )
-@many
 @given(value=anything)
 def test_prediction(estimator, method, value):
     call(lambda: getattr(fitted_once(estimator), method)(value), "X")
 
 
 @every_estimator
-@many
 @given(value=anything)
 def test_scoring(estimator, value):
     for method in (fitted_once(estimator).score, fitted_once(estimator).errors):
@@ -240,7 +154,6 @@ def test_scoring(estimator, value):
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
-@many
 @given(value=anything)
 def test_parameters(cls, parameter, value):
     options = {"max_iter": 5} if cls is AdUEEstimator else {}
@@ -321,10 +234,11 @@ def test_every_public_function_is_tried():
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
-@settings(many, max_examples=20)
 @given(value=anything)
 def test_functions(function, argument, value):
     if argument == "metric" and callable(value):  # its own errors are the caller's
+        return
+    if argument == "scorers" and value is None:  # all of them, which takes long
         return
     given = FUNCTIONS[function] | {argument: value}
     partners = PARTNERS.get(argument, set()) & set(inspect.signature(function).parameters)
@@ -332,7 +246,6 @@ def test_functions(function, argument, value):
 
 
 @pytest.mark.parametrize("argument", ["X_train", "y_train", "X_test", "y_test"])
-@settings(many, max_examples=20)
 @given(value=anything)
 def test_other_rows_of_a_comparison(argument, value):
     kind = argument[2:]
@@ -341,14 +254,12 @@ def test_other_rows_of_a_comparison(argument, value):
 
 
 @pytest.mark.parametrize("parameter", AdUESearchCV().get_params())
-@settings(many, max_examples=20)
 @given(value=anything)
 def test_search_parameters(parameter, value):
     options = {"param_grid": {"beta": [0.1, 1.0]}, "cv": 2, "max_iter": 5, parameter: value}
     call(lambda: AdUESearchCV(**options).fit(*PROBLEM.fit_args), parameter)
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_persistence(value, tmp_path):
     fitted = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
@@ -360,7 +271,6 @@ def test_persistence(value, tmp_path):
         call(lambda: load_head(value), "directory")
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_the_same_model(value):
     facts = ModelFacts({}, [PROBLEM.W], [PROBLEM.b], None)
@@ -368,7 +278,6 @@ def test_the_same_model(value):
     call(lambda: check_same_model(facts, value), "new")
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_the_file_of_a_threshold(value):
     fitted = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
@@ -378,7 +287,6 @@ def test_the_file_of_a_threshold(value):
     call(lambda: load_threshold(value), "file")
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_scorers_of_searches(value):
     call(lambda: metrics.ErrorScorer(value), "metric")
@@ -389,7 +297,6 @@ def test_scorers_of_searches(value):
 
 
 @pytest.mark.parametrize("argument", inspect.signature(make_report).parameters)
-@settings(many, max_examples=8)
 @given(value=anything)
 def test_a_report(argument, value, store):
     if argument == "scorers" and value is None:  # all of them, which takes long
@@ -401,7 +308,6 @@ def test_a_report(argument, value, store):
 @pytest.mark.parametrize(
     "argument", ["features", "labels", "ids", "logits", "init_W", "init_b", "classes", "provenance"]
 )
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_feature_store(argument, value, tmp_path_factory):
     given = {"features": PROBLEM.X, "init_W": PROBLEM.W, "init_b": PROBLEM.b, argument: value}
@@ -422,14 +328,12 @@ def store(tmp_path_factory):
     )
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_opening_a_store(value, store):
     call(lambda: FeatureStore.open(store.path, skip_damaged=value), "skip_damaged")
 
 
 @pytest.mark.parametrize("argument", ["features", "labels", "ids", "logits", "shard_rows"])
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_appending_to_a_store(argument, value, store):
     given = {"features": PROBLEM.X, "labels": PROBLEM.y, argument: value}
@@ -455,7 +359,6 @@ def test_appending_to_a_store(argument, value, store):
         "resume",
     ],
 )
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_writing_a_store(argument, value, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("writer")
@@ -481,7 +384,6 @@ def test_writing_a_store(argument, value, tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["features", "logits", "labels", "ids", "truncated"])
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_writing_a_shard(argument, value, tmp_path_factory):
     given = {
@@ -508,7 +410,6 @@ def classifier(make_saved_case):
     return load_classifier(make_saved_case("roberta", 2).adapter, classes=["no", "yes"])
 
 
-@settings(many, max_examples=40)
 @given(value=anything)
 def test_extraction(value, classifier, tmp_path_factory):
     from adue_sklearn.features import compute_features, extract_features, iter_features
@@ -557,7 +458,6 @@ def test_extraction(value, classifier, tmp_path_factory):
         "features",
     ],
 )
-@settings(many, max_examples=15)
 @given(value=anything)
 def test_loading(argument, value, make_saved_case):
     from adue_sklearn.features import load_classifier
@@ -580,7 +480,6 @@ def test_loading(argument, value, make_saved_case):
         "features",
     ],
 )
-@settings(many, max_examples=15)
 @given(value=anything)
 def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, monkeypatch):
     from adue_sklearn.features import LoraFeatureExtractor
@@ -592,7 +491,6 @@ def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, m
     call(lambda: LoraFeatureExtractor(adapter, cache=None).transform(value), "X", "texts")
 
 
-@settings(many, max_examples=25)
 @given(value=anything)
 def test_pipelines(value):
     from adue_sklearn import UncertaintyPipeline

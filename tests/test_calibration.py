@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
@@ -28,8 +28,8 @@ from adue_sklearn import (
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from tests.bad_input_cases import anything, call
 from tests.problems import DEVICES, Problem
-from tests.test_bad_input import anything, call, many
 
 
 def sampled(n, n_classes, temperature, seed=0, spread=2.0):
@@ -58,7 +58,6 @@ def test_temperature_is_the_likeliest_one_and_near_the_truth(temperature, n_clas
     assert fitted.n_iter_ < 40
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 30),
@@ -213,7 +212,6 @@ def test_vector_scaling_stays_near_temperature_scaling_on_few_rows_and_a_missing
 
 
 @every_scaling
-@many
 @given(value=anything)
 def test_only_documented_errors_come_out_of_scalings(scaling, value):
     z, y = sampled(40, 4, 1.0)
@@ -307,7 +305,6 @@ def test_beta_is_a_logistic_regression_on_the_two_logarithms():
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(3, 40), n_values=st.integers(1, 60))
 def test_venn_abers_is_two_isotonic_regressions_for_every_row(seed, n, n_values):
     rng = np.random.default_rng(seed)
@@ -330,7 +327,6 @@ def test_venn_abers_is_two_isotonic_regressions_for_every_row(seed, n, n_values)
 
 
 @every_method
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(3, 60), n_values=st.integers(1, 80))
 def test_probability_of_error_never_falls_with_the_score(method, seed, n, n_values):
     rng = np.random.default_rng(seed)

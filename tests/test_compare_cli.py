@@ -16,7 +16,7 @@ from adue_sklearn.cli.comparing import comparison_table
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.plotting import ComparisonDisplay
 from tests.problems import Problem
-from tests.test_comparison import Failing
+from tests.toy_scorers import Failing
 
 mpl.use("Agg")
 SOME = ("--scorers", "entropy,MahalanobisScorer,Energy")

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -31,8 +31,6 @@ from adue_sklearn import (
     compare_scorers,
 )
 from adue_sklearn._comparison_table import holm
-from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.card import Card
 from adue_sklearn.comparison import default_scorers
 from adue_sklearn.metrics import (
     aurc_score,
@@ -44,42 +42,9 @@ from adue_sklearn.metrics import (
     error_roc_auc_score,
 )
 from tests.problems import Problem
+from tests.toy_scorers import Constant, Failing, NotANumber, Oracle, ToyScorer, with_oracle
 
 CHEAP = {"entropy": EntropyScorer(), "energy": EnergyScorer()}
-
-
-class ToyScorer(UncertaintyEstimator):
-    """What other tests' scorers share: features are the score."""
-
-    card = Card("toy", "Nobody, 2020", "h", "held-out errors", "fit nothing; row nothing")
-
-    def _fit(self, X, labels, head):
-        self.rows_ = X.copy()
-
-    def _uncertainty(self, X):
-        return torch.as_tensor(np.asarray(X)[:, 0])
-
-
-class Failing(ToyScorer):
-    def _fit(self, X, labels, head):
-        raise RuntimeError("no luck")
-
-
-class Constant(ToyScorer):
-    def _uncertainty(self, X):
-        return torch.zeros(len(X))
-
-
-class NotANumber(ToyScorer):
-    def predict_uncertainty(self, X):
-        return np.where(np.arange(len(X)) == 2, np.nan, 0.5)
-
-
-class Oracle(ToyScorer):
-    """It knows the errors: the last feature is one where the head is wrong."""
-
-    def _uncertainty(self, X):
-        return torch.as_tensor(np.asarray(X)[:, -1])
 
 
 class Rescaled(SoftmaxResponseScorer):
@@ -97,11 +62,6 @@ class Rescaled(SoftmaxResponseScorer):
 @pytest.fixture
 def two():
     return Problem(n=300, d=6, n_classes=2)
-
-
-def with_oracle(problem):
-    X = np.column_stack([problem.X, problem.errors.astype(float)])
-    return X, problem.y, np.pad(problem.W, ((0, 0), (0, 1))), problem.b
 
 
 def test_values_and_intervals_are_those_of_the_metrics(problem):
@@ -410,7 +370,6 @@ def test_every_view_shows_the_same_numbers(problem):
         found["nobody"]
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_the_sequential_procedure_rejects(p_values):
     adjusted = holm(p_values)

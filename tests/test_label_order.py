@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
@@ -137,7 +137,6 @@ def test_few_rows_of_two_classes_name_the_order_where_that_is_no_luck(n_right, n
     assert ("No other order" in str(warning.message)) is not named
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), n_classes=st.integers(2, 6), n=st.integers(10, 300))
 def test_the_named_order_is_the_best_of_all_orders(seed, n_classes, n):
     rng = np.random.default_rng(seed)

@@ -8,11 +8,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import binom
 
 from adue_sklearn import RiskMonitor, SelectiveClassifier
-from tests.test_bad_input import anything, call, many
+from tests.bad_input_cases import anything, call
 
 
 def most_false_alarms(rate, times):
@@ -94,7 +94,6 @@ def test_a_shift_of_the_scores_is_found(shift, before):
         assert monitor.shift_alarm_at > before
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 60), n_values=st.integers(1, 6))
 def test_chunks_of_any_size_and_a_pause_give_the_same_state(seed, n, n_values):
     rng = np.random.default_rng(seed)
@@ -130,7 +129,6 @@ def brute_evidence(errors, target):
     return wealth
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 80), target=st.floats(0.01, 0.9))
 def test_risk_evidence_is_the_wealth_of_all_bets_and_starts(seed, n, target):
     rng = np.random.default_rng(seed)
@@ -260,7 +258,6 @@ def test_foreign_states_are_named(change):
         RiskMonitor.from_dict({})
 
 
-@many
 @given(value=anything)
 def test_only_documented_errors_come_out_of_a_monitor(value):
     for name in ("target_risk", "false_alarm", "reference", "random_state"):

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
 from sklearn.frozen import FrozenEstimator
@@ -41,8 +41,8 @@ from adue_sklearn.plotting import (
     ThresholdDisplay,
 )
 from adue_sklearn.selective import clopper_pearson, selective_threshold
+from tests.bad_input_cases import anything, call
 from tests.problems import Problem
-from tests.test_bad_input import anything, call, many
 
 mpl.use("Agg")
 
@@ -213,7 +213,6 @@ def test_threshold_chart_is_the_guarantee_at_each_target(method):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_the_chart_without_a_guarantee_is_coverage_at_risk(data):
     n = data.draw(st.integers(1, 30))
     errors = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
@@ -525,7 +524,6 @@ def test_a_score_that_is_no_probability_has_no_reliability():
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
-@settings(many, max_examples=15)
 @given(value=anything)
 def test_whatever_is_passed_the_error_names_it(display, argument, value):
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 from sklearn.base import clone
@@ -22,9 +22,9 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn.selective import clopper_pearson, hoeffding_bentkus, selective_threshold
+from tests.bad_input_cases import anything, call
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
-from tests.test_bad_input import anything, call, many
 
 METHODS = ["binomial", "sgr", "ltt"]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -47,7 +47,6 @@ class KnownRisk:
 # --- the tests behind a threshold -----------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 200), share=st.floats(0, 1), confidence=st.floats(0.5, 0.999))
 def test_clopper_pearson_is_scipys_exact_bound(n, share, confidence):
     errors = round(share * n)
@@ -55,7 +54,6 @@ def test_clopper_pearson_is_scipys_exact_bound(n, share, confidence):
     assert clopper_pearson(errors, n, confidence) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 300), share=st.floats(0, 1), target=st.floats(0.001, 0.999))
 def test_hoeffding_bentkus_is_the_smaller_of_the_two_bounds(n, share, target):
     errors = round(share * n)
@@ -89,7 +87,6 @@ def walk_the_sequence(errors, uncertainty, target, confidence):
     return accepted
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 300),
@@ -562,7 +559,6 @@ def test_a_part_that_leaves_no_rows_is_named(sharp):
             SelectiveClassifier(MahalanobisScorer(), threshold_size=size).fit(*sharp.fit_args)
 
 
-@many
 @given(value=anything)
 def test_only_documented_errors_come_out_of_thresholds(value):
     problem = Problem(n=40, d=4, noise=3.0)

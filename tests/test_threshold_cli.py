@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given as given_value, settings
+from hypothesis import given as given_value
 
 from adue_sklearn import (
     AdUEEstimator,
@@ -20,9 +20,9 @@ from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.selective import selective_threshold
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
+from tests.bad_input_cases import PROBLEM, anything, call
 from tests.lora_cases import make_texts
 from tests.problems import Problem
-from tests.test_bad_input import PROBLEM, anything, call, many
 
 PROVENANCE = {"adapter_sha256": "one", "model": "tuned"}
 
@@ -320,7 +320,6 @@ def test_what_is_no_threshold_is_named(store, tmp_path):
     "argument",
     ["estimator", "X", "y", "target_risk", "confidence", "method", "provenance"],
 )
-@settings(many, max_examples=15)
 @given_value(value=anything)
 def test_whatever_is_passed_the_error_names_it(argument, value, tmp_path):
     scorer = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)

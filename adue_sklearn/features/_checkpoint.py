@@ -94,7 +94,7 @@ def base_name(key: str) -> str:
     return re.sub(r"\.(modules_to_save|original_module)(\.default)?(?=\.)", "", key)
 
 
-def find_file(model: str, filename: str) -> Path | None:
+def find_file(model: str, filename: str, argument: str = "model") -> Path | None:
     """Return a file of a model folder or hub repository, or None if the model lacks it."""
     if Path(model).is_dir():
         file = Path(model) / filename
@@ -105,8 +105,9 @@ def find_file(model: str, filename: str) -> Path | None:
         return None
     except Exception as error:
         raise ValueError(
-            f"model: '{model}' is neither an existing folder nor a model that the Hugging Face "
-            f"hub gives ({type(error).__name__}). Check the path or the name."
+            f"{argument}: '{model}' is neither an existing folder nor a model that the Hugging "
+            f"Face hub gives ({type(error).__name__}); expected one of these. Check the path or "
+            "the name."
         ) from error
 
 

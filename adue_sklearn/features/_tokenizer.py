@@ -52,7 +52,10 @@ def load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
     # Asked for a folder without tokenizer files, transformers may make up an empty tokenizer.
     source = next((place for place in looked_in if _has_tokenizer(place)), None)
     if source is None:
-        raise ValueError(f"tokenizer: there is none in {looked_in}. Give one with tokenizer=.")
+        raise ValueError(
+            f"tokenizer: there is none in {looked_in}; expected its files in one of these. "
+            "Give one with tokenizer=."
+        )
     try:
         loaded = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -65,7 +68,7 @@ def load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
 
 
 def _has_tokenizer(source: str) -> bool:
-    return any(find_file(source, name) is not None for name in _FILES)
+    return any(find_file(source, name, "tokenizer") is not None for name in _FILES)
 
 
 def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None:

@@ -50,8 +50,8 @@ def check_texts(texts: Any) -> list[str]:
             )
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(
-                f"texts: row {row} holds half a surrogate pair ({text!r}), which is not text; it "
-                "was cut or decoded wrongly."
+                f"texts: row {row} holds half a surrogate pair ({text!r}); expected whole "
+                "characters: it was cut or decoded wrongly."
             )
     return listed
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer, UncertaintyPipeline
 from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
-from tests.adue.test_objective import plain_loss
+from tests.adue.formulas import plain_loss
 from tests.problems import Problem
 
 

@@ -20,7 +20,7 @@ from adue_sklearn.adue.solvers import minimize_lbfgs
 from adue_sklearn.adue.stack import Stack
 from adue_sklearn.metrics import aurc_scorer, error_average_precision_scorer
 from adue_sklearn.model_selection import error_stratified_folds
-from tests.adue.test_objective import plain_score
+from tests.adue.formulas import plain_score
 from tests.problems import Problem
 
 GRID = {"alpha": [0.1, 1.0], "beta": [0.01, 0.1, 10.0], "lam": [10.0, 100.0]}

@@ -315,7 +315,7 @@ def test_without_a_tokenizer_in_the_adapter_the_bases_is_used(roberta, tmp_path)
     shutil.copytree(roberta.base, tmp_path / "base")
     for file in (tmp_path / "base").glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"tokenizer: there is none in .*tokenizer="):
+    with pytest.raises(ValueError, match=r"tokenizer: there is none in .*expected.*tokenizer="):
         load_classifier(tmp_path / "adapter", base_model=tmp_path / "base")
 
 
@@ -441,7 +441,7 @@ def test_string_labels_without_class_names_are_refused(roberta, tmp_path):
         (None, "texts: expected a list of str, got one NoneType"),
         ({"w1", "w2"}, "texts: expected a list of str, got one set"),
         ({"w1": 1}, "texts: expected a list of str, got one dict"),
-        (["w1", "\ud83d"], r"texts: row 1 holds half a surrogate pair"),
+        (["w1", "\ud83d"], r"texts: row 1 holds half a surrogate pair.*expected"),
     ],
 )
 def test_texts_that_cannot_be_are_refused(roberta, tmp_path, texts, message):

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 from adue_sklearn.features import FeatureMismatchError, Head, HeadError
@@ -109,7 +109,6 @@ def test_no_hook_stays_behind_not_even_after_a_failure():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     d=st.sampled_from([1, 7, 384, 2048]),

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
@@ -32,7 +32,6 @@ def store_arrays(draw):
     return {"features": draw(finite((n, d))), "init_W": draw(finite((n_classes, d))), **arrays}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(arrays=store_arrays(), shard_rows=st.integers(1, 10))
 def test_what_is_written_is_what_is_read(tmp_path_factory, arrays, shard_rows):
     path = tmp_path_factory.mktemp("store")

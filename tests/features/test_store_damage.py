@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from adue_sklearn.features import FeatureStore, StoreError
 
@@ -74,7 +74,6 @@ def test_the_rows_of_sound_shards_are_read_and_the_damaged_one_is_named(path, da
         store.append(features=X[:1], labels=[0])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     position=st.integers(0, 335),
     change=st.binary(min_size=1, max_size=12),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from adue_sklearn.features import (
     FeatureStore,
@@ -233,7 +233,6 @@ def test_an_interrupted_extraction_kept_as_it_is_becomes_a_store_by_renaming(cla
 # --- append -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
     shard_rows=st.integers(1, 8),

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import roc_auc_score
 
@@ -43,7 +43,6 @@ def problem(n=300, rate=0.2, digits=None, seed=0):
     return errors, scores if digits is None else np.round(scores, digits)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40),
     st.integers(0, 1000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
@@ -55,7 +55,6 @@ def bins_by_loop(happened, p, n_bins, strategy):
     return [(len(rows), *np.mean(rows, axis=0)) for _, rows in sorted(bins.items())]
 
 
-@settings(max_examples=100, deadline=None)
 @given(event_rows, st.integers(1, 12), strategies)
 def test_errors_of_an_event_follow_their_definitions(rows, n_bins, strategy):
     happened, p = unzip(rows)
@@ -92,7 +91,6 @@ def test_bins_of_equal_mass_hold_as_many_rows():
         ) == pytest.approx(abs(1 / rows - mean) * rows / 60 + others)
 
 
-@settings(max_examples=50, deadline=None)
 @given(event_rows, strategies, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(rows, strategy, random):
     shuffled = list(rows)
@@ -105,7 +103,6 @@ def test_order_of_rows_does_not_matter(rows, strategy, random):
         assert values[0] == pytest.approx(values[1], abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
 @given(event_rows, st.one_of(st.none(), st.integers(1, 12)), strategies)
 def test_the_brier_score_is_what_it_is_decomposed_into(rows, n_bins, strategy):
     happened, p = unzip(rows)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -45,7 +45,6 @@ def plain_aurc(errors):
 
 
 @every_metric
-@settings(max_examples=50, deadline=None)
 @given(tied, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(metric, rows, random):
     shuffled = list(rows)
@@ -54,7 +53,6 @@ def test_order_of_rows_does_not_matter(metric, rows, random):
 
 
 @every_metric
-@settings(max_examples=50, deadline=None)
 @given(tied)
 def test_a_monotone_transform_changes_nothing(metric, rows):
     errors, scores = unzip(rows)
@@ -76,7 +74,6 @@ def orders_of_tied_rows(errors, scores):
     ]
 
 
-@settings(max_examples=30, deadline=None)
 @given(few, st.sampled_from([0.01, 0.2, 1 / 3, 0.5, 0.8, 1.0]))
 def test_selective_metrics_are_means_over_all_orders_of_tied_rows(rows, coverage):
     errors, scores = unzip(rows)
@@ -100,7 +97,6 @@ def test_selective_metrics_are_means_over_all_orders_of_tied_rows(rows, coverage
         assert metrics.prr_score(errors, scores) == pytest.approx(prr, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
 @given(tied, st.sampled_from([0.0, 0.05, 0.2, 0.25, 1 / 3, 0.5, 0.9, 1.0]))
 def test_coverage_at_risk_is_that_of_the_best_threshold(rows, risk):
     errors, scores = unzip(rows)
@@ -109,7 +105,6 @@ def test_coverage_at_risk_is_that_of_the_best_threshold(rows, risk):
     assert metrics.coverage_at_risk_score(errors, scores, risk=risk) == max(coverages, default=0)
 
 
-@settings(max_examples=50, deadline=None)
 @given(tied)
 def test_augrc_and_prr_relate_to_roc_auc_and_aurc_as_published(rows):
     errors, scores = unzip(rows)
@@ -135,7 +130,6 @@ def test_a_long_ranking_keeps_its_digits():
     assert metrics.aurc_score(errors, order) == pytest.approx(math.fsum(risks) / 2e5, rel=1e-11)
 
 
-@settings(max_examples=50, deadline=None)
 @given(tied)
 def test_eaurc_is_zero_for_the_best_order_and_nowhere_below(rows):
     errors, scores = unzip(rows)
@@ -161,7 +155,6 @@ def test_selective_metrics_without_and_with_errors_only():
     assert metrics.coverage_at_risk_score([1, 1], [1, 2]) == 0
 
 
-@settings(max_examples=50, deadline=None)
 @given(tied)
 def test_roc_auc_average_precision_and_fpr_follow_their_definitions(rows):
     errors, scores = unzip(rows)

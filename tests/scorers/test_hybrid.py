@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -58,7 +58,6 @@ def published_rule(epistemic, aleatoric, mixture):
     return (total - 0.5) / n
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 60),

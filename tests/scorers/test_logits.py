@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.special import logsumexp, softmax
 from scipy.stats import entropy as scipy_entropy, rankdata
 
@@ -116,7 +116,6 @@ def test_energy_is_max_logit_in_the_limit_of_a_low_temperature():
     np.testing.assert_allclose(scores(EnergyScorer(1e-300), z), scores(MaxLogitScorer(), z))
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.1, 1.0, 10.0, 30.0]))
 def test_with_two_classes_every_score_of_probabilities_ranks_rows_alike(seed, scale):
     z = np.random.default_rng(seed).normal(size=(30, 2)) * scale
@@ -135,7 +134,6 @@ def test_confident_rows_are_still_told_apart(estimator, n_classes):
 
 
 @pytest.mark.parametrize("estimator", OF_PROBABILITIES, ids=str)
-@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_scores_of_probabilities_ignore_the_order_of_classes_and_a_common_shift(estimator, seed):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
@@ -173,7 +173,6 @@ def test_one_class_is_an_error_for_the_trust_score_only(data):
     assert np.isfinite(KNNScorer().fit(X, y, W, b).predict_uncertainty(fresh)).all()
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(12, 60), d=st.integers(1, 30))
 def test_neighbours_do_not_depend_on_the_order_or_orientation_of_rows(seed, n, d):
     rng = np.random.default_rng(seed)

@@ -5,8 +5,13 @@ import json
 import sys
 import zipfile
 
+import adam_grid
+import lora_training
 import numpy as np
+import paper_table
 import pytest
+import reproduce
+import text_data
 import torch
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForSequenceClassification
@@ -15,12 +20,6 @@ from adue_sklearn import AdUEEstimator
 from adue_sklearn.metrics import error_roc_auc_difference
 from tests.lora_cases import WORDS, make_config, make_texts
 from tests.problems import Problem
-
-reproduce = pytest.importorskip("reproduce")  # benchmarks do not travel with the package
-adam_grid = pytest.importorskip("adam_grid")
-lora_training = pytest.importorskip("lora_training")
-paper_table = pytest.importorskip("paper_table")
-text_data = pytest.importorskip("text_data")
 
 SETTINGS = json.loads(reproduce.SETTINGS.read_text())
 
