@@ -14,6 +14,7 @@ To stop wherever labels and head seem to be in different orders:
 """
 
 from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._utils.files import OutputError
 from adue_sklearn.features._files import StoreError
 from adue_sklearn.features.heads import FeatureMismatchError, HeadError
 from adue_sklearn.persistence import ModelMismatchError
@@ -24,6 +25,7 @@ __all__ = [
     "HeadError",
     "LabelOrderWarning",
     "ModelMismatchError",
+    "OutputError",
     "SingularCovarianceError",
     "StoreError",
 ]

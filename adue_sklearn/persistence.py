@@ -27,6 +27,7 @@ from adue_sklearn import scorers
 from adue_sklearn._heads import check_class_labels
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
+from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -36,7 +37,6 @@ from adue_sklearn._utils.schemas import (
 )
 from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.features._files import write_atomically
 from adue_sklearn.scorers import HUQScorer, StackedScorer
 
 __all__ = [
@@ -201,9 +201,9 @@ def save_head(
         },
         "class_names": class_names,
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / arrays_name, content)
-    write_atomically(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
+    make_folder(directory)
+    write_file(directory / arrays_name, content)
+    write_file(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
     for file in old_arrays:
         if file.name != arrays_name:
             file.unlink(missing_ok=True)

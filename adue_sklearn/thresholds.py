@@ -22,6 +22,7 @@ from safetensors.numpy import save
 
 import adue_sklearn
 from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.schemas import (
     Kind,
     Schema,
@@ -30,7 +31,6 @@ from adue_sklearn._utils.schemas import (
 )
 from adue_sklearn._validation import naming
 from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.features._files import write_atomically
 from adue_sklearn.metrics._arguments import as_column
 from adue_sklearn.persistence import _plain, _split_state
 from adue_sklearn.selective import fewest_rows, selective_threshold
@@ -289,8 +289,8 @@ def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> P
         "threshold": threshold.threshold if math.isfinite(threshold.threshold) else None,
         "risk_bound": None if math.isnan(threshold.risk_bound) else threshold.risk_bound,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    make_folder(path.parent)
+    write_file(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

@@ -257,14 +257,14 @@ def test_a_missing_or_misshapen_array_is_refused_on_loading(adue, tmp_path):
 def test_an_interrupted_save_leaves_the_old_head(saved, problem, monkeypatch):
     expected = load_head(saved).estimator.predict_uncertainty(problem.X)
     other = AdUEEstimator(lam=5.0).fit(*problem.fit_args)
-    original = persistence.write_atomically
+    original = persistence.write_file
 
     def interrupted(file, content):
         if file.suffix == ".json":
             raise KeyboardInterrupt
         original(file, content)
 
-    monkeypatch.setattr(persistence, "write_atomically", interrupted)
+    monkeypatch.setattr(persistence, "write_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_head(other, saved)
     np.testing.assert_array_equal(

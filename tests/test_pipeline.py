@@ -247,7 +247,7 @@ def test_a_folder_cache_outlives_the_process_and_knows_its_model(labelled, count
     assert set(counted.values()) == {1}
     extractor(case, cache=tmp_path, max_length=6).transform(texts)
     assert set(counted.values()) == {2}
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def cut_message(n_cut, n_texts):

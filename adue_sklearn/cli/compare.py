@@ -34,6 +34,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare every score with softmax response, on rows that none of them was fitted on."""
+    from adue_sklearn._utils.files import write_file
     from adue_sklearn.cli.comparing import (
         check_output,
         compare_stores,
@@ -68,7 +69,7 @@ def compare(
         found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
     console.print(comparison_table(found, width=console.width))
     if json_file is not None:
-        json_file.write_text(found.to_json(indent=1) + "\n", encoding="utf-8")
+        write_file(json_file, (found.to_json(indent=1) + "\n").encode())
         tell(f"{json_file}: all of it.")
     if figure is not None:
         save_figure(found, figure)

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from adue_sklearn._utils.files import open_atomically
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.features import FeatureStore
 
@@ -90,7 +91,8 @@ def save_figure(comparison: Comparison, path: Path) -> None:
     display = ComparisonDisplay.from_comparison(comparison, ax=figure.subplots())
     level = f"{100 * comparison.confidence:g} % intervals"
     display.ax_.set_title(f"{comparison.title()}; {level}", fontsize="medium")
-    figure.savefig(path)
+    with open_atomically(path) as stream:
+        figure.savefig(stream, format=path.suffix.lstrip(".").lower())
 
 
 def check_output(path: Path | None, option: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adue_sklearn._utils.files import make_folder, open_atomically
 from adue_sklearn.cli.console import progress, tell
 from adue_sklearn.cli.options import (
     BaseModel,
@@ -75,11 +76,7 @@ def predict(
 
 def _write_lines(out: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines, all or nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.part")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    make_folder(out.parent)
+    with open_atomically(out) as stream:
+        for row in rows:
+            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

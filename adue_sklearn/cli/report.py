@@ -35,8 +35,8 @@ def report(
     """Write one page that says which answers to accept, why, and what is not known."""
     from datetime import UTC, datetime
 
+    from adue_sklearn._utils.files import make_folder, write_file
     from adue_sklearn.cli.texts import read_texts
-    from adue_sklearn.features._files import write_atomically
     from adue_sklearn.persistence import check_same_model
     from adue_sklearn.report import make_report
     from adue_sklearn.thresholds import check_file
@@ -58,6 +58,6 @@ def report(
             confidence=confidence,
             made_on=datetime.now(UTC).date(),
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page.encode("utf-8"))
+    make_folder(out.parent)
+    write_file(out, page.encode("utf-8"))
     tell(f"{out}: the report.")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
+from adue_sklearn._utils import files
 from adue_sklearn._utils.json_files import parse_json
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -37,57 +36,30 @@ class DamagedFileError(StoreError):
         self.what = what
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, rename: the file is whole or as it was."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def _as_store_error() -> Iterator[None]:
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        rename(temporary, file)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise not_written(file, error) from error
-        raise
+        yield
+    except files.OutputError as error:
+        raise StoreError(str(error)) from error
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file of a store: it is whole and on disk afterwards, or as it was."""
+    with _as_store_error():
+        files.write_file(file, content)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename, and flush the folder, so that the name is on disk too."""
-    try:
-        source.replace(target)
-    except OSError as error:
-        raise not_written(target, error) from error
-    try:
-        _sync_folder(target.parent)
-    except OSError as error:  # not "run it again": an append would then be there twice
-        raise StoreError(
-            f"'{target}' is in place, but may not outlast a power failure: the directory could not "
-            f"be flushed to disk ({error.strerror or error}). Mend that and open the store to see "
-            "what it holds."
-        ) from error
+    """Rename a file of a store; its name is on disk afterwards."""
+    with _as_store_error():
+        files.rename(source, target)
 
 
-def not_written(file: Path, error: OSError) -> StoreError:
-    """Return the error for a file that the operating system did not take."""
-    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-    mend = "Free some space there" if full else "Mend that"
-    return StoreError(
-        f"'{file}' could not be written: {error.strerror or error}. What was finished before is "
-        f"safe. {mend}, then run the same again."
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def make_folder(folder: Path) -> None:
+    """Make a store's folder; its name is on disk afterwards."""
+    with _as_store_error():
+        files.make_folder(folder)
 
 
 def tensor_bytes(tensors: Arrays) -> bytes:

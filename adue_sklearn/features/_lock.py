@@ -11,11 +11,12 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from adue_sklearn._utils.files import not_written
 from adue_sklearn._utils.json_files import parse_json
-from adue_sklearn.features._files import StoreError, not_written
+from adue_sklearn.features._files import StoreError, write_atomically
+from adue_sklearn.features._manifest import HOLDER
 
 LOCK = ".lock"  # empty; stays, because removing a lock file lets two writers in
-HOLDER = ".writer.json"  # who holds the lock; says nothing while nobody does
 
 
 class WriterLock:
@@ -45,13 +46,13 @@ class WriterLock:
                 "finished or stop it, then run again."
             ) from None
         except OSError as error:
-            raise not_written(self._folder / LOCK, error) from error
+            raise StoreError(str(not_written(self._folder / LOCK, error))) from error
         try:
             note = {"pid": os.getpid(), "host": socket.gethostname()}
-            (self._folder / HOLDER).write_text(json.dumps(note), encoding="utf-8")
-        except OSError as error:
+            write_atomically(self._folder / HOLDER, json.dumps(note).encode())
+        except BaseException:
             self.__exit__(None, None, None)
-            raise not_written(self._folder / HOLDER, error) from error
+            raise
 
     def __exit__(
         self,

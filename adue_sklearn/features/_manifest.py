@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from adue_sklearn._utils.files import temporary_of
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -32,6 +33,7 @@ from adue_sklearn.features._files import (
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
+HOLDER = ".writer.json"  # who writes; says nothing while nobody does
 HEAD = "head.safetensors"
 FORMAT = "adue-feature-store"
 #: The newest version that is read. A head of several layers is written as version 2, which
@@ -49,10 +51,6 @@ _KIND = Kind(
 )
 
 _SHARD = re.compile(r"shard-(\d{5,})\.safetensors")
-_TEMPORARY = re.compile(
-    rf"\.({_SHARD.pattern}|{re.escape(HEAD)}|{re.escape(MANIFEST)}|{re.escape(UNFINISHED)})"
-    r"\.\d+\.tmp"
-)
 
 
 def shard_name(number: int) -> str:
@@ -66,9 +64,14 @@ def shard_number(name: str) -> int:
     return int(found[1]) if found else -1
 
 
+def is_store_file(name: str) -> bool:
+    """Say whether a name is that of a file that a writer writes."""
+    return name in (MANIFEST, UNFINISHED, HEAD, HOLDER) or shard_number(name) >= 0
+
+
 def is_temporary(name: str) -> bool:
     """Say whether a name is that of a file that was being written."""
-    return _TEMPORARY.fullmatch(name) is not None
+    return is_store_file(temporary_of(name) or "")
 
 
 class Damage(NamedTuple):

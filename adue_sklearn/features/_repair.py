@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adue_sklearn.features._files import StoreError, not_written, rename, write_atomically
+from adue_sklearn.features._files import StoreError, make_folder, rename, write_atomically
 from adue_sklearn.features._lock import WriterLock
 from adue_sklearn.features._manifest import (
     MANIFEST,
@@ -110,10 +110,7 @@ def _is_leftover(file: Path, listed: set[str]) -> bool:
 
 def _set_aside(file: Path) -> Path:
     folder = file.parent / ASIDE
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise not_written(folder, error) from error
+    make_folder(folder)
     target, number = folder / file.name, 1
     while target.exists():
         number += 1

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._utils.files import clear_leftovers
 from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import (
     array,
@@ -32,21 +33,23 @@ from adue_sklearn.features._checks import (
 from adue_sklearn.features._files import (
     StoreError,
     file_entry,
-    not_written,
+    make_folder,
     rename,
     tensor_bytes,
     write_atomically,
 )
 from adue_sklearn.features._layers import HeadLayers
-from adue_sklearn.features._lock import HOLDER, LOCK, WriterLock
+from adue_sklearn.features._lock import LOCK, WriterLock
 from adue_sklearn.features._manifest import (
     FORMAT,
     FORMAT_VERSION,
     HEAD,
+    HOLDER,
     MANIFEST,
     UNFINISHED,
     Manifest,
     damaged_shards,
+    is_store_file,
     is_temporary,
     largest_id,
     read_manifest,
@@ -237,9 +240,7 @@ class FeatureStoreWriter:
         self._save([*self._shards, entry])
 
     def _begin(self) -> None:
-        for file in self.path.iterdir():  # the half file of a killed writer; nobody else writes
-            if is_temporary(file.name):
-                file.unlink()
+        clear_leftovers(self.path, is_store_file)
         if self._append:
             self._begin_append(read_manifest(self.path))
         elif (self.path / MANIFEST).exists():
@@ -352,10 +353,7 @@ def _make_folder(folder: Path, *, append: bool) -> None:
         return
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"'{folder}' is a file, and a store is a directory. Choose another path.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_written(folder, error) from error
+    make_folder(folder)
     names = {file.name for file in folder.iterdir() if not is_temporary(file.name)}
     if names & {MANIFEST, UNFINISHED} or names <= {LOCK, HOLDER}:
         return

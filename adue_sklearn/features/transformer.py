@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from adue_sklearn._torch import parse_device
 from adue_sklearn._utils.devices import device_here
+from adue_sklearn._utils.files import clear_leftovers, make_folder, write_file
 from adue_sklearn.features._arguments import View, check_view
 from adue_sklearn.features._warnings import warn_of_cut_texts
 from adue_sklearn.features.batching import check_texts
@@ -377,7 +378,7 @@ class _FolderCache:
 
     def exclusive(self) -> AbstractContextManager[Any]:
         """Let one process at a time run what is missing, so that no text is run twice."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         return FileLock(self._folder / ".lock")
 
     def read(self) -> dict[bytes, CachedRow]:
@@ -391,19 +392,14 @@ class _FolderCache:
         return rows
 
     def add(self, rows: dict[bytes, CachedRow]) -> None:
-        name = uuid.uuid4().hex
-        unfinished = self._folder / f".{name}.part"
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in rows])
         content: dict[str, npt.NDArray[Any]] = {
             "keys": keys,
             "features": np.stack([row.features for row in rows.values()]),
             "truncated": np.array([row.truncated for row in rows.values()]),
         }
-        try:
-            save_file(content, unfinished)
-            unfinished.replace(self._folder / f"{name}.safetensors")
-        finally:
-            unfinished.unlink(missing_ok=True)
+        clear_leftovers(self._folder, lambda name: name.endswith(".safetensors"))
+        write_file(self._folder / f"{uuid.uuid4().hex}.safetensors", save(content))
 
 
 _Cache: TypeAlias = _NoCache | _MemoryCache | _FolderCache

@@ -521,18 +521,18 @@ class FullDisk:
 
     def __init__(self, patch, n, where):
         self.left, self.where, self.failed = n, where, False
-        fsync, opened = os.fsync, Path.open
+        fsync, opened = os.fsync, os.fdopen
 
         def full_fsync(descriptor):
             self.fail_at("flush")
             return fsync(descriptor)
 
-        def full_open(path, mode="r", *arguments, **keywords):
-            stream = opened(path, mode, *arguments, **keywords)
+        def full_open(descriptor, mode="r", *arguments, **keywords):
+            stream = opened(descriptor, mode, *arguments, **keywords)
             return self.wrap(stream) if "w" in mode else stream
 
         patch.setattr(os, "fsync", full_fsync)
-        patch.setattr(Path, "open", full_open)
+        patch.setattr(os, "fdopen", full_open)
 
     def fail_at(self, where):
         if where == self.where:
