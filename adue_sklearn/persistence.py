@@ -2,23 +2,29 @@
 
 ``estimator.json`` holds the class name, the parameters and what is not an array of numbers, and
 names the file of the arrays, ``arrays-HASH.safetensors``. Saving writes the arrays first and the
-JSON last, so that a folder holds the old head or the new one at any moment. Both carry what is
-needed to refuse features of another model.
+JSON last, and then deletes the arrays that the old JSON named, so that a folder holds the old head
+or the new one at any moment. One process saves at a time (``.lock``). A reader that comes to
+arrays which were just deleted reads the JSON again. Both carry what is needed to refuse features
+of another model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock, Timeout
 from pydantic import Field, PositiveInt
 from safetensors.numpy import load, save
 
@@ -27,7 +33,14 @@ from adue_sklearn import scorers
 from adue_sklearn._heads import check_class_labels
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
-from adue_sklearn._utils.files import make_folder, write_file
+from adue_sklearn._utils.files import (
+    OutputError,
+    clear_leftovers,
+    make_folder,
+    not_written,
+    temporary_of,
+    write_file,
+)
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -49,7 +62,11 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-_JSON, _ARRAYS = "estimator.json", "arrays-*.safetensors"
+_JSON, _ARRAYS, _LOCK = "estimator.json", "arrays-*.safetensors", ".lock"
+#: Of a writer for another one; a save takes a fraction of a second.
+_LONGEST_WAIT_S = 60.0
+#: At one state of a folder, before the arrays that it names are said to be missing.
+_MOST_LOOKS = 5
 _KIND = Kind(
     name="a fitted head",
     mend="Restore the folder from a copy, or fit again ('adue fit STORE --out HEAD').",
@@ -137,8 +154,13 @@ def save_head(
     *,
     provenance: Mapping[str, Any] | None = None,
     class_names: list[str] | None = None,
+    overwrite: bool = True,
 ) -> Path:
-    """Write a fitted estimator to a new folder, all of it or nothing.
+    """Write a fitted estimator to a folder, all of it or nothing.
+
+    Several processes may save to one folder: the last one wins. Whoever reads it meanwhile gets
+    one head or the other. A threshold that was set for the replaced head stays as it is and is
+    refused for the new one.
 
     Parameters
     ----------
@@ -150,6 +172,8 @@ def save_head(
         Where the features came from: a FeatureStore's ``provenance``.
     class_names : list of str, default=None
         Names of the head's rows.
+    overwrite : bool, default=True
+        Replace an older head; False refuses to.
 
     Returns
     -------
@@ -159,7 +183,9 @@ def save_head(
     Raises
     ------
     FileExistsError
-        If the folder holds something else than a saved head.
+        If the folder holds something else than a saved head, or one that is not to be replaced.
+    OutputError
+        If it cannot be written.
 
     Examples
     --------
@@ -175,7 +201,7 @@ def save_head(
     """
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
-    old_arrays = check_target(directory)
+    check_target(directory, overwrite=overwrite)
     if provenance is not None and not isinstance(provenance, Mapping):
         raise TypeError(
             f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
@@ -202,11 +228,14 @@ def save_head(
         "class_names": class_names,
     }
     make_folder(directory)
-    write_file(directory / arrays_name, content)
-    write_file(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
-    for file in old_arrays:
-        if file.name != arrays_name:
-            file.unlink(missing_ok=True)
+    with _one_at_a_time(directory):
+        check_target(directory, overwrite=overwrite)  # somebody may have saved in the meantime
+        clear_leftovers(directory, _is_of_a_head)
+        write_file(directory / arrays_name, content)
+        write_file(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
+        for file in directory.glob(_ARRAYS):
+            if file.name != arrays_name:
+                file.unlink(missing_ok=True)
     return directory
 
 
@@ -244,13 +273,13 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
             "'adue fit STORE --out HEAD' writes one."
         )
     file = directory / _JSON
-    document = check_document(read_document(file, _KIND), _Document, file, _KIND)
+    document, content = _read_whole(directory)
     try:
         if document.class_name not in _ESTIMATORS:
             raise ValueError(
                 f"it holds a {document.class_name}; known are {', '.join(sorted(_ESTIMATORS))}"
             )
-        arrays = _read_arrays(directory, document.arrays)
+        arrays = _check_arrays(document.arrays, content)
         estimator = _restore(_ESTIMATORS[document.class_name], document, arrays)
         if document.class_names is not None:
             _check_names(document.class_names, len(estimator.classes_))
@@ -351,33 +380,82 @@ def _close(then: npt.NDArray[Any], now: npt.NDArray[Any], same_precision: bool) 
     return bool(np.abs(then - now).max(initial=0.0) <= tolerance)
 
 
-def check_target(directory: Path) -> list[Path]:
-    """Return the files of an older head; refuse a folder that holds anything else.
+def check_target(directory: Path, *, overwrite: bool = True) -> None:
+    """Refuse a folder that holds anything but a head, or one that is not to be replaced.
 
     Raises
     ------
     FileExistsError
-        If it is a file, or holds something else than a saved head.
+        If it is a file, holds something else than a saved head, or one without ``overwrite``.
     """
     if not directory.exists():
-        return []
+        return
     if not directory.is_dir():
         raise FileExistsError(f"directory: {directory} is a file; name a new folder.")
-    old_arrays = list(directory.glob(_ARRAYS))
-    left_over = set(directory.glob(".*.tmp"))  # of a save that was interrupted
-    strangers = set(directory.iterdir()) - {directory / _JSON} - set(old_arrays) - left_over
+    names = {file.name for file in directory.iterdir()}
+    strangers = {
+        name
+        for name in names - {_LOCK}
+        if not _is_of_a_head(name) and not _is_of_a_head(temporary_of(name) or "")
+    }
     if strangers:
         raise FileExistsError(
             f"directory: {directory} holds other files "
-            f"({', '.join(sorted(file.name for file in strangers)[:3])}), so a head is not saved "
-            "there; name a new folder."
+            f"({', '.join(sorted(strangers)[:3])}), so a head is not saved there; name a new "
+            "folder."
         )
-    return [*old_arrays, *left_over]
+    if _JSON in names and not overwrite:
+        raise FileExistsError(
+            f"directory: {directory} holds a fitted head already. Name a new folder, or replace it "
+            "with overwrite=True (--force)."
+        )
 
 
-def _read_arrays(directory: Path, name: str) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays and check that they are those the JSON means."""
-    content = (directory / name).read_bytes()
+def _is_of_a_head(name: str) -> bool:
+    return name == _JSON or fnmatch(name, _ARRAYS)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Wait for whoever saves to the folder; nobody else does until the block ends."""
+    lock = FileLock(directory / _LOCK)
+    try:
+        lock.acquire(timeout=_LONGEST_WAIT_S)
+    except Timeout:
+        raise OutputError(
+            f"'{directory}' is being written by another process. Wait until it has finished or "
+            "stop it, then run again."
+        ) from None
+    except OSError as error:
+        raise not_written(directory / _LOCK, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_whole(directory: Path) -> tuple[_Document, bytes]:
+    """Return the JSON and the bytes of the arrays that it names.
+
+    Between reading the one and the other, a writer may have replaced both. Then the JSON is read
+    again.
+    """
+    file, missing = directory / _JSON, list[str]()
+    while True:
+        document = check_document(read_document(file, _KIND), _Document, file, _KIND)
+        try:
+            return document, (directory / document.arrays).read_bytes()
+        except FileNotFoundError as error:
+            missing.append(document.arrays)
+            if missing.count(document.arrays) == _MOST_LOOKS:
+                raise _KIND.broken(file, error) from error
+            time.sleep(0.01)
+        except OSError as error:
+            raise _KIND.broken(file, error) from error
+
+
+def _check_arrays(name: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays; raise unless they are those the JSON means."""
     if hashlib.sha256(content).hexdigest()[:16] not in name:
         raise ValueError(f"{name} is damaged: its hash is not the one in its name")
     return load(content)

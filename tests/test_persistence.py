@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -274,7 +277,62 @@ def test_an_interrupted_save_leaves_the_old_head(saved, problem, monkeypatch):
     (saved / ".estimator.json.1.tmp").write_text("left over")
     save_head(other, saved)
     assert load_head(saved).estimator.lam == 5.0
-    assert len(list(saved.iterdir())) == 2
+    assert len(list(saved.glob("[!.]*"))) == 2
+    assert not list(saved.glob(".*.tmp"))
+
+
+def save_again_and_again(estimators, folder, n_times):
+    for number in range(n_times):
+        save_head(estimators[number % len(estimators)], folder)
+
+
+@pytest.mark.parametrize(
+    ("n_writers", "n_times"), [(2, 6), pytest.param(4, 150, marks=pytest.mark.deep)]
+)
+def test_writers_do_not_destroy_a_head_nor_disturb_its_readers(
+    adue, problem, tmp_path, n_writers, n_times
+):
+    others = [SoftmaxResponseScorer().fit(problem.X, problem.y, k * problem.W) for k in (1, 2)]
+    expected = {e.predict_uncertainty(problem.X[:3]).tobytes() for e in (adue, *others)}
+    folder = save_head(adue, tmp_path / "head")
+    with ThreadPoolExecutor(n_writers) as pool:
+        work = [
+            pool.submit(save_again_and_again, (adue, *others)[i % 2 :], folder, n_times)
+            for i in range(n_writers)
+        ]
+        n_reads = 0
+        while n_reads < 3 or not all(task.done() for task in work):
+            read = load_head(folder).estimator.predict_uncertainty(problem.X[:3])
+            assert read.tobytes() in expected
+            n_reads += 1
+        for task in work:
+            task.result()
+    load_head(folder)
+    assert len(list(folder.glob("[!.]*"))) == 2
+
+
+def test_processes_that_save_at_once_leave_a_whole_head(adue, problem, tmp_path):
+    other = SoftmaxResponseScorer().fit(*problem.fit_args)
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    processes = [
+        context.Process(target=save_again_and_again, args=((one, two), tmp_path / "head", 10))
+        for one, two in ((adue, other), (other, adue))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    load_head(tmp_path / "head")
+    assert len(list((tmp_path / "head").glob("[!.]*"))) == 2
+
+
+def test_a_head_is_not_replaced_where_that_is_not_wanted(adue, saved):
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    with pytest.raises(FileExistsError, match=r"holds a fitted head already.*overwrite=True"):
+        save_head(adue, saved, overwrite=False)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    assert save_head(adue, saved.with_name("new"), overwrite=False).is_dir()
 
 
 def test_numpy_numbers_and_callbacks_do_not_stand_in_the_way(problem, tmp_path):
