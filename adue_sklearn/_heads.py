@@ -68,14 +68,15 @@ def resolve_head(
     *,
     activation: str | None,
     name: str,
+    may_be_cut: bool = True,
 ) -> tuple[OriginalHead, IntArray]:
     """Return the original head, given or fitted on ``X, y``, and labels as its row numbers.
 
-    ``name`` is the estimator's, for messages.
+    ``name`` is the estimator's, for messages; ``may_be_cut`` is as in :func:`check_head`.
     """
     y = check_labels(y, X.shape[0], name)
     if init_W is not None:
-        head = check_head(init_W, init_b, classes, X, activation=activation)
+        head = check_head(init_W, init_b, classes, X, activation=activation, may_be_cut=may_be_cut)
         return head, encode_labels(y, head.classes, named=classes is not None)
     if init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
@@ -91,9 +92,20 @@ def resolve_head(
 
 
 def check_head(
-    init_W: Any, init_b: Any, classes: Any, X: Array, *, activation: str | None
+    init_W: Any,
+    init_b: Any,
+    classes: Any,
+    X: Array,
+    *,
+    activation: str | None,
+    may_be_cut: bool = True,
 ) -> OriginalHead:
     """Validate a frozen head against features ``X`` (n_samples, n_features).
+
+    A head of one row, as of a binary ``LogisticRegression`` (``coef_`` (1, d) or (d,), bias (1,),
+    a number or None), becomes the two rows of :func:`two_rows`. ``may_be_cut`` tells whether a
+    search can have cut the head to the rows of ``X``, as it does with what ``fit`` gets; what
+    ``partial_fit`` gets is never cut.
 
     Returns
     -------
@@ -107,7 +119,10 @@ def check_head(
     """
     n_samples, n_features = X.shape
     if not is_list_of_layers(init_W):
-        W = _finite(init_W, "init_W", ndim=2, shape="(n_classes, n_features)")
+        W = _finite(init_W, "init_W", ndim=(1, 2), shape="(n_classes, n_features)")
+        if W.ndim == 1:
+            _check_single_width(W, X)
+            W = W[np.newaxis]
         _check_width(W, "init_W", n_features, "X")
         b = None if init_b is None else _check_bias(init_b, "init_b", W, "init_W")
         weights: tuple[FloatArray, ...] = (W,)
@@ -120,20 +135,36 @@ def check_head(
             "activation=None, or the whole head: a list of layers, with the features that enter "
             "the first."
         )
-    n_classes = len(weights[-1])
-    if n_classes == n_samples:
+    n_rows = len(weights[-1])
+    if may_be_cut and n_rows == n_samples:
         raise ValueError(
             f"init_W has as many rows as X ({n_samples}). Searches and cross-validation cut "
             "every fit parameter that is as long as X, so such a head cannot be told from a cut "
             "one; it needs another number of rows (drop one), or tie the head to the estimator "
             "instead of passing it through a search."
         )
-    if n_classes < 2:
-        raise ValueError(
-            f"init_W has {n_classes} row, but a head needs one row a class, at least 2; write a "
-            "single-logit head w as two rows, [-w / 2, w / 2]."
-        )
-    return OriginalHead(weights, biases, _check_classes(classes, n_classes), given=True)
+    if n_rows == 0:
+        raise ValueError("init_W has no rows; expected one a class, or one for two classes.")
+    if n_rows == 1:
+        last_W, last_b = two_rows(weights[-1], biases[-1])
+        weights, biases = (*weights[:-1], last_W), (*biases[:-1], last_b)
+    return OriginalHead(weights, biases, _check_classes(classes, n_rows), given=True)
+
+
+def two_rows(
+    w: npt.NDArray[Any], b: npt.NDArray[Any] | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Return the two rows, ``[-w/2, w/2]``, of a head (1, d) whose one logit a sigmoid takes.
+
+    Softmax over both gives what the sigmoid of the one logit gives.
+
+    Examples
+    --------
+    >>> two_rows(np.array([[2.0, 4.0]]), np.array([1.0]))
+    (array([[-1., -2.],
+           [ 1.,  2.]]), array([-0.5,  0.5]))
+    """
+    return np.concatenate([-w, w]) / 2, None if b is None else np.concatenate([-b, b]) / 2
 
 
 def rows_to_fit(rows: IntArray, init_W: Any) -> IntArray:
@@ -144,6 +175,8 @@ def rows_to_fit(rows: IntArray, init_W: Any) -> IntArray:
     if init_W is None:
         return rows
     last = init_W[-1] if is_list_of_layers(init_W) else init_W
+    if np.ndim(last) == 1:  # a head of one row
+        return rows
     return np.append(rows, rows[0]) if len(last) == len(rows) else rows
 
 
@@ -177,7 +210,7 @@ def _check_layers(
     width, source = n_features, "X"
     for number, (layer, bias) in enumerate(zip(init_W, init_b, strict=True)):
         name = f"init_W[{number}]"
-        W = _finite(layer, name, ndim=2, shape="(n_out, n_in)")
+        W = _finite(layer, name, ndim=(2,), shape="(n_out, n_in)")
         _check_width(W, name, width, source)
         weights.append(W)
         biases.append(None if bias is None else _check_bias(bias, f"init_b[{number}]", W, name))
@@ -195,12 +228,32 @@ def _check_width(W: FloatArray, name: str, width: int, source: str) -> None:
         )
 
 
+def _check_single_width(w: FloatArray, X: Array) -> None:
+    """Raise unless a head of one row, given as a vector, is as long as ``X`` is wide."""
+    n_samples, n_features = X.shape
+    if len(w) == n_features:
+        return
+    cut = (
+        " Or has a search cut it? It cuts every fit parameter that is as long as X; pass "
+        "init_W.reshape(1, -1)."
+        if len(w) == n_samples
+        else ""
+    )
+    raise ValueError(
+        f"init_W has shape {w.shape}, but X has {n_features} features; expected (n_classes, "
+        f"{n_features}), or ({n_features},) for the one logit of two classes.{cut}"
+    )
+
+
 def _check_bias(bias: Any, name: str, W: FloatArray, weights_name: str) -> FloatArray:
-    b = _finite(bias, name, ndim=1, shape=f"({len(W)},)")
-    if b.shape != (len(W),):
+    n_rows = len(W)
+    b = _finite(bias, name, ndim=(0, 1) if n_rows == 1 else (1,), shape=f"({n_rows},)")
+    if b.ndim == 0:
+        b = b[np.newaxis]
+    if b.shape != (n_rows,):
         raise ValueError(
-            f"{name} has shape {b.shape}, but {weights_name} has {len(W)} rows; expected "
-            f"({len(W)},)."
+            f"{name} has shape {b.shape}, but {weights_name} has {n_rows} "
+            f"{'row' if n_rows == 1 else 'rows'}; expected ({n_rows},)."
         )
     return b
 
@@ -214,13 +267,14 @@ def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool
         if y.dtype.kind in "OUST":
             raise ValueError(
                 f"y holds strings ({_shorten(np.unique(y.astype(str)))}), but classes was not "
-                "given; expected classes, the labels in the order of init_W's rows."
+                "given; expected fit(..., classes=[...]), the labels in the order of init_W's "
+                "rows."
             )
         n_classes = len(classes)
         outside = (y < 0) | (y >= n_classes) | (y != np.floor(y))
         if outside.any():
             raise ValueError(
-                f"y holds {_shorten(np.unique(y[outside]))}, but init_W has {n_classes} rows: "
+                f"y holds {_shorten(np.unique(y[outside]))}, but the head has {n_classes} classes: "
                 f"labels must be its row numbers 0 to {n_classes - 1}; or pass classes, the "
                 "labels in the order of init_W's rows."
             )
@@ -293,26 +347,32 @@ def check_class_labels(classes: Any) -> npt.NDArray[Any]:
         return array
 
 
-def _check_classes(classes: Any, n_classes: int) -> npt.NDArray[Any]:
+def _check_classes(classes: Any, n_rows: int) -> npt.NDArray[Any]:
+    n_classes = max(n_rows, 2)
     if classes is None:
         return np.arange(n_classes)
     array = check_class_labels(classes)
     if len(array) != n_classes:
+        expected = (
+            "one label a row, in the same order"
+            if n_rows > 1
+            else "two labels, the one that a high logit stands for last"
+        )
         raise ValueError(
-            f"classes has shape {array.shape}, but init_W has {n_classes} rows; expected one "
-            "label a row, in the same order."
+            f"classes has shape {array.shape}, but init_W has {n_rows} "
+            f"{'row' if n_rows == 1 else 'rows'}; expected {expected}."
         )
     return array
 
 
-def _finite(values: Any, name: str, *, ndim: int, shape: str) -> FloatArray:
+def _finite(values: Any, name: str, *, ndim: tuple[int, ...], shape: str) -> FloatArray:
     try:
         array = np.array(as_numpy(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} is no array of numbers ({type(values).__name__}: {error}); expected {shape}."
         ) from error
-    if array.ndim != ndim:
+    if array.ndim not in ndim:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
     if not np.isfinite(array).all():
         raise ValueError(
@@ -332,9 +392,8 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
         )
     model = _logistic_regression().fit(as_numpy(X), labels)
     W, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
-    if len(classes) == 2:  # one row of logits: the same probabilities as these two
-        W, b = np.vstack([-W, W]) / 2, np.concatenate([-b, b]) / 2
-    return OriginalHead((W,), (b,), classes, given=False), labels.astype(np.int64)
+    head = two_rows(W, b) if len(classes) == 2 else (W, b)
+    return OriginalHead(head[:1], head[1:], classes, given=False), labels.astype(np.int64)
 
 
 def out_of_fold_predictions(

@@ -116,10 +116,13 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             its entries. Without: any labels that scikit-learn classifiers take.
         init_W : array-like of shape (n_classes, n_features) or list of them, default=None
             Weights of the frozen original head; for a head of several layers a list, first layer
-            first, each (n_out, n_in). If None, a multinomial logistic regression is fitted on
-            ``X, y`` as the original head.
+            first, each (n_out, n_in). A single row (1, n_features) or (n_features,), as the
+            ``coef_`` of a binary ``LogisticRegression``, is the logit of the second of two
+            classes and taken as the rows ``[-w/2, w/2]``. If None, a multinomial logistic
+            regression is fitted on ``X, y`` as the original head.
         init_b : array-like of shape (n_classes,) or list of them, default=None
-            Its bias, or a list, one (or None) a layer. None: no bias, and none is trained.
+            Its bias, or a list, one (or None) a layer; of a single row (1,) or a number. None: no
+            bias, and none is trained.
         classes : array-like of shape (n_classes,), default=None
             The labels in the order of the head's rows. Needed for string labels.
 

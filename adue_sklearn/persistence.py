@@ -30,7 +30,7 @@ from safetensors.numpy import load, save
 
 import adue_sklearn
 from adue_sklearn import scorers
-from adue_sklearn._heads import check_class_labels
+from adue_sklearn._heads import check_class_labels, is_list_of_layers, two_rows
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
@@ -114,13 +114,18 @@ class ModelFacts(NamedTuple):
         class_names: Sequence[str] | None = None,
     ) -> ModelFacts:
         """Return the facts of features that came with a head, given as to ``fit``."""
-        deep = isinstance(init_W, list | tuple)
-        weights = list(init_W) if deep else [init_W]
-        biases = list(init_b) if deep and init_b is not None else [init_b] * len(weights)
+        deep = is_list_of_layers(init_W)
+        layers = list(init_W) if deep else [init_W]
+        offsets = list(init_b) if deep and init_b is not None else [init_b] * len(layers)
+        weights = [as_numpy(W) for W in layers]
+        biases = [None if b is None else as_numpy(b) for b in offsets]
+        if weights[-1].ndim == 1 or len(weights[-1]) == 1:
+            w, b = np.atleast_2d(weights[-1]), biases[-1]
+            weights[-1], biases[-1] = two_rows(w, None if b is None else np.atleast_1d(b))
         return cls(
             provenance,
-            [as_numpy(W) for W in weights],
-            [None if b is None else as_numpy(b) for b in biases],
+            weights,
+            biases,
             None if class_names is None else list(class_names),
         )
 

@@ -199,8 +199,9 @@ BAD_FIT_INPUT = {
         r"init_W has shape \(3, 11\), but X has 12 features",
     ),
     "transposed head": (lambda p: {"W": p.W.T}, r"looks transposed; pass init_W\.T"),
-    "one row": (lambda p: {"W": p.W[:1], "b": p.b[:1]}, "at least 2"),
-    "1D head": (lambda p: {"W": p.W[0]}, r"init_W has shape \(12,\)"),
+    "one row": (lambda p: {"W": p.W[:1], "b": p.b[:1]}, "y holds 2, but the head has 2 classes"),
+    "3D head": (lambda p: {"W": p.W[None]}, r"init_W has shape \(1, 3, 12\)"),
+    "vector too short": (lambda p: {"W": p.W[0, 1:], "b": 0.0}, r"init_W has shape \(11,\)"),
     "NaN in the head": (
         lambda p: {"W": with_nan(np.pad(p.W, ((0, 1), (0, 0))))},
         "init_W contains",
@@ -210,7 +211,7 @@ BAD_FIT_INPUT = {
     "bias alone": (lambda p: {"W": None}, "init_b was given without init_W"),
     "label outside the head": (
         lambda p: {"y": np.where(p.y == 2, 3, p.y)},
-        "y holds 3, but init_W has 3 rows",
+        "y holds 3, but the head has 3 classes",
     ),
     "negative label": (lambda p: {"y": p.y - 1}, "y holds -1"),
     "strings without classes": (

@@ -46,8 +46,15 @@ def check_arguments(
 def check_task(model: Any) -> None:
     """Refuse a model that is no classifier of one class among several."""
     task = model.config.problem_type
-    if model.config.num_labels < 2 or task in ("regression", "multi_label_classification"):
+    n_labels = model.config.num_labels
+    if n_labels < 2 or task in ("regression", "multi_label_classification"):
+        hint = (
+            " If its one logit is that of two classes (a sigmoid gives the probability), save it "
+            "with num_labels=2 and the head's weight w and bias b as [-w/2, w/2] and [-b/2, b/2]."
+            if n_labels == 1
+            else ""
+        )
         raise ValueError(
             f"model: expected a classifier that gives one of two or more classes, got "
-            f"num_labels={model.config.num_labels}, problem_type={task!r}."
+            f"num_labels={n_labels}, problem_type={task!r}.{hint}"
         )

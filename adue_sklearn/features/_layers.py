@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adue_sklearn._heads import ACTIVATIONS, apply_head, is_list_of_layers
+from adue_sklearn._heads import ACTIVATIONS, apply_head, is_list_of_layers, two_rows
+from adue_sklearn._torch import as_numpy
 from adue_sklearn.features._checks import array
 from adue_sklearn.features._files import Arrays, StoreError
 
@@ -56,13 +57,16 @@ class HeadLayers(NamedTuple):
 
     @classmethod
     def check(cls, init_W: Any, init_b: Any, activation: str | None) -> Self:
-        """Return the layers of arguments: a matrix and a bias, or lists of them."""
+        """Return the layers of arguments: a matrix and a bias, or lists of them.
+
+        One row, the logit of two classes, becomes two, as in an estimator's ``fit``.
+        """
         several = is_list_of_layers(init_W) and len(init_W) > 1
         _check_activation(activation, len(init_W) if several else 1)
         if not is_list_of_layers(init_W):
-            W = array("init_W", init_W, "f", (None, None))
-            b = None if init_b is None else array("init_b", init_b, "f", (len(W),))
-            return cls((W,), (b,), None)
+            W = _matrix("init_W", init_W)
+            b = None if init_b is None else _bias("init_b", init_b, len(W))
+            return cls(*_with_two_rows((W,), (b,)), None)
         given = [None] * len(init_W) if init_b is None else init_b
         if not isinstance(given, list | tuple) or len(given) != len(init_W):
             raise StoreError(
@@ -76,8 +80,8 @@ class HeadLayers(NamedTuple):
             W = array(f"init_W[{number}]", layer, "f", (None, width))
             weights.append(W)
             named = f"init_b[{number}]"
-            biases.append(None if bias is None else array(named, bias, "f", (len(W),)))
-        return cls(tuple(weights), tuple(biases), activation)
+            biases.append(None if bias is None else _bias(named, bias, len(W)))
+        return cls(*_with_two_rows(tuple(weights), tuple(biases)), activation)
 
     @classmethod
     def from_tensors(cls, tensors: Arrays, activation: str | None) -> Self:
@@ -135,6 +139,36 @@ class HeadLayers(NamedTuple):
             for W, b in zip(self.weights, self.biases, strict=True)
         ]
         return {"bias": bias, "activation": self.activation, "layers": layers}
+
+
+def _matrix(name: str, W: Any) -> FloatArray:
+    """Return a matrix; a vector is the one row of two classes."""
+    if _n_dimensions(W) == 1:
+        return array(name, W, "f", (None,))[np.newaxis]
+    return array(name, W, "f", (None, None))
+
+
+def _bias(name: str, b: Any, n_rows: int) -> FloatArray:
+    """Return a bias; a number will do for one row."""
+    if n_rows == 1 and _n_dimensions(b) == 0:
+        return array(name, b, "f", ())[np.newaxis]
+    return array(name, b, "f", (n_rows,))
+
+
+def _n_dimensions(values: Any) -> int:
+    try:
+        return as_numpy(values).ndim
+    except (ValueError, TypeError):  # said by whoever takes them for an array
+        return -1
+
+
+def _with_two_rows(
+    weights: tuple[FloatArray, ...], biases: tuple[FloatArray | None, ...]
+) -> tuple[tuple[FloatArray, ...], tuple[FloatArray | None, ...]]:
+    if len(weights[-1]) > 1:
+        return weights, biases
+    W, b = two_rows(weights[-1], biases[-1])
+    return (*weights[:-1], W), (*biases[:-1], b)
 
 
 def _check_activation(activation: Any, n_layers: int) -> None:

@@ -74,7 +74,8 @@ class FeatureStoreWriter:
     path : path-like
         The directory to make; it may exist if it is empty. With ``append``, a finished store.
     init_W : array-like of shape (C, d), or list of them
-        Weights of the head's last linear layer; of a whole head a list, first layer first.
+        Weights of the head's last linear layer; of a whole head a list, first layer first. One
+        row, the logit of two classes, becomes two, as in an estimator's ``fit``.
     init_b : array-like of shape (C,), or list of them, optional
         Its bias, or those of the layers, None for one without.
     activation : {"tanh", "gelu", "relu"}, optional

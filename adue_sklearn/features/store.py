@@ -175,7 +175,8 @@ class FeatureStore:
         features : array-like of shape (n, d)
             What enters the head's last linear layer (of a list the first); stored as float32.
         init_W : array-like of shape (C, d), or list of them
-            Weights of that layer; of a whole head a list, first layer first.
+            Weights of that layer; of a whole head a list, first layer first. One row, the logit
+            of two classes, becomes two, as in an estimator's ``fit``.
         init_b : array-like of shape (C,), or list of them, optional
             Its bias, or those of the layers, None for one without.
         activation : {"tanh", "gelu", "relu"}, optional

@@ -326,8 +326,9 @@ class MahalanobisScorer(UncertaintyEstimator):
         y : array-like of shape (n_samples,)
             Their true labels.
         init_W, init_b : array-like, default=None
-            The original head, in the first call; later calls may repeat it. Without one,
-            ``predict`` is the class with the nearest mean.
+            The original head, in the first call; later calls may repeat it. As in ``fit``, but
+            it may have as many rows as ``X``. Without one, ``predict`` is the class with the
+            nearest mean.
         classes : array-like of shape (n_classes,), default=None
             All labels, in the first call; with a head in the order of its rows. By default the
             head's row numbers, or without a head the labels of the first call.
@@ -388,6 +389,7 @@ class MahalanobisScorer(UncertaintyEstimator):
                 None,
                 validate_features(self, X, reset=False),
                 activation=self.activation,
+                may_be_cut=False,
             )
             weights, biases = self._get_head("init_")
             given = [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
@@ -413,7 +415,14 @@ class MahalanobisScorer(UncertaintyEstimator):
         self._head_given = init_W is not None
         if init_W is not None:
             head, labels = resolve_head(
-                X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__
+                X,
+                y,
+                init_W,
+                init_b,
+                classes,
+                activation=self.activation,
+                name=type(self).__name__,
+                may_be_cut=False,
             )
             self._set_head("init_", head.weights, head.biases)
             self.classes_ = head.classes

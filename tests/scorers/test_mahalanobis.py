@@ -167,6 +167,20 @@ def test_partial_fit_equals_fit_on_the_concatenation(clusters, variant, normaliz
     np.testing.assert_array_equal(parts.predict(fresh), whole.predict(fresh))
 
 
+def test_partial_fit_takes_shards_of_any_length_fit_refuses_one_as_long_as_the_head(clusters):
+    X, y, fresh = clusters
+    W = np.random.default_rng(2).normal(size=(4, 8))
+    parts = MahalanobisScorer()
+    for rows in np.split(np.arange(len(X)), [4, 5, 9, 300]):  # 4, 1, 4, 291, 200 rows
+        parts.partial_fit(X[rows], y[rows], W)
+    whole = MahalanobisScorer().fit(X, y, W)
+    np.testing.assert_allclose(
+        parts.predict_uncertainty(fresh), whole.predict_uncertainty(fresh), rtol=1e-9
+    )
+    with pytest.raises(ValueError, match="init_W has as many rows as X"):
+        MahalanobisScorer().fit(X[:4], y[:4], W)
+
+
 def test_partial_fit_goes_on_after_fit(clusters):
     X, y, fresh = clusters
     W = np.random.default_rng(2).normal(size=(4, 8))
