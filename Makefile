@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CONSTRAINTS := constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: demo test test-deep lint clean
+.PHONY: demo test test-deep test-oldest lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/adue demo
@@ -15,6 +16,9 @@ test: $(VENV)/.test
 test-deep: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "" --hypothesis-profile=deep \
 	  tests adue_sklearn benchmarks/test_reproduce.py
+
+test-oldest:  # what pyproject.toml admits at the least, in an environment of its own
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 lint: $(VENV)/.test
 	$(BIN)/deptry .
@@ -27,13 +31,13 @@ $(BIN)/python:
 	  || { echo "adue-sklearn needs Python 3.11 or newer; name one with 'make PYTHON=/path/to/python ...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.test: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) -e '.[demo,data,test]'
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .pytest_cache .mypy_cache .ruff_cache
