@@ -305,6 +305,21 @@ def test_a_folder_of_the_older_layout_is_run_again_and_kept(labelled, counted, t
         assert set(counted.values()) == {2}
 
 
+def test_a_damaged_file_of_a_cache_is_named_and_its_texts_are_run_again(labelled, tmp_path):
+    case, texts, _ = labelled
+    expected = extractor(case, cache=tmp_path).transform(texts[:3])
+    (file,) = tmp_path.rglob("*.safetensors")
+    part = load_file(file)
+    save_file(part | {"features": part["features"][:, :-1][:2].copy()}, file)
+    for content in (file.read_bytes(), file.read_bytes()[:-9]):
+        for more in tmp_path.rglob("*.safetensors"):
+            more.unlink()
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match=rf"{file.name}' cannot be read .*run .* again"):
+            again = extractor(case, cache=tmp_path).transform(texts[:3])
+        np.testing.assert_array_equal(again, expected)
+
+
 def test_the_memory_cache_can_be_emptied(labelled, counted):
     case, texts, _ = labelled
     first, other = extractor(case), extractor(case, max_length=6)

@@ -23,9 +23,12 @@ def attach(adapter: checkpoint.AdapterFiles, base: str, model: Any) -> Any:
                 os.fspath(adapter.weights.parent),
                 torch_device="cpu",  # where the base is; peft's guess is an accelerator
             )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a value in the configuration that peft does not expect, too
         raise ValueError(
-            f"Adapter '{adapter.name}' does not fit the base model '{base}' ({error})."
+            f"Adapter '{adapter.name}' does not fit the base model '{base}' "
+            f"({type(error).__name__}: {error})."
         ) from error
     check_mergeable(tuned)
     # Embeddings may be saved along, or not: they have a place, but need not be filled.
@@ -88,7 +91,7 @@ def merge(tuned: Any) -> Any:
         # peft 0.21 stumbles over these wrappers when it unloads IA3; they unload alone.
         _unwrap(base)
         return tuned.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError) as error:
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"model: peft cannot merge this {kind_of(tuned)} adapter into {type(base).__name__} "
             f"({error})."

@@ -20,7 +20,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from adue_sklearn.features._adapter_config import read_adapter_config
 from adue_sklearn.features._files import sha256_of
+from adue_sklearn.features._reading import reading
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -43,6 +45,9 @@ _NOT_WEIGHTS = {
     "peft_version",
     "auto_mapping",
 }
+
+
+_MEND = "Restore it from a copy or save the adapter again."
 
 
 class NoModelError(ValueError):
@@ -70,15 +75,18 @@ class AdapterFiles:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the adapter's tensors by the names that the base model uses."""
-        with safe_open(self.weights, framework="pt") as file:
+        with reading(self.weights, _MEND), safe_open(self.weights, framework="pt") as file:
             keys = list(file.keys())
             return {base_name(key): tuple(file.get_slice(key).get_shape()) for key in keys}
 
     def sha256(self) -> str:
         """Hash of the adapter's tensors and of the settings that decide how they are merged."""
-        with safe_open(self.weights, framework="pt") as file:
+        with reading(self.weights, _MEND), safe_open(self.weights, framework="pt") as file:
             keys = list(file.keys())
             tensors = {key: file.get_tensor(key) for key in keys}
+            odd = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+            if odd:
+                raise ValueError(f"'{odd[0]}' holds NaN or infinity")
         return tensors_sha256(tensors, self.config)
 
 
@@ -134,7 +142,7 @@ def read_adapter(model: str, adapter_name: str | None = None) -> AdapterFiles | 
             f"Adapter '{name}' has no '{ADAPTER_WEIGHTS}'. If it holds 'adapter_model.bin', save "
             "it again with safe_serialization=True: pickled weights are not read."
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_adapter_config(config_file)
     if "r" not in config and "prompt" in str(config.get("peft_type", "")).lower():
         raise ValueError(f"Adapter '{name}' is {config['peft_type']}, which cannot be merged.")
     return AdapterFiles(name, config, weights)
@@ -196,6 +204,10 @@ def load_config(model: str, **options: Any) -> Any:
             return AutoConfig.from_pretrained(model, **options)
     except ValueError as error:  # no model_type, or a name that cannot be one
         raise NoModelError(f"'{model}' holds no model ({error})") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a value of another type, in many ways
+        raise NoModelError(f"'{model}/config.json' cannot be read ({error})") from error
 
 
 def load_whole(
@@ -225,7 +237,7 @@ def load_whole(
     ValueError
         Naming the freshly initialised parameters.
     """
-    with quiet_transformers():
+    with quiet_transformers(), reading(model, "Restore its files from a copy, or get it again."):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             model,
             config=config,

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checkpoint import find_file
 from adue_sklearn.features._checks import check_count
+from adue_sklearn.features._reading import TOKENIZER_MEND, reading
 
 DEFAULT_MAX_LENGTH = 512
 _SANE_LENGTH = 1_000_000  # tokenizers without a limit say about 1e30
@@ -56,14 +57,9 @@ def load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
             f"tokenizer: there is none in {looked_in}; expected its files in one of these. "
             "Give one with tokenizer=."
         )
-    try:
+    with reading(source, TOKENIZER_MEND):
         loaded = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(
-            f"tokenizer: none could be loaded from '{source}' ({type(error).__name__}: {error}). "
-            "Give one with tokenizer=."
-        ) from error
-    _compare_with_saved(loaded, source, find_file(source, _SAVED))
+        _compare_with_saved(loaded, source, find_file(source, _SAVED))
     return loaded
 
 
@@ -114,7 +110,8 @@ def resolve_max_length(max_length: int | None, model: Any, tokenizer: Any) -> in
     room = declared - offset if isinstance(declared, int) and declared > offset else None
     if max_length is None:
         limits = [tokenizer.model_max_length, room]
-        sane = [limit for limit in limits if limit is not None and 0 < limit < _SANE_LENGTH]
+        numbers = [limit for limit in limits if isinstance(limit, int | float)]
+        sane = [int(limit) for limit in numbers if 1 <= limit < _SANE_LENGTH]
         return min(sane, default=DEFAULT_MAX_LENGTH)
     check_count("max_length", max_length)
     if has_table and room is not None and max_length > room:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adue_sklearn.features._reading import TOKENIZER_MEND, reading
+
 PaddingSide = Literal["right", "left"]
 
 
@@ -100,8 +102,8 @@ def encode(
     largest = max(max(ids) for ids in columns["input_ids"])
     if largest >= vocabulary:
         raise ValueError(
-            f"tokenizer: it gives token id {largest}, but the model has {vocabulary} embeddings; "
-            "the tokenizer does not belong to this model."
+            f"tokenizer: '{_place(tokenizer)}' gives token id {largest}, but the model has "
+            f"{vocabulary} embeddings; the tokenizer does not belong to this model."
         )
     return Encoded(columns, truncated)
 
@@ -110,15 +112,20 @@ def _tokenise(
     tokenizer: Any, texts: Sequence[str], max_length: int | None = None
 ) -> dict[str, list[list[int]]]:
     # verbose=False: what is too long is cut and counted, there is nothing to warn about.
-    result = tokenizer(
-        list(texts),
-        truncation=max_length is not None,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    with reading(_place(tokenizer), TOKENIZER_MEND):
+        result = tokenizer(
+            list(texts),
+            truncation=max_length is not None,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
     return {name: result[name] for name in ("input_ids", "token_type_ids") if name in result}
+
+
+def _place(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
 
 
 def buckets(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:

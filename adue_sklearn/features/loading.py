@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ from adue_sklearn.features._probe import (
     check_merge,
     head_eps,
 )
+from adue_sklearn.features._reading import running
 from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
 from adue_sklearn.features.batching import PaddingSide
 from adue_sklearn.features.heads import Head
@@ -188,10 +190,12 @@ def load_classifier(
     check_task(base)
     set_pad_token(base, tokenizer)
     length = resolve_max_length(max_length, base, tokenizer)
-    probe = Probe.of(base, tokenizer, length)
-    loaded, head, checks = _settle(raw, probe)
-    if features == "head":
-        head = probe.find_whole_head(loaded, head)
+    place = raw.provenance["model"]
+    with nullcontext() if place is None else running(place):
+        probe = Probe.of(base, tokenizer, length)
+        loaded, head, checks = _settle(raw, probe)
+        if features == "head":
+            head = probe.find_whole_head(loaded, head)
     return LoadedClassifier(
         model=loaded,
         tokenizer=tokenizer,

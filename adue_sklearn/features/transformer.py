@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_scalar
@@ -25,6 +27,8 @@ from sklearn.utils.validation import check_is_fitted
 from adue_sklearn._torch import parse_device
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import clear_leftovers, make_folder, write_file
+from adue_sklearn._validation import callers_level
+from adue_sklearn.features._adapter_config import read_adapter_config
 from adue_sklearn.features._arguments import View, check_view
 from adue_sklearn.features._warnings import warn_of_cut_texts
 from adue_sklearn.features.batching import check_texts
@@ -272,7 +276,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         folders = [Path(place) for place in (self.adapter, self.base_model) if place is not None]
         config = folders[0] / "adapter_config.json"
         if len(folders) == 1 and config.is_file():
-            named = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+            named = read_adapter_config(config).get("base_model_name_or_path")
             folders += [Path(named)] if named else []
         return tuple(
             (str(file), file.stat().st_size, file.stat().st_mtime_ns)
@@ -384,11 +388,15 @@ class _FolderCache:
     def read(self) -> dict[bytes, CachedRow]:
         rows: dict[bytes, CachedRow] = {}
         for file in sorted(self._folder.glob("*.safetensors")):
-            part = load_file(file)
-            if "truncated" not in part:  # an older layout: its texts are run again
-                continue
-            found = map(CachedRow, part["features"], part["truncated"].tolist())
-            rows |= zip(map(bytes, part["keys"]), found, strict=True)
+            try:
+                rows |= _read_rows(file)
+            except (OSError, SafetensorError, ValueError) as error:
+                warnings.warn(
+                    f"cache: '{file}' cannot be read ({error}). Its texts are run through the "
+                    "model again; delete the file.",
+                    UserWarning,
+                    stacklevel=callers_level(),
+                )
         return rows
 
     def add(self, rows: dict[bytes, CachedRow]) -> None:
@@ -400,6 +408,24 @@ class _FolderCache:
         }
         clear_leftovers(self._folder, lambda name: name.endswith(".safetensors"))
         write_file(self._folder / f"{uuid.uuid4().hex}.safetensors", save(content))
+
+
+def _read_rows(file: Path) -> dict[bytes, CachedRow]:
+    """Return the rows of one file of a cache; ValueError where it does not hold what it should."""
+    part = load_file(file)
+    if not {"keys", "features", "truncated"} <= part.keys():  # an older layout: to be run again
+        return {}
+    keys, features, truncated = part["keys"], part["features"], part["truncated"]
+    kinds = [(str(array.dtype), array.ndim) for array in (keys, features, truncated)]
+    fits = (
+        kinds == [("uint8", 2), ("float32", 2), ("bool", 1)]
+        and len(keys) == len(features) == len(truncated)
+        and keys.shape[1] == hashlib.sha256().digest_size
+        and bool(np.isfinite(features).all())
+    )
+    if not fits:
+        raise ValueError("its arrays are none of a row cache")
+    return dict(zip(map(bytes, keys), map(CachedRow, features, truncated.tolist()), strict=True))
 
 
 _Cache: TypeAlias = _NoCache | _MemoryCache | _FolderCache
