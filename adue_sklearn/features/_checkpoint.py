@@ -14,16 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from adue_sklearn._utils.places import looks_like_path, not_there
 from adue_sklearn.features._adapter_config import read_adapter_config
 from adue_sklearn.features._files import sha256_of
 from adue_sklearn.features._reading import reading
 
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -102,21 +113,55 @@ def base_name(key: str) -> str:
     return re.sub(r"\.(modules_to_save|original_module)(\.default)?(?=\.)", "", key)
 
 
-def find_file(model: str, filename: str, argument: str = "model") -> Path | None:
-    """Return a file of a model folder or hub repository, or None if the model lacks it."""
-    if Path(model).is_dir():
+def find_file(model: str, filename: str, *, argument: str = "model") -> Path | None:
+    """Return a file of a model folder or hub repository, or None if the model lacks it.
+
+    What looks like a path (:func:`looks_like_path`) is never asked of the hub, and the hub is
+    asked once. ``argument`` is whose value ``model`` is, for messages.
+    """
+    if model and Path(model).is_dir():
         file = Path(model) / filename
         return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(model, filename))
-    except EntryNotFoundError:
-        return None
-    except Exception as error:
+    if model and Path(model).exists():
         raise ValueError(
-            f"{argument}: '{model}' is neither an existing folder nor a model that the Hugging "
-            f"Face hub gives ({type(error).__name__}); expected one of these. Check the path or "
-            "the name."
+            f"{argument}: '{model}' is a file; expected the folder that it lies in, such as "
+            f"'{Path(model).parent}', or a name on the hub."
+        )
+    if not model or looks_like_path(model):
+        raise ValueError(
+            f"{argument}: {not_there(model)} Expected a model's folder, or its name on the hub "
+            "(owner/name)."
+        )
+    return _find_on_hub(model, filename, argument)
+
+
+def _find_on_hub(model: str, filename: str, argument: str) -> Path | None:
+    try:
+        get_hf_file_metadata(hf_hub_url(model, filename))  # once: a download tries six times
+        return Path(hf_hub_download(model, filename))
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{argument}: '{model}' is neither an existing folder nor a model on the Hugging Face "
+            "hub (or it is private); expected one of these. Check the path or the name, or log in "
+            "('hf auth login')."
         ) from error
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            return None
+        reason: Exception = error
+    except Exception as error:  # offline, in many ways
+        reason = error
+    cached = try_to_load_from_cache(model, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    known = (try_to_load_from_cache(model, name) for name in (CONFIG, ADAPTER_CONFIG))
+    if any(isinstance(file, str) for file in known):
+        return None
+    raise ValueError(
+        f"{argument}: '{model}' is neither an existing folder nor in the cache of the Hugging Face "
+        f"hub, and the hub did not answer ({type(reason).__name__}); expected one of these. Check "
+        "the path or the name, or go online."
+    ) from reason
 
 
 def read_adapter(model: str, adapter_name: str | None = None) -> AdapterFiles | None:
@@ -156,11 +201,65 @@ def _say_which_adapters(model: str, adapter_name: str | None) -> None:
             f"adapter_name: '{model}' holds no adapter {adapter_name!r}; "
             f"{f'expected one of {named}' if named else 'expected None, as it has none by name'}."
         )
-    if named and find_file(model, "config.json") is None:
+    if find_file(model, CONFIG) is not None:
+        return
+    if len(named) == 1:
+        raise ValueError(
+            f"model: '{model}' holds no adapter itself, but one in a sub-folder; give that: "
+            f"'{Path(model) / named[0]}'."
+        )
+    if named:
         raise ValueError(
             f"model: '{model}' holds several adapters, {named}; choose one with adapter_name=, or "
             "give its folder."
         )
+
+
+def check_whole(model: str) -> None:
+    """Raise unless a whole model is there; say what is instead, if we know."""
+    if find_file(model, CONFIG) is not None:
+        return
+    folder = Path(model)
+    known = {"manifest.json": "a feature store", "estimator.json": "a fitted uncertainty head"}
+    found = [what for name, what in known.items() if (folder / name).is_file()]
+    what = f" It is {found[0]} of ours: are the arguments in order?" if found else ""
+    raise ValueError(
+        f"model: '{model}' holds neither an adapter ({ADAPTER_CONFIG}) nor a whole model "
+        f"({CONFIG}); expected a folder with one, or a name on the hub.{what}"
+    )
+
+
+def check_base(base: str, *, given: bool, adapter: AdapterFiles) -> None:
+    """Raise unless ``base`` is a whole model; ``given`` tells whether the user named it."""
+    argument = "base_model (--base-model)"
+    if not base:
+        raise ValueError(
+            f"Adapter '{adapter.name}' does not name its base model; give its folder or hub name "
+            "with base_model= (--base-model)."
+        )
+    try:
+        if find_file(base, CONFIG, argument=argument) is not None:
+            return
+        config = find_file(base, ADAPTER_CONFIG, argument=argument)
+    except ValueError as error:
+        if given:
+            raise
+        raise ValueError(
+            f"Adapter '{adapter.name}' names the base model {base!r}, which cannot be used from "
+            f"here: {str(error).removeprefix(f'{argument}: ')} Give its folder or hub name with "
+            "base_model= (--base-model)."
+        ) from error
+    whose = "" if given else f", which adapter '{adapter.name}' names,"
+    if config is None:
+        raise ValueError(
+            f"{argument}: '{base}'{whose} holds no model ({CONFIG} is missing); expected the "
+            "folder or hub name of the model that the adapter was trained on."
+        )
+    named = read_adapter_config(config).get("base_model_name_or_path")
+    raise ValueError(
+        f"{argument}: '{base}'{whose} is an adapter, whose own base model is {named!r}; expected "
+        f"the whole model that '{adapter.name}' was trained on."
+    )
 
 
 def head_names(config: Any) -> list[str]:

@@ -64,7 +64,7 @@ def load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
 
 
 def _has_tokenizer(source: str) -> bool:
-    return any(find_file(source, name, "tokenizer") is not None for name in _FILES)
+    return any(find_file(source, name, argument="tokenizer") is not None for name in _FILES)
 
 
 def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None:

@@ -250,8 +250,11 @@ def _from_files(
     adapter = checkpoint.read_adapter(model, adapter_name)
     if adapter is not None:
         return _from_adapter(adapter, model, base_model, target, precision)
+    checkpoint.check_whole(model)
     if base_model is not None:
-        raise ValueError(f"base_model: '{model}' is a whole model, not an adapter; leave it out.")
+        raise ValueError(
+            f"base_model (--base-model): '{model}' is a whole model, not an adapter; leave it out."
+        )
     try:
         config = checkpoint.load_config(model)
         loaded = checkpoint.load_whole(model, config, precision, supplied={})
@@ -277,6 +280,7 @@ def _from_adapter(
     precision: torch.dtype,
 ) -> _Raw:
     base = os.fspath(base_model or adapter.config.get("base_model_name_or_path") or "")
+    checkpoint.check_base(base, given=base_model is not None, adapter=adapter)
     own_base = base_model is None and adapter.config.get("revision")
     options = {"revision": adapter.config["revision"]} if own_base else {}
     # Merging into weights of few digits loses small updates: not before they are as saved.

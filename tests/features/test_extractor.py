@@ -243,7 +243,7 @@ def test_a_missing_base_is_named_with_its_adapter_and_the_mend(roberta, tmp_path
             ValueError, match=r"(?s)adapter'.*base model.*base_model=.*--base-model"
         ):
             load_classifier(tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"elsewhere.*--base-model"):
+    with pytest.raises(ValueError, match=r"--base-model.*elsewhere' does not exist"):
         load_classifier(roberta.adapter, base_model=tmp_path / "elsewhere")
     assert load_classifier(tmp_path / "adapter", base_model=roberta.base).n_classes == 2
 
@@ -270,12 +270,12 @@ def test_adapter_tensors_that_find_no_place_are_named(roberta, tmp_path):
 
 
 def test_a_folder_without_any_model_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds neither an adapter nor a whole model"):
+    with pytest.raises(ValueError, match=r"holds neither an adapter .* nor a whole model"):
         load_classifier(tmp_path)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="neither an existing folder nor"):
+    with pytest.raises(ValueError, match=r"model: '.*nowhere' does not exist"):
         load_classifier(tmp_path / "nowhere")
 
 

@@ -1,0 +1,60 @@
+"""Names that may be a path here or a name on the hub: which is meant, and what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+#: Ends of file names, which names on the hub hardly have.
+_FILE_SUFFIXES = {
+    *(".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".xlsx", ".arrow"),
+    *(".gz", ".zip", ".tar", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".gguf"),
+}
+
+_PLAIN = re.compile(r"\w[\w.-]*/[\w.-]*\w")
+
+
+def looks_like_path(name: str) -> bool:
+    r"""Tell a path from a name on the hub, which is ``name`` or ``owner/name``.
+
+    A path is what exists here; begins with ``.``, ``/`` or ``~``; ends with a slash; holds a
+    backslash or more than one slash; has the end of a file's name; or lies in a folder that
+    exists here.
+
+    Examples
+    --------
+    >>> [looks_like_path(name) for name in ("roberta-base", "owner/name", "owner/name:test")]
+    [False, False, False]
+    >>> [looks_like_path(name) for name in ("./adapter", "runs/7/adapter", "C:\\a", "a/", "a.bin")]
+    [True, True, True, True, True]
+    """
+    path = Path(name)
+    return (
+        name.startswith((".", "/", "~"))
+        or name.endswith("/")
+        or "\\" in name
+        or name.count("/") > 1
+        or path.suffix.lower() in _FILE_SUFFIXES
+        or ("/" in name and path.parent.is_dir())
+        or path.exists()
+    )
+
+
+def not_there(name: str) -> str:
+    """Return a sentence on a path that does not exist, with what it may be mistyped from."""
+    if name.startswith("~"):
+        return f"'{name}' does not exist; '~' is not expanded here, write the whole path."
+    path = Path(name)
+    if not path.parent.is_dir():
+        parent = path.parent
+        while not parent.parent.is_dir():
+            parent = parent.parent
+        return f"'{name}' does not exist: there is no folder '{parent}'."
+    names = [other.name for other in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"'{name}' does not exist. Did you mean '{path.parent / close[0]}'?"
+    if name.count("/") == 1 and _PLAIN.fullmatch(name):
+        return f"'{name}' does not exist (it is taken for a path, as '{path.parent}' is here)."
+    return f"'{name}' does not exist."
