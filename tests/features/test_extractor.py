@@ -350,7 +350,7 @@ def test_regression_and_several_labels_at_once_are_refused(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(roberta):
-    with pytest.raises(ValueError, match="device:"):
+    with pytest.raises(ValueError, match="device='abacus' is no torch device"):
         load_classifier(roberta.adapter, device="abacus")
 
 
