@@ -16,6 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_scalar
 
+from adue_sklearn._fit_rows import FitRowsWarning
 from adue_sklearn._heads import (
     BoolArray,
     IntArray,
@@ -24,9 +25,9 @@ from adue_sklearn._heads import (
     is_list_of_layers,
     rows_to_fit,
 )
-from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._row_digests import row_digests, rows_among
 from adue_sklearn._torch import Array, as_numpy, validate_features
-from adue_sklearn._validation import naming
+from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import (
     aurc_score,
@@ -66,7 +67,7 @@ class Labelled(NamedTuple):
         head = {"init_W": self.init_W, "init_b": self.init_b, "classes": self.classes}
         given = {name: value for name, value in head.items() if value is not None}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LabelOrderWarning)  # said once, for all rows
+            warnings.simplefilter("ignore", FitRowsWarning)  # said once, for all rows
             return clone(scorer).fit(self.X, self.y, **given)
 
 
@@ -230,6 +231,36 @@ def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: Labelled) -
     with naming(y_name):
         y = check_labels(y, X.shape[0], "compare_scorers")
     return rows._replace(X=X, y=y)
+
+
+def without_shared(
+    rows: Labelled, name: str, others: Mapping[str, Labelled | None], *, cv: Any = None
+) -> Labelled:
+    """Return rows without those that stand in ``others`` too; warn of them.
+
+    Raises
+    ------
+    ValueError
+        If none remain, or if folds are given as row numbers, which would then be other rows'.
+    """
+    shared = np.zeros(len(rows.y), dtype=bool)
+    for other in others.values():
+        if other is not None:
+            shared |= rows_among(as_numpy(rows.X), row_digests(as_numpy(other.X)))
+    if not shared.any():
+        return rows
+    n_shared, there = int(shared.sum()), " or ".join(k for k, v in others.items() if v is not None)
+    what = f"{name}: {n_shared} of {len(shared)} rows stand in {there} too"
+    if shared.all():
+        raise ValueError(
+            f"{what}, so no rows remain; expected rows that nothing was trained or fitted on."
+        )
+    if cv is not None and not isinstance(cv, Integral) and not hasattr(cv, "split"):
+        raise ValueError(
+            f"{what}, but cv gives folds as row numbers; expected {name} without these rows."
+        )
+    warnings.warn(f"{what} and are left out.", UserWarning, stacklevel=callers_level())
+    return rows._replace(X=rows.X[~shared], y=rows.y[~shared])
 
 
 def check_metrics(metrics: Any) -> dict[str, Callable[[Any, Any], float]]:

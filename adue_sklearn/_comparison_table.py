@@ -112,6 +112,9 @@ class Comparison:
         Which rows were scored.
     confidence : float
         Coverage of the intervals.
+    reservations : tuple of str
+        Why no gain is concluded from these rows, such as labels in another order than the head's
+        rows, or classes that the rows lack; empty if there is no reason.
     """
 
     results: tuple[ScoreResult, ...]
@@ -119,6 +122,7 @@ class Comparison:
     uncertainties: dict[str, npt.NDArray[np.float64]]
     rows: str
     confidence: float
+    reservations: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ScoreResult:
         """Return the result of a score by its name."""
@@ -146,8 +150,12 @@ class Comparison:
 
     @property
     def winners(self) -> tuple[str, ...]:
-        """Scores that beat softmax response, the best first; none where there are few errors."""
-        return tuple(r.name for r in self.results if self.can_tell and r.beats_reference)
+        """Scores that beat softmax response, the best first.
+
+        None where there are few errors, or reservations.
+        """
+        can_tell = self.can_tell and not self.reservations
+        return tuple(r.name for r in self.results if can_tell and r.beats_reference)
 
     @property
     def verdict(self) -> str:
@@ -175,6 +183,7 @@ class Comparison:
             "reference": REFERENCE,
             "verdict": self.verdict,
             "winners": list(self.winners),
+            "reservations": list(self.reservations),
             "scores": [_as_dict(result) for result in self.results],
         }
 
@@ -230,7 +239,8 @@ class Comparison:
         Parameters
         ----------
         intervals : bool, default=False
-            Whether all metrics come with their interval, not only the ROC-AUC.
+            Whether all metrics come with their interval, not only the ROC-AUC. Where there are
+            reservations no differences are shown.
 
         Returns
         -------
@@ -244,7 +254,11 @@ class Comparison:
         headings = ["score", f"ROC-AUC {level}", f"minus {REFERENCE}", "p (Holm)"]
         headings += [_HEADINGS.get(name, name) for name in names if name != "roc_auc"]
         headings += ["fitted on", "fit s", "score s"]
-        return headings, [_cells(result, names, intervals) for result in self.results]
+        rows = [_cells(result, names, intervals) for result in self.results]
+        for row, result in zip(rows, self.results, strict=True):
+            if self.reservations and result.differences and not result.note:
+                row[2:4] = [_UNDEFINED, ""]
+        return headings, rows
 
     def __str__(self) -> str:
         """Return table and verdict as plain text."""
@@ -272,6 +286,11 @@ class Comparison:
         parts.append("</tbody></table>")
         parts += [f"<p>{html.escape(line)}</p>" for line in self.verdict.splitlines()]
         return "".join(parts)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in which one that holds a comma cannot be taken for two."""
+    return ", ".join(f"“{name}”" if "," in name else name for name in names)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -324,27 +343,29 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
             f"Too few {kind} to tell: {few} among {n_rows} rows. Under {FEW_ERRORS} no difference "
             "between scores can be told from chance; get more labelled rows."
         )
+    elif comparison.reservations:
+        yield f"No gain or loss is concluded: {'; '.join(comparison.reservations)}."
     elif compared:
         yield from _findings(comparison, compared)
     alike = [result.name for result in comparison.results if result.note == ALIKE]
     if alike:
-        yield f"Ranking rows exactly as {REFERENCE} does: {', '.join(alike)}."
+        yield f"Ranking rows exactly as {REFERENCE} does: {listed(alike)}."
     failed = [result.name for result in comparison.results if result.failure]
     if failed:
-        yield f"Failed: {', '.join(failed)}."
+        yield f"Failed: {listed(failed)}."
 
 
 def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[str]:
     winners = [comparison[name] for name in comparison.winners]
     losers = [result for result in compared if result.loses_to_reference]
     if winners:
-        listed = ", ".join(f"{r.name} ({_points(r.gain, sign=True)})" for r in winners)
-        yield f"Better than {REFERENCE} at finding errors: {listed}."
+        gains = (f"{listed([r.name])} ({_points(r.gain, sign=True)})" for r in winners)
+        yield f"Better than {REFERENCE} at finding errors: {', '.join(gains)}."
     else:
         start = f"Nothing here beats {REFERENCE} ({comparison.n_errors} errors)."
         yield f"{start} {_open_question(compared)}"
     if losers:
-        yield f"Worse: {', '.join(result.name for result in losers)}."
+        yield f"Worse: {listed([result.name for result in losers])}."
     n_open = len(compared) - len(winners) - len(losers)
     if n_open and winners:
         yield f"{n_open} of {len(compared)} cannot be told from it."
@@ -354,8 +375,9 @@ def _open_question(compared: list[ScoreResult]) -> str:
     """Say which score may be better for all that was seen, and what would have shown."""
     hope = max(compared, key=lambda result: result.gain.high)
     return (
-        f"The most that may be hidden is with {hope.name}, {_points(hope.gain, sign=True)}: a gain "
-        f"of {100 * hope.detectable:.1f} points in ROC-AUC would show four times out of five."
+        f"The most that may be hidden is with {listed([hope.name])}, "
+        f"{_points(hope.gain, sign=True)}: a gain of {100 * hope.detectable:.1f} points in ROC-AUC "
+        "would show four times out of five."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-from adue_sklearn._validation import callers_level
+from adue_sklearn._fit_rows import Doubt, FitRowsWarning
 
 #: Fewer rows prove nothing: a good model may err on most of a handful.
 FEWEST_ROWS = 10
@@ -21,11 +20,11 @@ _DOUBT = 0.01  # how often chance alone may make another order of the classes lo
 IntArray = npt.NDArray[np.int64]
 
 
-class LabelOrderWarning(UserWarning):
+class LabelOrderWarning(FitRowsWarning):
     """Labels and a head's rows look as if they were in different orders."""
 
 
-def warn_of_label_order(
+def label_order(
     answers: npt.ArrayLike,
     labels: npt.ArrayLike,
     n_classes: int,
@@ -33,8 +32,8 @@ def warn_of_label_order(
     *,
     name: str,
     option: str = "",
-) -> None:
-    """Warn if labels agree with a head no more than chance, or far better in another order.
+) -> Doubt | None:
+    """Say if labels agree with a head no more than chance, or far better in another order.
 
     Chance is the agreement to expect if answers had nothing to do with labels, given how often
     each class is answered and how often it is true (Cohen's [1]_); if the labels hold one class
@@ -57,6 +56,11 @@ def warn_of_label_order(
     option : str, default=""
         What ``classes`` is called besides, such as on the command line.
 
+    Returns
+    -------
+    Doubt or None
+        With a reservation if another order fits better.
+
     References
     ----------
     .. [1] J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
@@ -66,34 +70,34 @@ def warn_of_label_order(
     --------
     >>> import numpy as np
     >>> labels = np.arange(40) % 2
-    >>> warn_of_label_order(labels, labels, 2, ["bad", "good"], name="y")
+    >>> print(label_order(1 - labels, labels, 2, ["bad", "good"], name="y").reservation)
+    y and the head's rows seem to be in different orders of the classes
     """
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)  # by label and answer
     np.add.at(counts, (np.asarray(labels), np.asarray(answers)), 1)
     n_rows = int(counts.sum())
     if n_rows < FEWEST_ROWS:
-        return
+        return None
     right = float(np.trace(counts)) / n_rows
     chance, luck = _chance(counts), _luck(n_classes, n_rows)
     # No order can give more than this; where the head is good it costs no search to see that.
     most = min(counts.max(axis=0).sum(), counts.max(axis=1).sum()) / n_rows
     if right > chance and most - right <= luck:
-        return
+        return None
     best, order = _best_order(counts)
     far_better = best - right > luck
     if right > chance and not far_better:
-        return
-    fits = far_better or _beyond_luck(counts, order)
+        return None
+    better = ""
+    if far_better or _beyond_luck(counts, order):
+        better = _order_message(best, order, classes, option)
     commonest = float(counts.sum(axis=1).max()) / n_rows
     message = (
         f"{name}: the head's answers agree with the labels in {right:.1%} of {n_rows} rows; chance "
         f"alone gives {chance:.1%}, always the commonest class {commonest:.1%}. "
     )
-    warnings.warn(
-        message + (_order_message(best, order, classes, option) if fits else _NO_ORDER),
-        LabelOrderWarning,
-        stacklevel=callers_level(),
-    )
+    reservation = f"{name} and the head's rows seem to be in different orders of the classes"
+    return Doubt(message + (better or _NO_ORDER), LabelOrderWarning, reservation if better else "")
 
 
 _NO_ORDER = (

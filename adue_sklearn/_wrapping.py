@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from adue_sklearn._fit_rows import FitRowsWarning
 from adue_sklearn._heads import (
     BoolArray,
     FloatArray,
@@ -22,7 +23,6 @@ from adue_sklearn._heads import (
     encode_labels,
     rows_to_fit,
 )
-from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, validate_features
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import prediction_errors
@@ -54,7 +54,7 @@ class FitArguments(NamedTuple):
             rows = rows_to_fit(rows, self.init_W)
             X, y = X[rows], y[rows]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LabelOrderWarning)  # whoever wraps says it, once
+            warnings.simplefilter("ignore", FitRowsWarning)  # whoever wraps says it, once
             return clone(estimator).fit(X, y, self.init_W, self.init_b, classes=self.classes)
 
 
@@ -125,9 +125,9 @@ class WrappingEstimator(UncertaintyEstimator):
         self.classes_, self._head_given = fitted.classes_, fitted._head_given
 
     def _compare_labels(self, X: Array, y: npt.NDArray[Any]) -> None:
-        """Warn the caller of ``fit`` if labels and a given head are in different orders."""
+        """Warn the caller of ``fit`` of what is wrong with labels for a given head."""
         if self._head_given:
-            self._compare_order(X, encode_labels(y, self.classes_, named=True))
+            self._check_fit_rows(X, encode_labels(y, self.classes_, named=True))
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         raise NotImplementedError  # fit is overridden

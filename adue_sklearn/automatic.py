@@ -104,6 +104,10 @@ class AutoScorer(UncertaintyEstimator):
     UserWarning
         The same without ``init_W``, and if there are under 20 errors, or correct answers: softmax
         response is kept then. Also if a candidate fails; the others are compared.
+    MissingClassesWarning, ClassSharesWarning, LabelOrderWarning
+        If the rows lack classes of a given head, hold one far less often than the head answers it,
+        or have labels in another order: nothing is concluded from such rows, and softmax response
+        is kept.
 
     Notes
     -----
@@ -208,7 +212,7 @@ class AutoScorer(UncertaintyEstimator):
         ]
         self.p_values_ = dict(zip(tested, holm(one_sided), strict=True))
         better = [name for name, p in self.p_values_.items() if p <= self.significance]
-        if better and self.comparison_.can_tell:
+        if better and self.comparison_.can_tell and not self.comparison_.reservations:
             self.selected_ = max(better, key=lambda name: tested[name].value)
 
     def _candidates(self, *, linear: bool) -> Named:

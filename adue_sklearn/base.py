@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from adue_sklearn._fit_rows import Doubt, missing_classes, odd_shares, warn_of_changed_features
 from adue_sklearn._heads import (
     ACTIVATIONS,
     BoolArray,
@@ -26,7 +27,7 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     resolve_head,
 )
-from adue_sklearn._label_order import FEWEST_ROWS, warn_of_label_order
+from adue_sklearn._label_order import label_order
 from adue_sklearn._torch import (
     Array,
     as_numpy,
@@ -138,9 +139,16 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Warns
         -----
-        UserWarning
+        LabelOrderWarning
             If labels agree with a given head no more than by chance, or far better in another
             order of the classes, which is named.
+        MissingClassesWarning, ClassSharesWarning
+            If the score learns from errors and the rows lack classes of a given head, or hold
+            one far less often than the head answers it.
+        ChangedFeaturesWarning
+            If a head is given and the columns of ``X`` look as if a scaler, or a PCA, had been
+            fitted on these rows. One that was fitted on other rows leaves no such mark: in a plain
+            scikit-learn pipeline nothing may stand between a model's features and its head.
         """
         X = validate_features(self, X, reset=True)
         head, labels = resolve_head(
@@ -149,7 +157,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         self._set_head("init_", head.weights, head.biases)
         self.classes_, self._head_given = head.classes, head.given
         if head.given:
-            self._compare_order(X, labels)
+            self._check_fit_rows(X, labels)
         self._fit(X, labels, head)
         return self
 
@@ -310,19 +318,29 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         for score in _scores_in([v for name, v in vars(self).items() if name not in parameters]):
             score._move(device)
 
-    def _compare_order(self, X: Array, labels: IntArray) -> None:
-        """Warn the caller of ``fit`` if labels and head rows are in different orders."""
-        if len(labels) < FEWEST_ROWS:
-            return
-        named = not np.array_equal(self.classes_, np.arange(len(self.classes_)))
+    def _check_fit_rows(self, X: Array, labels: IntArray) -> None:
+        """Warn the caller of ``fit`` of what is wrong with rows for a head that was given."""
+        warn_of_changed_features(X)
+        for doubt in self._doubts(X, labels, learned=self.card.needs == "held-out errors"):
+            doubt.warn()
+
+    def _doubts(self, X: Array, labels: IntArray, *, learned: bool, name: str = "y") -> list[Doubt]:
+        """Return what is wrong with rows; of classes only where errors are learned from them."""
+        classes = self.classes_.tolist()
+        named = not np.array_equal(self.classes_, np.arange(len(classes)))
         step = -(-len(labels) // _COMPARED_ROWS)
-        warn_of_label_order(
-            self._logits(X[::step], *self._get_head("init_")).argmax(dim=1).cpu().numpy(),
-            labels[::step],
-            len(self.classes_),
-            self.classes_.tolist() if named else None,
-            name="y",
-        )
+        answers, seen = self._answers(X[::step]), labels[::step]
+        found = [label_order(answers, seen, len(classes), classes if named else None, name=name)]
+        if learned and len(np.unique(labels)) < len(classes):
+            found.append(missing_classes(labels, self._answers(X), classes, name=name))
+        elif learned and not (found[0] and found[0].reservation):
+            found.append(odd_shares(seen, answers, classes, name=name))
+        return [doubt for doubt in found if doubt is not None]
+
+    def _answers(self, X: Array) -> IntArray:
+        """Return the original head's answers as numbers of its rows."""
+        answers = self._logits(X, *self._get_head("init_")).argmax(dim=1)
+        return np.asarray(answers.cpu().numpy())
 
     def _check_features(self, X: Any) -> Array:
         check_is_fitted(self)

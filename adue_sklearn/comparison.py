@@ -38,6 +38,7 @@ from adue_sklearn._comparison_arguments import (
     check_scorers,
     head_of_frozen,
     is_named,
+    without_shared,
 )
 from adue_sklearn._comparison_table import (
     ALIKE,
@@ -46,6 +47,7 @@ from adue_sklearn._comparison_table import (
     ScoreResult,
     with_adjusted,
 )
+from adue_sklearn._fit_rows import ClassSharesWarning, Doubt
 from adue_sklearn._heads import (
     BoolArray,
     FloatArray,
@@ -54,6 +56,7 @@ from adue_sklearn._heads import (
     encode_labels,
     out_of_fold_predictions,
 )
+from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy
 from adue_sklearn._validation import callers_level, naming
 from adue_sklearn._wrapping import _same_head
@@ -104,7 +107,7 @@ def default_scorers(
     --------
     >>> from adue_sklearn.comparison import default_scorers
     >>> [name for name, _ in default_scorers()][:3]
-    ['softmax response', 'AdUE', 'AdUE, tuned']
+    ['softmax response', 'AdUE', 'tuned AdUE']
     """
     kinds: list[Any] = [SoftmaxResponseScorer, AdUEEstimator]
     if activation is None:
@@ -158,12 +161,13 @@ def compare_scorers(
         A fitted one, in scikit-learn's ``FrozenEstimator``, must not have seen the rows that it
         is judged on. A scikit-learn search over a scorer will do too.
     X_train, y_train : array-like, default=None
-        Rows that the classifier *was* trained on. Scores that describe such rows (``card.needs ==
+        Rows that the classifier *was* trained on; those of ``X`` and ``X_test`` that stand here
+        too are left out. Scores that describe such rows (``card.needs ==
         "training rows"``), alone or as parts of others, are fitted on these, once; without them,
         on the folds.
     X_test, y_test : array-like, default=None
         Rows to judge on, looked at once: everything is then fitted on ``X, y`` (or the training
-        rows), and there are no folds.
+        rows), and there are no folds. Those that stand in ``X`` too are left out.
     cv : int, cross-validation generator or iterable of (train, test), default=5
         A number of folds stratified on the original head's errors, or scikit-learn's splitters;
         every row has to be in one test part.
@@ -190,14 +194,18 @@ def compare_scorers(
     Raises
     ------
     ValueError, TypeError
-        If features, labels, head or options do not fit together. Also if ``scorers`` holds what
-        is no scorer.
+        If features, labels, head or options do not fit together, if ``scorers`` holds what is no
+        scorer, or if no rows remain that were not trained or fitted on.
 
     Warns
     -----
     UserWarning
         If the head errs on ``X, y`` so much less than on ``X_test, y_test`` that the classifier
-        was probably trained on the former.
+        was probably trained on the former; if rows are left out.
+    LabelOrderWarning, MissingClassesWarning, ClassSharesWarning
+        If labels are in another order than the head's rows, if rows lack classes, or hold one far
+        less often than the head answers it. Nothing is concluded where this is so of the rows
+        that are judged (:attr:`Comparison.reservations`).
 
     Notes
     -----
@@ -243,9 +251,9 @@ def compare_scorers(
     train = check_other_rows("X_train", X_train, "y_train", y_train, rows)
     test = check_other_rows("X_test", X_test, "y_test", y_test, rows)
     run = Run(rows, train, test, response, cv=cv, random_state=random_state)
+    for doubt in run.doubts:
+        doubt.warn()
     if run.head_given:
-        labels = encode_labels(rows.y, run.fitted_response.classes_, named=True)
-        run.fitted_response._compare_order(rows.X, labels)
         _warn_of_memorised_rows(run)
     measured = {"roc_auc": error_roc_auc_score, **check_metrics(metrics)}
     judge = Judge(run.errors, measured, confidence, n_resamples, random_state)
@@ -313,10 +321,17 @@ class Run:
                 encode_labels(train.y, self.fitted_response.classes_, named=True)
         if test is not None:
             with naming("y_test"):
-                self.errors: BoolArray = self.fitted_response.errors(test.X, test.y)
-            self.folds: list[tuple[IntArray, IntArray]] = []
-            return
-        self.errors, self.folds = self._folds(cv, random_state)
+                self.fitted_response.errors(test.X, test.y)  # raises for labels that it has not
+            self.test = without_shared(test, "X_test", {"X": rows, "X_train": train})
+        cv_counts_rows = cv if test is None else None
+        self.rows = without_shared(rows, "X", {"X_train": train}, cv=cv_counts_rows)
+        self.doubts, self.reservations = self._doubts() if self.head_given else ([], ())
+        self.errors: BoolArray
+        self.folds: list[tuple[IntArray, IntArray]] = []
+        if self.test is None:
+            self.errors, self.folds = self._folds(cv, random_state)
+        else:
+            self.errors = self.fitted_response.errors(self.test.X, self.test.y)
 
     def compare(self, named: Named, judge: Judge) -> Comparison:
         """Return all scores side by side."""
@@ -338,7 +353,27 @@ class Run:
             known,
             "cross-validation" if self.test is None else "test rows",
             judge.confidence,
+            self.reservations,
         )
+
+    def _doubts(self) -> tuple[list[Doubt], tuple[str, ...]]:
+        """Return what is wrong with the rows, and why no gain is concluded from those judged.
+
+        What is learned from rows that lack classes may be judged, on rows that do not.
+        """
+        found = []
+        for rows, name in ((self.rows, "y"), (self.test, "y_test")):
+            if rows is not None:
+                labels = encode_labels(rows.y, self.fitted_response.classes_, named=True)
+                found.append(self.fitted_response._doubts(rows.X, labels, learned=True, name=name))
+        fitted, judged = found[0], found[-1]
+        if self.test is not None:
+            fitted = [doubt for doubt in fitted if doubt.category is LabelOrderWarning]
+            # In test rows of its own choice a user has the shares that the answer is wanted for.
+            judged = [doubt for doubt in judged if doubt.category is not ClassSharesWarning]
+        counted = dict.fromkeys([*fitted, *judged])
+        reservations = tuple(doubt.reservation for doubt in counted if doubt.reservation)
+        return list(dict.fromkeys([*found[0], *judged])), reservations
 
     def score(self, scorer: Any) -> Scored:
         """Return a scorer's view of the rows to judge; what it raises is noted."""

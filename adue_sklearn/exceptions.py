@@ -13,6 +13,12 @@ To stop wherever labels and head seem to be in different orders:
 ...     warnings.simplefilter("error", LabelOrderWarning)
 """
 
+from adue_sklearn._fit_rows import (
+    ChangedFeaturesWarning,
+    ClassSharesWarning,
+    FitRowsWarning,
+    MissingClassesWarning,
+)
 from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._utils.files import OutputError
 from adue_sklearn.features._files import StoreError
@@ -21,9 +27,13 @@ from adue_sklearn.persistence import ModelMismatchError
 from adue_sklearn.scorers.mahalanobis import SingularCovarianceError
 
 __all__ = [
+    "ChangedFeaturesWarning",
+    "ClassSharesWarning",
     "FeatureMismatchError",
+    "FitRowsWarning",
     "HeadError",
     "LabelOrderWarning",
+    "MissingClassesWarning",
     "ModelMismatchError",
     "OutputError",
     "SingularCovarianceError",

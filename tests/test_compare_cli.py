@@ -138,9 +138,10 @@ def test_stores_of_other_models_and_shared_rows_are_told(adue, stores, tmp_path)
     status, _, err = adue("compare", stores / "held", "--train-store", tmp_path / "other", *SOME)
     assert status == 1
     assert "error:" in err
-    status, _, err = adue("compare", stores / "held", "--test-store", stores / "held", *SOME)
-    assert status == 0
+    status, out, err = adue("compare", stores / "held", "--test-store", stores / "held", *SOME)
+    assert (status, out) == (1, "")
     assert "200 of 200 rows" in err
+    assert "none remain" in err
 
 
 def test_the_dots_are_the_differences_of_the_comparison(problem):

@@ -439,11 +439,13 @@ def test_training_rows_serve_the_scores_that_describe_them(problem, store, tmp_p
     assert "without --train-store" not in text
     same = make_store(tmp_path / "same", problem, slice(0, 100))
     text = Page(make_report(store, train=same, scorers=[MahalanobisScorer()])).text
-    assert "100 of 1200 rows were trained on" in text
+    assert "How the model does on 100 of 1200 rows" in text
     recommendation = text.split("What was done")[0]
-    assert "100 of the 1200 rows are training rows too" in recommendation
-    assert "the guarantee does not hold" in recommendation
-    assert "This holds for answers" not in text
+    assert "100 of the 1200 rows are training rows too, and were left out" in recommendation
+    assert "550 texts with known answers were used to choose" in text
+    assert "550 other texts" in text
+    with pytest.raises(ValueError, match=r"all 1200 rows of .* stand in .* too"):
+        make_report(store, train=store)
 
 
 def test_many_classes_and_two(tmp_path):
@@ -515,7 +517,7 @@ def test_the_command_writes_the_page_and_replaces_an_older_one(adue, small, tmp_
     text = Page(out.read_text(encoding="utf-8")).text
     assert "at most 30 %" in text
     assert "with 90 % confidence" in text
-    for name in ("AdUE, tuned", "Mahalanobis", "stack", "energy"):
+    for name in ("tuned AdUE", "Mahalanobis", "stack", "energy"):
         assert name in text
     assert re.search(r"<i>\d+</i>", text)
     assert [file.name for file in out.parent.iterdir()] == ["report.html"]

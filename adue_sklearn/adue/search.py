@@ -133,7 +133,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
 
     card: ClassVar[Card] = replace(
         AdUEEstimator.card,
-        name="AdUE, tuned",
+        name="tuned AdUE",
         cost="fit O(nCd) an iteration, setting and fold; row O(Cd)",
     )
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from adue_sklearn.cli.console import console, say, tell
-from adue_sklearn.cli.stores import facts_of, open_labelled, warn_of_shared_rows
+from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.stores import facts_of, open_labelled
 
 
 def compare(
@@ -41,7 +41,6 @@ def compare(
         comparison_table,
         save_figure,
     )
-    from adue_sklearn.model_selection import count_shared_rows
     from adue_sklearn.persistence import check_same_model
 
     check_output(json_file, "--json")
@@ -52,19 +51,6 @@ def compare(
     for other in (train, test):
         if other is not None:
             check_same_model(facts_of(rows), facts_of(other))
-    if train is not None:
-        warn_of_shared_rows(train, rows)
-    for other in (rows, train):
-        if test is None or other is None:
-            continue
-        shared = count_shared_rows(test.features, other.features)
-        if shared:
-            say(
-                "warning",
-                "yellow",
-                f"{shared} of {len(test)} rows in {test.path} stand in {other.path} too. Scores "
-                "are to be judged on rows that nothing was fitted on.",
-            )
     with console.status("Comparing"):
         found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
     console.print(comparison_table(found, width=console.width))

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adue_sklearn._utils.files import open_atomically
+from adue_sklearn.cli.stores import named_labels, rows_not_in
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.features import FeatureStore
 
@@ -27,16 +28,20 @@ def compare_stores(
     cv: int,
 ) -> Comparison:
     """Compare scores on a store's rows by folds, or on those of a test store."""
-    parts: dict[str, Any] = {}
-    for name, part in (("train", train), ("test", test)):
-        if part is not None:
-            parts |= {f"X_{name}": part.features, f"y_{name}": part.labels}
+    named = chosen_scorers(scorers, store.activation)
+    judged = None if test is None else rows_not_in(test, [store, train])
+    rows = rows_not_in(store, [train])
+    labels, parts = named_labels(store)
+    if train is not None:
+        parts |= {"X_train": train.features, "y_train": named_labels(train)[0]}
+    if test is not None:
+        parts |= {"X_test": test.features[judged], "y_test": named_labels(test)[0][judged]}
     return compare_scorers(
-        store.features,
-        store.labels,
+        store.features[rows],
+        labels[rows],
         store.init_W,
         store.init_b,
-        scorers=chosen_scorers(scorers, store.activation),
+        scorers=named,
         activation=store.activation,
         cv=cv,
         **parts,

@@ -37,16 +37,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def warning_printer() -> Callable[..., None]:
     """Return what shows our users' warnings in one line, without the place in the code."""
-    order_doubted = False
+    doubted: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        from adue_sklearn._label_order import LabelOrderWarning
+        from adue_sklearn._fit_rows import FitRowsWarning
 
-        nonlocal order_doubted
-        if issubclass(category, LabelOrderWarning):
-            if order_doubted:  # every fit of a command says it of its own rows
+        if issubclass(category, FitRowsWarning):
+            if category.__name__ in doubted:  # every fit of a command says it of its own rows
                 return
-            order_doubted = True
+            doubted.add(category.__name__)
         if issubclass(category, UserWarning):
             say("warning", "yellow", str(message))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adue_sklearn.cli.console import console, tell
-from adue_sklearn.cli.stores import facts_of, open_labelled, warn_of_shared_rows
+from adue_sklearn.cli.stores import facts_of, open_labelled, rows_not_in
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
@@ -22,7 +22,7 @@ def fit(
         typer.Option(help="Feature store of the training rows, for scores that describe them."),
     ] = None,
     score: Annotated[
-        str, typer.Option(help="AdUE, tuned; or another, by class: 'RelU', 'ViM'.")
+        str, typer.Option(help="Tuned AdUE, or another, by class: 'RelU', 'ViM'.")
     ] = "AdUE",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     leave_out: Annotated[
@@ -41,8 +41,7 @@ def fit(
     train = None if train_store is None else open_labelled(train_store)
     if train is not None:
         check_same_model(facts_of(calibration), facts_of(train))
-        warn_of_shared_rows(train, calibration)
-    rows = _rows_to_fit(calibration, leave_out)
+    rows = _rows_to_fit(calibration, rows_not_in(calibration, [train]), leave_out)
     if score.lower() == "adue":
         with console.status("Searching"):
             fitted = fit_adue(calibration, rows, train, folds=folds)
@@ -60,16 +59,17 @@ def fit(
     tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
 
 
-def _rows_to_fit(store: FeatureStore, leave_out: float) -> tuple[Any, Any]:
-    """Return features and labels without a random share that is kept for a threshold."""
+def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[Any, Any]:
+    """Return features and labels of usable rows, less a random share for a threshold."""
     import numpy as np
 
     if not 0.0 <= leave_out < 1.0:
         raise ValueError(f"--leave-out is {leave_out:g}, must be at least 0 and below 1.")
-    n_left_out = round(leave_out * len(store))
-    if n_left_out == 0:
+    n_left_out = round(leave_out * len(usable))
+    if n_left_out == 0 and len(usable) == len(store):
         return store.features, store.labels
-    kept = np.sort(np.random.default_rng(0).permutation(len(store))[n_left_out:])
+    drawn = np.random.default_rng(0).permutation(len(usable))[n_left_out:]
+    kept = usable[np.sort(drawn)]
     return store.features[kept], np.asarray(store.labels)[kept]
 
 

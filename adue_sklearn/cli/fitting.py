@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 from rich.console import Group
 
+from adue_sklearn._fit_rows import FitRowsWarning
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.adue.search import DEFAULT_GRID
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
-from adue_sklearn.cli.tables import cross_validated_table
+from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
 from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
@@ -32,15 +34,18 @@ def fit_adue(
     from sklearn.model_selection import GridSearchCV
 
     head = (store.init_W, store.init_b)
+    reservations = doubts_of_rows(store, *rows)
     splits = error_stratified_folds(*rows, *head, activation=store.activation, n_splits=folds)
     search: AdUESearchCV | GridSearchCV
     if store.activation is None:  # in one stack
         search = AdUESearchCV(cv=splits)
     else:  # fit by fit
         search = GridSearchCV(AdUEEstimator(activation=store.activation), DEFAULT_GRID, cv=splits)
-    search.fit(*rows, init_W=head[0], init_b=head[1])
     known = None if train is None else (train.features, train.labels)
-    table = cross_validated_table(search, *rows, *head, train=known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
+        search.fit(*rows, init_W=head[0], init_b=head[1])
+        table = cross_validated_table(search, *rows, *head, train=known, reservations=reservations)
     return Fitted(search.best_estimator_, rows[0], table)
 
 
@@ -78,7 +83,11 @@ def fit_score(
     if train is not None and scorer.card.needs == "training rows":
         seen = (train.features, train.labels)
         parts = {"X_train": seen[0], "y_train": seen[1]}
-    found = compare_scorers(
-        *rows, *head, scorers=[named], activation=store.activation, cv=folds, **parts
-    )
-    return Fitted(scorer.fit(*seen, *head), seen[0], comparison_table(found, width=width))
+    doubts_of_rows(store, *rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
+        found = compare_scorers(
+            *rows, *head, scorers=[named], activation=store.activation, cv=folds, **parts
+        )
+        scorer.fit(*seen, *head)
+    return Fitted(scorer, seen[0], comparison_table(found, width=width))

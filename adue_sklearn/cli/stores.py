@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adue_sklearn.cli.console import say
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from adue_sklearn.features import FeatureStore, LoadedClassifier
     from adue_sklearn.persistence import ModelFacts
+
+    IntArray = npt.NDArray[np.int64]
 
 
 def open_labelled(path: Path) -> FeatureStore:
@@ -32,16 +38,39 @@ def facts_of(made: FeatureStore | LoadedClassifier) -> ModelFacts:
     return ModelFacts.of(made.provenance, made.head.init_W, made.head.init_b, made.classes)
 
 
-def warn_of_shared_rows(train: FeatureStore, calibration: FeatureStore) -> None:
-    """Say how many rows of ``calibration`` stand in ``train`` too."""
-    from adue_sklearn.model_selection import count_shared_rows
+def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> IntArray:
+    """Return which rows of a store stand in none of the others; say how many do.
 
-    shared = count_shared_rows(calibration.features, train.features)
-    if shared:
-        say(
-            "warning",
-            "yellow",
-            f"{shared} of {len(calibration)} rows in {calibration.path} stand in {train.path} too. "
-            "Rows that the model was trained on teach next to nothing about its errors: fit on "
-            "rows it has not seen.",
-        )
+    Raises
+    ------
+    ValueError
+        If none remain.
+    """
+    import numpy as np
+
+    from adue_sklearn._row_digests import row_digests, rows_among
+
+    shared = np.zeros(len(store), dtype=bool)
+    there = [other for other in others if other is not None]
+    for other in there:
+        shared |= rows_among(store.features, row_digests(other.features))
+    if shared.any():
+        names = " or ".join(str(other.path) for other in there)
+        what = f"{int(shared.sum())} of {len(store)} rows in {store.path} stand in {names} too"
+        if shared.all():
+            raise ValueError(
+                f"{what}, so none remain. Scores are fitted and judged on rows that nothing was "
+                "trained or fitted on before; extract others."
+            )
+        say("warning", "yellow", f"{what}. They are left out.")
+    return np.flatnonzero(~shared)
+
+
+def named_labels(store: FeatureStore) -> tuple[Any, dict[str, Any]]:
+    """Return labels and the keyword for their classes: by name where the store has names."""
+    import numpy as np
+
+    labels = np.asarray(store.labels)
+    if not store.classes:
+        return labels, {}
+    return np.array(store.classes)[labels], {"classes": store.classes}

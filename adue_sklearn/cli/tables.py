@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from rich.text import Text
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
+from adue_sklearn._fit_rows import ClassSharesWarning, FitRowsWarning
 from adue_sklearn._heads import rows_to_fit
 from adue_sklearn._torch import as_numpy
 from adue_sklearn.adue import AdUESearchCV
@@ -29,6 +31,9 @@ from adue_sklearn.metrics import (
 )
 from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
+if TYPE_CHECKING:
+    from adue_sklearn.features import FeatureStore
+
 REFERENCE = "softmax response"
 #: Under so many errors no difference between scores can be told from chance.
 FEW_ERRORS = 20
@@ -42,12 +47,14 @@ def comparison(
     scores: Scores,
     *,
     note: str = "",
-    undecided: tuple[str, ...] = (),
+    flattered: tuple[str, ...] = (),
+    reservations: Sequence[str] = (),
 ) -> Group:
     """Return a table of error-detection metrics, one row a score, and what can be concluded.
 
-    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Nothing is
-    concluded about scores named in ``undecided``.
+    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Of scores
+    named in ``flattered``, which have seen these rows, no gain is concluded; a loss is. Where there
+    are ``reservations``, no difference is shown and nothing concluded.
     """
     n_errors = int(errors.sum())
     if n_errors in (0, len(errors)):
@@ -63,9 +70,15 @@ def comparison(
     for header in ("ROC-AUC", "gain [95 %]", "AP", "FPR95", "AURC", "E-AURC"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, uncertainty in scores.items():
-        table.add_row(name, *_cells(name, errors, uncertainty, scores[REFERENCE]))
-    decided = {name: score for name, score in scores.items() if name not in undecided}
-    return Group(table, *(Text(line) for line in [*_verdicts(errors, decided), note] if line))
+        cells = _cells(name, errors, uncertainty, scores[REFERENCE])
+        if reservations and name != REFERENCE:
+            cells[1] = "-"
+        table.add_row(name, *cells)
+    if reservations:
+        verdicts = [f"No gain or loss is concluded: {'; '.join(reservations)}."]
+    else:
+        verdicts = list(_verdicts(errors, scores, flattered))
+    return Group(table, *(Text(line) for line in [*verdicts, note] if line))
 
 
 def cross_validated_table(
@@ -76,6 +89,7 @@ def cross_validated_table(
     init_b: Any,
     *,
     train: tuple[Any, Any] | None,
+    reservations: Sequence[str] = (),
 ) -> Group:
     """Compare the chosen AdUE with the baselines out-of-fold, on the folds of the search.
 
@@ -108,25 +122,51 @@ def cross_validated_table(
             f"Mahalanobis ({fitted_on})": distances,
             "AdUE": out_of_fold(search.best_estimator_),
         },
-        # Its settings were chosen on these folds: what they say of it proves nothing.
-        undecided=("AdUE",),
-        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE; fresh rows decide.",
+        # Its settings were chosen on these folds: a gain on them proves nothing.
+        flattered=("AdUE",),
+        reservations=reservations,
+        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE; a gain has to show on "
+        "fresh rows.",
     )
 
 
 def fresh_rows_table(
-    estimators: Mapping[str, UncertaintyEstimator], X: Any, y: Any, *, note: str = ""
+    estimators: Mapping[str, UncertaintyEstimator],
+    X: Any,
+    y: Any,
+    *,
+    title: str = "Fresh rows",
+    reservations: Sequence[str] = (),
 ) -> Group:
-    """Compare fitted estimators of one original head with its softmax response on fresh rows."""
+    """Compare fitted estimators of one original head with its softmax response on other rows."""
     first = next(iter(estimators.values()))
     response = softmax_response(first._original_logits(first._check_features(X)))
     scores = {name: as_numpy(e.predict_uncertainty(X)) for name, e in estimators.items()}
     return comparison(
-        "Fresh rows",
+        title,
         first.errors(X, y),
         {REFERENCE: response.cpu().numpy(), **scores},
-        note=note,
+        reservations=reservations,
     )
+
+
+def doubts_of_rows(store: FeatureStore, X: Any, y: Any, *, fits: bool = True) -> tuple[str, ...]:
+    """Warn of what is wrong with rows of a store, classes by name; return why nothing follows.
+
+    ``fits`` tells whether anything is fitted on them, which then learns from odd shares of classes.
+    """
+    response = SoftmaxResponseScorer(activation=store.activation)
+    labels = np.asarray(y)
+    names = store.classes
+    known = labels if names is None else np.array(names)[labels]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitRowsWarning)
+        response.fit(X, known, store.init_W, store.init_b, classes=names)
+    doubts = response._doubts(X, labels, learned=True, name=str(store.path))
+    doubts = [doubt for doubt in doubts if fits or doubt.category is not ClassSharesWarning]
+    for doubt in doubts:
+        doubt.warn()
+    return tuple(doubt.reservation for doubt in doubts if doubt.reservation)
 
 
 def score_rows(
@@ -170,15 +210,27 @@ def _points(
     return f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _verdicts(errors: npt.NDArray[np.bool_], scores: Scores) -> Iterator[str]:
+def _verdicts(
+    errors: npt.NDArray[np.bool_], scores: Scores, flattered: Sequence[str]
+) -> Iterator[str]:
     if min(errors.sum(), (~errors).sum()) < FEW_ERRORS:
         yield f"Too few rows of one kind (under {FEW_ERRORS}) to tell the scores apart."
         return
-    for name, uncertainty in scores.items():
-        if name == REFERENCE:
-            continue
-        gain = error_roc_auc_difference(errors, uncertainty, scores[REFERENCE])
-        if gain.low > 0:
+    gains = {
+        name: error_roc_auc_difference(errors, uncertainty, scores[REFERENCE])
+        for name, uncertainty in scores.items()
+        if name != REFERENCE
+    }
+    better = {n: gain.value for n, gain in gains.items() if gain.low > 0 and n not in flattered}
+    for name, gain in gains.items():
+        if name in flattered:
+            if gain.high < 0:
+                best = max(better, key=lambda n: better[n]) if better else REFERENCE
+                yield (
+                    f"{name} finds errors worse than softmax response does, even on the rows that "
+                    f"flatter it: do not use it here, use {best}."
+                )
+        elif gain.low > 0:
             yield f"{name} finds errors better than softmax response does."
         elif gain.high < 0:
             yield f"{name} finds errors worse than softmax response does."

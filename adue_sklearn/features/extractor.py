@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn._label_order import warn_of_label_order
+from adue_sklearn._label_order import label_order
 from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
@@ -269,7 +269,7 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
     """Say what may be wrong with texts and labels of a finished store."""
     warn_of_cut_texts(store.provenance["truncated_rows"], len(store), classifier.max_length)
     if store.labels is not None:
-        warn_of_label_order(
+        doubt = label_order(
             store.logits.argmax(axis=1),
             store.labels,
             classifier.n_classes,
@@ -277,6 +277,8 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
             name="labels",
             option=" (--classes)",
         )
+        if doubt is not None:
+            doubt.warn()
 
 
 def _check_classifier(classifier: Any) -> None:

@@ -115,7 +115,11 @@ class ComparisonDisplay(Drawing):
             high=values[:, 2],
             metric=metric,
         )
-        return display.plot(ax=ax, errorbar_kwargs=errorbar_kwargs)
+        display.plot(ax=ax, errorbar_kwargs=errorbar_kwargs)
+        if comparison.reservations:
+            label = display.ax_.get_xlabel()
+            display.ax_.set_xlabel(f"{label}\nnothing is concluded: see the verdict")
+        return display
 
     def plot(self, *, ax: Any = None, errorbar_kwargs: Any = None) -> Self:
         """Draw dots and intervals.

@@ -16,7 +16,8 @@ from sklearn.utils import check_scalar
 
 from adue_sklearn import thresholds
 from adue_sklearn._comparison_arguments import check_other_rows, check_rows, check_scorers
-from adue_sklearn._label_order import LabelOrderWarning
+from adue_sklearn._fit_rows import FitRowsWarning
+from adue_sklearn._row_digests import row_digests, rows_among
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
 from adue_sklearn.calibration import ErrorProbability
@@ -30,7 +31,6 @@ from adue_sklearn.comparison import (
 )
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.metrics import risk_at_coverage_score
-from adue_sklearn.model_selection import count_shared_rows
 from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
@@ -133,35 +133,42 @@ def find(
     texts = _checked_texts(texts)
     check_target(target_risk, "target_risk")
     check_target(confidence, "confidence")
-    choosing, fresh = _halves(store, texts)
+    untrained = _untrained(store, train)
+    choosing, fresh = _halves(store, texts, untrained)
     X, y = np.asarray(store.features), np.asarray(store.labels)
     head = (store.init_W, store.init_b)
     options: dict[str, Any] = {"activation": store.activation}
+    # A fitted scorer of one's own knows the classes by number.
+    names = np.array(class_names(store)) if scorers is None else np.arange(store.n_classes)
     trained: dict[str, Any] = {}
     if train is not None:
-        trained = {"X_train": np.asarray(train.features), "y_train": train.labels}
+        trained = {
+            "X_train": np.asarray(train.features),
+            "y_train": names[np.asarray(train.labels)],
+        }
     named = check_scorers(default_scorers(**options) if scorers is None else scorers)
     comparison = compare_scorers(
         X[choosing],
-        y[choosing],
+        names[y[choosing]],
         init_W=head[0],
         init_b=head[1],
+        classes=names if scorers is None else None,
         scorers=named,
         activation=store.activation,
         **trained,
     )
     chosen = comparison.winners[0] if comparison.winners else REFERENCE
-    n_trained_on = 0 if train is None else count_shared_rows(store.features, train.features)
+    n_trained_on = len(store) - len(untrained)
     doubts = _doubts_of_comparison(comparison, train)
     if n_trained_on and train is not None:
         doubts.append(
-            f"{n_trained_on} of {len(store)} rows were trained on: they stand in {train.path} too. "
-            "What is said here is then too good."
+            f"How the model does on {n_trained_on} of {len(store)} rows: they stand in "
+            f"{train.path} too, so it was trained on them, and they are left out."
         )
 
     response = SoftmaxResponseScorer(**options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LabelOrderWarning)  # said by the comparison
+        warnings.simplefilter("ignore", FitRowsWarning)  # said by the comparison
         rows = check_rows(response, X[choosing], y[choosing], *head, None)
         run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
         scorer = dict(named).get(chosen, response)
@@ -238,15 +245,31 @@ def _checked_texts(texts: Any) -> list[str] | None:
     return listed
 
 
-def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray, IntArray]:
-    """Return row numbers of two halves, drawn at random, in order."""
+def _untrained(store: FeatureStore, train: FeatureStore | None) -> IntArray:
+    """Return which rows do not stand among the training rows too."""
+    if train is None:
+        return np.arange(len(store))
+    rows = np.flatnonzero(~rows_among(store.features, row_digests(train.features)))
+    if len(rows) == 0:
+        raise ValueError(
+            f"store: all {len(store)} rows of {store.path} stand in {train.path} too; a report "
+            "needs rows that the model was not trained on."
+        )
+    return rows
+
+
+def _halves(
+    store: FeatureStore, texts: Sequence[str] | None, rows: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Return two halves of some row numbers, drawn at random, in order."""
     if store.labels is None:
         raise ValueError(f"store: {store.path} has no labels; a report needs them.")
-    n = len(store)
+    n = len(rows)
     if n < FEWEST_ROWS:
+        new = "" if n == len(store) else " that the model was not trained on"
         raise ValueError(
-            f"store: {store.path} holds {n} rows; a report takes at least {FEWEST_ROWS}, and a few "
-            "hundred to say much."
+            f"store: {store.path} holds {n} rows{new}; a report takes at least {FEWEST_ROWS}, "
+            "and a few hundred to say much."
         )
     if texts is not None and int(store.ids.max()) >= len(texts):
         raise ValueError(
@@ -254,7 +277,7 @@ def _halves(store: FeatureStore, texts: Sequence[str] | None) -> tuple[IntArray,
             "its input; expected all texts of the file that it was extracted from."
         )
     order = np.random.default_rng(0).permutation(n)
-    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+    return rows[np.sort(order[: n // 2])], rows[np.sort(order[n // 2 :])]
 
 
 def _trained_pair(train: FeatureStore | None, rows: Any) -> Any:

@@ -18,8 +18,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
+from adue_sklearn._fit_rows import FitRowsWarning
 from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
-from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, resolve_device
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -407,7 +407,7 @@ class _Rows(NamedTuple):
                 "classes": self.head.classes,
             }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LabelOrderWarning)  # said once, for all rows
+            warnings.simplefilter("ignore", FitRowsWarning)  # said once, for all rows
             return clone(score).fit(self.X[chosen], y, **head)
 
 

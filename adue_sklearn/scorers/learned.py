@@ -27,6 +27,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
+from adue_sklearn._fit_rows import FitRowsWarning
 from adue_sklearn._heads import (
     BoolArray,
     FloatArray,
@@ -36,7 +37,6 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     rows_to_fit,
 )
-from adue_sklearn._label_order import LabelOrderWarning
 from adue_sklearn._torch import Array, as_numpy, map_rows, resolve_device
 from adue_sklearn._validation import naming
 from adue_sklearn.adue.objective import softmax_response, top_class
@@ -594,7 +594,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
             rows = rows_to_fit(np.arange(len(y)), head.weights)
             X, y = _rows(X, rows), y[rows]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LabelOrderWarning)  # the stack says it, once
+            warnings.simplefilter("ignore", FitRowsWarning)  # the stack says it, once
             return clone(scorer).fit(X, y, **arguments)
 
     def _scorers(self) -> list[Any]:

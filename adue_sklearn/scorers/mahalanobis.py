@@ -356,7 +356,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         if first:
             labels = self._start(X, y, init_W, init_b, classes)
             if self._head_given:
-                self._compare_order(X, labels)
+                self._check_fit_rows(X, labels)
         else:
             labels = encode_labels(
                 check_labels(y, X.shape[0], type(self).__name__), self.classes_, named=True
