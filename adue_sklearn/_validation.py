@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
+from typing import Any
 
 _PASSED_OVER = ("adue_sklearn", "copy", "joblib", "pickle", "sklearn")
 
@@ -35,6 +37,20 @@ def naming(argument: str, expected: str = "") -> Iterator[None]:
             message += f"{'' if message.endswith('.') else '.'} Expected {expected}."
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(message) from error
+
+
+def share_hint(value: Any) -> str:
+    """Return a sentence for a share that was probably given in per cent, else nothing.
+
+    Examples
+    --------
+    >>> share_hint(2)
+    ' For 2 % write 0.02.'
+    >>> share_hint(-1)
+    ''
+    """
+    in_percent = isinstance(value, Real) and 1 < float(value) <= 100
+    return f" For {value:g} % write {value / 100:g}." if in_percent else ""
 
 
 def callers_level() -> int:

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from sklearn.utils import check_scalar
 
+from adue_sklearn._validation import share_hint
 from adue_sklearn.metrics._arguments import Estimate, as_column, check_scores
 
 __all__ = ["RiskMonitor"]
@@ -408,4 +409,4 @@ _N_TILTS = 6
 def _check_share(value: Any, name: str) -> None:
     check_scalar(value, name, Real)
     if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} is {value}, must be above 0 and below 1.")
+        raise ValueError(f"{name} is {value}, must be above 0 and below 1.{share_hint(value)}")

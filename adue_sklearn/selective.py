@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import check_head, check_labels
 from adue_sklearn._torch import Array, as_numpy, validate_features
-from adue_sklearn._validation import callers_level, naming
+from adue_sklearn._validation import callers_level, naming, share_hint
 from adue_sklearn._wrapping import (
     FitArguments,
     Rows,
@@ -284,7 +284,9 @@ def check_target(value: Any, name: str) -> None:
             ("confidence", 1): "finite rows are never that sure",
             ("confidence", 0): "that is no guarantee",
         }.get((name, value), "it is a share")
-        raise ValueError(f"{name} is {value}, must be above 0 and below 1: {why}.")
+        raise ValueError(
+            f"{name} is {value}, must be above 0 and below 1: {why}.{share_hint(value)}"
+        )
 
 
 class SelectiveClassifier(WrappingEstimator):

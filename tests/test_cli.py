@@ -300,8 +300,10 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         ("", (), "is empty"),
         ('{"words": "w1", "label": "bad"}', (), "no column 'text'; it has 'words', 'label'"),
         ('{"text": "w1"}', (), "no column 'label'"),
-        ('{"text": "w1", "label": "ugly"}', (), "['ugly'] are not among the classes"),
-        ('{"text": "w1", "label": 7}', (), "7"),
+        ('{"text": "w1", "label": "ugly"}', (), "row 1 holds 'ugly', which is not among"),
+        ('{"text": "w1", "label": 7}', (), "labels: row 1 holds 7, which is no row number"),
+        ('{"text": "w1", "label": true}', (), "row 1 holds True (bool). Write 1 for True."),
+        ('{"text": "w1", "label": "1"}', (), "write them as numbers, without quotes"),
         ('{"text": "w1", "label": "bad"}', ("--max-length", 10_000), "max_length"),
         ('{"text": "w1", "label": "bad"}', ("--base-model", "nowhere"), "--base-model"),
         ('{"text": "w1", "label": "bad"}', ("--classes", "a,b,c"), "classes"),
@@ -471,3 +473,20 @@ def test_a_score_that_cannot_be_fitted_is_named_before_the_work(
     assert (status, out) == (1, "")
     assert message in err
     assert not (tmp_path / "head").exists()
+
+
+def test_an_unknown_label_is_named_before_the_model_is_loaded(
+    adue, labelled, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("adue_sklearn.features.load_classifier", None)  # calling it would fail
+    case, _ = labelled
+    rows = [("w1", "bad"), ("w2", "Good"), ("w3", "?")]
+    lines = (json.dumps({"text": text, "label": label}) for text, label in rows)
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    status, _, err = adue(
+        "extract", case.adapter, tmp_path / "data.jsonl", "--out", tmp_path / "store",
+        "--classes", CLASSES,
+    )  # fmt: skip
+    assert status == 1
+    assert "data.jsonl, labels: row 2 holds 'Good', which is not among the classes (nor" in err
+    assert "Did you mean 'good'?" in err

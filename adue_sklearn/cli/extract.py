@@ -30,7 +30,7 @@ def extract(
     text_column: TextColumnName = "text",
     label_column: LabelColumn = "label",
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="The data has no labels.")
+        bool, typer.Option("--unlabelled", "--unlabeled", help="The data has no labels.")
     ] = False,
     classes: Classes = None,
     max_length: Annotated[
@@ -56,6 +56,7 @@ def extract(
     """Run texts through a model once and store what enters its classification head."""
     import numpy as np
 
+    from adue_sklearn.cli.labels import check_labels
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
     from adue_sklearn.features._arguments import check_view
@@ -64,6 +65,7 @@ def extract(
     texts, labels = read_texts(
         data, text_column=text_column, label_column=None if unlabelled else label_column
     )
+    check_labels(labels, data, names, model, base_model)
     classifier = load_classifier(
         model,
         base_model=base_model,

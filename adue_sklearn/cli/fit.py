@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adue_sklearn._validation import share_hint
 from adue_sklearn.cli.console import console, tell
 from adue_sklearn.cli.stores import facts_of, open_labelled, rows_not_in
 
@@ -64,7 +65,9 @@ def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[An
     import numpy as np
 
     if not 0.0 <= leave_out < 1.0:
-        raise ValueError(f"--leave-out is {leave_out:g}, must be at least 0 and below 1.")
+        raise ValueError(
+            f"--leave-out is {leave_out:g}, must be at least 0 and below 1.{share_hint(leave_out)}"
+        )
     n_left_out = round(leave_out * len(usable))
     if n_left_out == 0 and len(usable) == len(store):
         return store.features, store.labels

@@ -10,11 +10,16 @@ import numpy.typing as npt
 
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
-from adue_sklearn.features._checks import check_labels
 
 
 def label_rows(
-    labels: Any, n_rows: int, classes: Sequence[str] | None, n_classes: int
+    labels: Any,
+    n_rows: int,
+    classes: Sequence[str] | None,
+    n_classes: int,
+    *,
+    name: str = "labels",
+    first_row: int = 0,
 ) -> npt.NDArray[np.int64] | None:
     """Translate labels to row numbers of the head.
 
@@ -28,6 +33,10 @@ def label_rows(
         Class names in the order of the head's rows.
     n_classes : int
         Rows of the head.
+    name : str, default="labels"
+        What the labels are called in messages.
+    first_row : int, default=0
+        The number of the first row in messages.
 
     Returns
     -------
@@ -36,7 +45,8 @@ def label_rows(
     Raises
     ------
     ValueError
-        Wrong length, wrong type, an unknown name or a number outside the head's rows.
+        Wrong length, wrong type, an unknown name or a number outside the head's rows; with the
+        first row that holds such, and its label.
 
     Examples
     --------
@@ -47,16 +57,31 @@ def label_rows(
         return None
     listed = _as_list(labels)
     if len(listed) != n_rows:
-        raise ValueError(f"labels: expected one a text ({n_rows}), got {len(listed)}.")
+        raise ValueError(f"{name}: expected one a text ({n_rows}), got {len(listed)}.")
     if all(isinstance(label, str) for label in listed):
-        return _rows_of_names(listed, classes)
-    for row, label in enumerate(listed):
+        return _rows_of_names(listed, classes, n_classes, name, first_row)
+    for row, label in enumerate(listed, first_row):
         if isinstance(label, bool) or not isinstance(label, int | np.integer):
             raise ValueError(
-                "labels: expected integers (row numbers of the head) or strings (class names), "
-                f"but row {row} is {label!r} ({type(label).__name__})."
+                f"{name}: expected integers (row numbers of the head) or strings (class names), "
+                f"but row {row} holds {label!r} ({type(label).__name__}).{_hint(label)}"
             )
-    return check_labels(np.array(listed, dtype=np.int64), n_classes)
+        if not 0 <= label < n_classes:
+            raise ValueError(
+                f"{name}: row {row} holds {label}, which is no row number of the head, which has "
+                f"{n_classes} rows; expected 0 to {n_classes - 1}."
+            )
+    return np.array(listed, dtype=np.int64)
+
+
+def _hint(label: Any) -> str:
+    if isinstance(label, bool):
+        return f" Write {int(label)} for {label}."
+    if isinstance(label, float) and label.is_integer():
+        return f" Write {int(label)} for {label}; a missing label makes a column of floats."
+    if isinstance(label, str):
+        return " Names and numbers do not mix."
+    return ""
 
 
 def _as_list(labels: Any) -> list[Any]:
@@ -67,16 +92,29 @@ def _as_list(labels: Any) -> list[Any]:
     return list(listed)
 
 
-def _rows_of_names(labels: list[str], classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
+def _rows_of_names(
+    labels: list[str], classes: Sequence[str] | None, n_classes: int, name: str, first_row: int
+) -> npt.NDArray[np.int64]:
+    numbers = {str(row) for row in range(n_classes)}
+    quoted = (
+        " They look like row numbers of the head: write them as numbers, without quotes."
+        if set(labels) <= numbers
+        else ""
+    )
     if classes is None:
         raise ValueError(
-            "labels: strings need the class names in the order of the head's rows, which this "
-            "model does not say; load it with classes=[...] (--classes)."
+            f"{name}: strings need the class names in the order of the head's rows, which this "
+            f"model does not say; load it with classes=[...] (--classes).{quoted}"
         )
-    row_of: Mapping[str, int] = {name: row for row, name in enumerate(classes)}
-    unknown = sorted(set(labels) - set(row_of))
+    row_of: Mapping[str, int] = {label: row for row, label in enumerate(classes)}
+    unknown = [row for row, label in enumerate(labels) if label not in row_of]
     if unknown:
+        first = labels[unknown[0]]
+        meant = [label for label in classes if label.strip().lower() == first.strip().lower()]
+        more = f" (nor are those of {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
+        close = f" Did you mean {meant[0]!r}?" if meant else ""
         raise ValueError(
-            f"labels: {unknown[:5]} are not among the classes; expected {list(classes)}."
+            f"{name}: row {unknown[0] + first_row} holds {first!r}, which is not among the classes"
+            f"{more}; expected one of {list(classes)}.{close}{quoted}"
         )
     return np.array([row_of[label] for label in labels], dtype=np.int64)

@@ -12,8 +12,9 @@ def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int) -> None:
     if n_cut:
         warnings.warn(
             f"texts: {n_cut} of {n_texts} ({n_cut / n_texts:.1%}) were cut at {max_length} tokens; "
-            "the model did not read the rest. Allow more with max_length= (--max-length), if the "
-            "model was trained with more.",
+            "the model did not read the rest. If it was trained with more, extract with more "
+            "(max_length=, 'adue extract --max-length') and fit the head on that: 'adue predict' "
+            "reads as much as the head's features were made of.",
             UserWarning,
             stacklevel=callers_level(),
         )

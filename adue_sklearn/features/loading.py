@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,6 +207,23 @@ def load_classifier(
     )
 
 
+def read_classes(
+    model: str, *, base_model: str | os.PathLike[str] | None = None
+) -> tuple[list[str] | None, int]:
+    """Return the names of a model's classes, if it says them, and their number; load no weights."""
+    adapter = checkpoint.read_adapter(model)
+    if adapter is not None:
+        base, options = _base_of(adapter, base_model)
+        with _needing(base, adapter):
+            config = _adapted_config(adapter, base, options)
+    else:
+        checkpoint.check_whole(model)
+        with _finding(model):
+            config = checkpoint.load_config(model)
+    n_classes = int(config.num_labels)
+    return _resolve_classes(None, config, n_classes), n_classes
+
+
 @dataclass(frozen=True, eq=False)
 class _Raw:
     """A model as it was found: its adapter not merged yet, in the precision to merge in."""
@@ -255,14 +272,9 @@ def _from_files(
         raise ValueError(
             f"base_model (--base-model): '{model}' is a whole model, not an adapter; leave it out."
         )
-    try:
+    with _finding(model):
         config = checkpoint.load_config(model)
         loaded = checkpoint.load_whole(model, config, precision, supplied={})
-    except (OSError, checkpoint.NoModelError) as error:
-        raise ValueError(
-            f"model: '{model}' holds neither an adapter nor a whole model; expected a folder with "
-            f"one, or a name on the hub. ({error})"
-        ) from error
     provenance = {
         "model": model,
         "base_model": model,
@@ -279,24 +291,12 @@ def _from_adapter(
     device: torch.device,
     precision: torch.dtype,
 ) -> _Raw:
-    base = os.fspath(base_model or adapter.config.get("base_model_name_or_path") or "")
-    checkpoint.check_base(base, given=base_model is not None, adapter=adapter)
-    own_base = base_model is None and adapter.config.get("revision")
-    options = {"revision": adapter.config["revision"]} if own_base else {}
+    base, options = _base_of(adapter, base_model)
     # Merging into weights of few digits loses small updates: not before they are as saved.
     dtype = precision if precision == torch.float32 else "auto"
-    try:
-        config = checkpoint.load_config(base, **options)
-        n_classes = checkpoint.adapter_n_classes(adapter, config)
-        if n_classes is not None and n_classes != config.num_labels:
-            config.num_labels = n_classes  # this also forgets class names of another task
+    with _needing(base, adapter):
+        config = _adapted_config(adapter, base, options)
         loaded = checkpoint.load_whole(base, config, dtype, adapter.shapes, **options)
-    except (OSError, checkpoint.NoModelError) as error:
-        raise ValueError(
-            f"Adapter '{adapter.name}' needs the base model '{base}', which is not there "
-            f"({type(error).__name__}). Give its folder with base_model= (--base-model), or go "
-            "online."
-        ) from error
     tuned = attach(adapter, base, loaded)
     provenance = {
         "model": adapter.name,
@@ -306,6 +306,48 @@ def _from_adapter(
     }
     sources = dict.fromkeys([os.fspath(adapter.weights.parent), model, base])
     return _Raw(tuned, provenance, precision, device, list(sources))
+
+
+def _base_of(
+    adapter: checkpoint.AdapterFiles, base_model: str | os.PathLike[str] | None
+) -> tuple[str, dict[str, Any]]:
+    """Return an adapter's base, given or its own, and with which options it is loaded."""
+    base = os.fspath(base_model or adapter.config.get("base_model_name_or_path") or "")
+    checkpoint.check_base(base, given=base_model is not None, adapter=adapter)
+    own_base = base_model is None and adapter.config.get("revision")
+    return base, {"revision": adapter.config["revision"]} if own_base else {}
+
+
+def _adapted_config(adapter: checkpoint.AdapterFiles, base: str, options: dict[str, Any]) -> Any:
+    """Return the configuration of a base with as many classes as the adapter's head has."""
+    config = checkpoint.load_config(base, **options)
+    n_classes = checkpoint.adapter_n_classes(adapter, config)
+    if n_classes is not None and n_classes != config.num_labels:
+        config.num_labels = n_classes  # this also forgets class names of another task
+    return config
+
+
+@contextmanager
+def _needing(base: str, adapter: checkpoint.AdapterFiles) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, checkpoint.NoModelError) as error:
+        raise ValueError(
+            f"Adapter '{adapter.name}' needs the base model '{base}', which is not there "
+            f"({type(error).__name__}). Give its folder with base_model= (--base-model), or go "
+            "online."
+        ) from error
+
+
+@contextmanager
+def _finding(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, checkpoint.NoModelError) as error:
+        raise ValueError(
+            f"model: '{model}' holds neither an adapter nor a whole model; expected a folder with "
+            f"one, or a name on the hub. ({error})"
+        ) from error
 
 
 def _from_live(

@@ -12,7 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import column_or_1d
 
-from adue_sklearn._validation import callers_level, naming
+from adue_sklearn._validation import callers_level, naming, share_hint
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -107,7 +107,10 @@ def as_flags(values: npt.NDArray[Any], expected: str) -> BoolArray:
 
 def check_share(value: Any, name: str, boundaries: str) -> None:
     """Raise unless ``value`` is a number from 0 to 1."""
-    check_scalar(value, name, Real, min_val=0, max_val=1, include_boundaries=boundaries)
+    try:
+        check_scalar(value, name, Real, min_val=0, max_val=1, include_boundaries=boundaries)
+    except ValueError as error:
+        raise ValueError(f"{error}{share_hint(value)}") from error
     if np.isnan(value):  # passes every comparison above
         raise ValueError(f"{name} == nan, must be between 0 and 1.")
 

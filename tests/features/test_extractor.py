@@ -403,12 +403,15 @@ def test_string_labels_become_rows_of_the_head(roberta, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["yes", "maybe"], r"labels: \['maybe'\] are not among .*; expected \['no', 'yes'\]"),
-        ([0, 2], r"labels: 2 is no row number of the head"),
-        ([-1, 0], r"labels: -1 is no row number"),
+        (
+            ["yes", "maybe"],
+            r"labels: row 1 holds 'maybe', which is not among .* one of \['no', 'yes'\]",
+        ),
+        ([0, 2], r"labels: row 1 holds 2, which is no row number of the head"),
+        ([-1, 0], r"labels: row 0 holds -1, which is no row number"),
         ([0], r"labels: expected one a text \(2\), got 1"),
-        ([0, 1.5], r"labels: expected integers .* row 1 is 1\.5"),
-        ([0, "yes"], r"labels: expected integers .* row 1 is 'yes'"),
+        ([0, 1.5], r"labels: expected integers .* row 1 holds 1\.5"),
+        ([0, "yes"], r"labels: expected integers .* row 1 holds 'yes'"),
         ([True, False], r"labels: expected integers"),
         ([0, None], r"labels: expected integers"),
         (3, r"labels: expected"),

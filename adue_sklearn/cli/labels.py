@@ -1,0 +1,22 @@
+"""Labels of a file, checked against the classes before the model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_labels(
+    labels: list[Any] | None, source: str, names: list[str] | None, model: str, base: str | None
+) -> None:
+    """Raise if a label is none of the classes; ``names`` are those of ``--classes``, if given."""
+    from adue_sklearn.features._labels import label_rows
+    from adue_sklearn.features.loading import read_classes
+
+    if labels is None:
+        return
+    known, n_classes = read_classes(model, base_model=base)
+    if n_classes < 2 or (names is not None and len(names) != n_classes):
+        return  # said on loading
+    label_rows(
+        labels, len(labels), names or known, n_classes, name=f"{source}, labels", first_row=1
+    )
