@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any
 
 _PASSED_OVER = ("adue_sklearn", "copy", "joblib", "pickle", "sklearn")
@@ -49,7 +48,7 @@ def share_hint(value: Any) -> str:
     >>> share_hint(-1)
     ''
     """
-    in_percent = isinstance(value, Real) and 1 < float(value) <= 100
+    in_percent = isinstance(value, int | float) and 1 < value <= 100
     return f" For {value:g} % write {value / 100:g}." if in_percent else ""
 
 
