@@ -6,6 +6,7 @@ The commands import torch, scikit-learn and the rest when they run, so that help
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from importlib.metadata import version
 from typing import Annotated
@@ -61,6 +62,7 @@ def main() -> None:
         app()
     except _EXPECTED as error:
         if "--debug" in sys.argv:
-            raise
+            say("error", "red", traceback.format_exc())
+            sys.exit(1)
         say("error", "red", str(error))
         sys.exit(1)

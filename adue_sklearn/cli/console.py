@@ -6,12 +6,32 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
-console = Console()
-stderr = Console(stderr=True)
+from adue_sklearn._utils.messages import printable
+
+
+class SafeConsole(Console):
+    """A console on which text, wherever it comes from, moves no cursor and sets no title.
+
+    Every text that is printed, in a table or a bar too, is rendered here; what rich itself says to
+    the terminal is marked as control.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render to segments, the control characters of text written out."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text), style)
+
+
+console = SafeConsole()
+stderr = SafeConsole(stderr=True)
 
 
 def tell(message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from adue_sklearn._utils.files import make_folder, open_atomically
+from adue_sklearn._utils.messages import printable
 from adue_sklearn.cli.console import progress, tell
 from adue_sklearn.cli.options import (
     BaseModel,
@@ -79,4 +80,5 @@ def _write_lines(out: Path, rows: Iterable[dict[str, Any]]) -> None:
     make_folder(out.parent)
     with open_atomically(out) as stream:
         for row in rows:
-            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            line = printable(json.dumps(row, ensure_ascii=False))  # as JSON: it reads as before
+            stream.write((line + "\n").encode())

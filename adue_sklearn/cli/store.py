@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from adue_sklearn.cli.console import SafeConsole
 
 if TYPE_CHECKING:
     from adue_sklearn.features._manifest import Manifest
@@ -15,7 +16,7 @@ store_commands = typer.Typer(
     help="Look at a feature store, check every byte of it, mend it.", no_args_is_help=True
 )
 # Paths and hashes are to be copied: no colours in them, no line breaks.
-_console = Console(highlight=False, soft_wrap=True)
+_console = SafeConsole(highlight=False, soft_wrap=True)
 
 StorePath = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
 

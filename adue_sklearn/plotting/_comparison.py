@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from adue_sklearn._utils.messages import printable
 from adue_sklearn.metrics._arguments import FloatArray
 from adue_sklearn.plotting._display import Drawing, style
 
@@ -146,7 +147,7 @@ class ComparisonDisplay(Drawing):
         self.errorbar_ = ax.errorbar(
             values, places, xerr=np.nan_to_num(arms).clip(min=0), capsize=3, **drawn
         )
-        ax.set_yticks(places, self.names)
+        ax.set_yticks(places, list(map(printable, self.names)))
         ax.set_ylim(-0.7, max(len(self.names), 1) - 0.3)
         ax.set_xlabel(f"100 x {_NAMES.get(self.metric, self.metric)}, minus softmax response")
         return self

@@ -207,14 +207,6 @@ def class_names(store: FeatureStore) -> list[str]:
     return store.classes or [str(number) for number in range(store.n_classes)]
 
 
-def clean(text: str) -> str:
-    """Return text without control characters and lone surrogates, which pages cannot hold."""
-    return "".join(
-        "\ufffd" if (letter < " " and letter not in "\t\n") or letter == "\x7f" else letter
-        for letter in text.encode("utf-8", "replace").decode("utf-8").replace("\r", "\n")
-    )
-
-
 def percent(share: float) -> str:
     """Return a share that was chosen as a percentage, which no line break divides."""
     return thresholds.percent(share).replace(" ", "\N{NO-BREAK SPACE}")

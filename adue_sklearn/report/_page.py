@@ -14,12 +14,12 @@ import numpy as np
 from markupsafe import Markup
 
 import adue_sklearn
+from adue_sklearn._utils.messages import printable
 from adue_sklearn.report import _plots as plots
 from adue_sklearn.report._findings import (
     REFERENCE,
     Findings,
     class_names,
-    clean,
     find,
     percent,
     rate,
@@ -108,7 +108,7 @@ def make_report(
         scorers=scorers,
         n_shown=n_shown,
     )
-    return _template().render(
+    page = _template().render(
         found=found,
         plots={
             "risk": Markup(plots.risk_coverage(found)),
@@ -127,6 +127,7 @@ def make_report(
         made_on=None if made_on is None else made_on.isoformat(),
         version=adue_sklearn.__version__,
     )
+    return printable(page.replace("\r\n", "\n"))  # all of it: text of others is everywhere
 
 
 @lru_cache(maxsize=1)
@@ -137,17 +138,11 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
     )
     environment.filters["percent"] = percent
     environment.filters["rate"] = rate
     environment.filters["short"] = _short
     return environment.from_string(source)
-
-
-def _shown(value: Any) -> Any:
-    """Return text without what HTML cannot hold; what is ours already stays."""
-    return clean(value) if type(value) is str else value
 
 
 def _markup(svg: str | None) -> Markup | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
+from adue_sklearn._utils.messages import printable
 from adue_sklearn.metrics import error_roc_auc_score
 from adue_sklearn.plotting import (
     ErrorRocDisplay,
@@ -18,7 +19,7 @@ from adue_sklearn.plotting import (
     ThresholdDisplay,
 )
 from adue_sklearn.plotting._display import import_matplotlib
-from adue_sklearn.report._findings import REFERENCE, Findings, clean, percent, rate
+from adue_sklearn.report._findings import REFERENCE, Findings, percent, rate
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -140,7 +141,7 @@ def histogram(found: Findings) -> str:
 
 
 def _legend_name(name: str) -> str:
-    name = " ".join(clean(name).split())
+    name = " ".join(printable(name).split())
     return name if len(name) <= 24 else f"{name[:22]} …"
 
 
