@@ -159,7 +159,7 @@ def test_another_activation_between_the_layers_is_another_model(problem, tmp_pat
 
 
 def test_the_folder_holds_json_and_safetensors_only(saved):
-    names = sorted(path.name for path in saved.iterdir())
+    names = sorted({path.name for path in saved.iterdir()} - {".lock"})  # older filelock keeps it
     assert [names[0][:7], *names[1:]] == ["arrays-", "estimator.json"]
     document = json.loads((saved / "estimator.json").read_text())
     assert document["class"] == "AdUEEstimator"

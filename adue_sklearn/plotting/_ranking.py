@@ -286,7 +286,8 @@ class ErrorRocDisplay(Display):
                 f"errors: the {len(flags)} rows hold {which}, so there is no ROC curve; it takes "
                 "both kinds of rows."
             )
-        ranks = rankdata(scores, method="dense")  # scikit-learn refuses infinity
+        # scikit-learn refuses infinity; older scipy's ranks of infinite scores are floats.
+        ranks = rankdata(scores, method="dense").astype(np.int64)
         fpr, tpr, _ = roc_curve(flags, ranks)
         band: dict[str, FloatArray] = {}
         if confidence is not None and min(flags.sum(), (~flags).sum()) > 1:
