@@ -14,7 +14,7 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread for each process
 
 test-deep: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "" --hypothesis-profile=deep \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "" -p randomly --hypothesis-profile=deep \
 	  tests adue_sklearn benchmarks/test_reproduce.py
 
 test-oldest:  # what pyproject.toml admits at the least, in an environment of its own

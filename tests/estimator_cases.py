@@ -44,7 +44,7 @@ ESTIMATORS = [
     LastLayerLaplaceScorer(predictive="monte_carlo", n_samples=5, random_state=0),
     LinearProbeScorer(C=0.1),
     ConfidNetScorer(max_iter=5, random_state=0),
-    StackedScorer(cv=2),
+    StackedScorer([("energy", EnergyScorer()), ("probe", LinearProbeScorer(C=0.1))], cv=2),
     MahalanobisScorer(),
     AdUESearchCV({"beta": [0.1, 1.0]}, cv=2),
     ErrorProbability(),

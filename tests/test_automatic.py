@@ -22,6 +22,7 @@ from adue_sklearn import (
     StackedScorer,
 )
 from tests.problems import Problem
+from tests.profiles import repeated
 from tests.toy_scorers import Failing, Oracle, with_oracle
 
 CHEAP = [("probe", LinearProbeScorer(C=0.01)), ("energy", EnergyScorer())]
@@ -191,8 +192,9 @@ def test_frozen_candidates_need_their_head(problem):
 
 
 @pytest.mark.slow
-def test_where_nothing_is_better_something_else_is_seldom_chosen():
+@repeated(8, 40)
+def test_where_nothing_is_better_something_else_is_seldom_chosen(times):
     candidates = [*CHEAP, ("stack", StackedScorer([("energy", EnergyScorer())]))]
-    chosen = [AutoScorer(candidates, cv=3).fit(*honest_problem(s)).selected_ for s in range(40)]
-    # At 5 % more than six of forty happen three times in a thousand.
-    assert sum(name != "softmax response" for name in chosen) <= 6
+    chosen = [AutoScorer(candidates, cv=3).fit(*honest_problem(s)).selected_ for s in range(times)]
+    # More than six of forty, or two of eight, happen less than six times in a thousand at 5 %.
+    assert sum(name != "softmax response" for name in chosen) <= (2 if times == 8 else 6)

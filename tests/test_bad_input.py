@@ -43,6 +43,7 @@ from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, sa
 from adue_sklearn.report import make_report
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
 from tests.bad_input_cases import PROBLEM, anything, call
+from tests.profiles import share_of_examples
 
 ESTIMATORS = [
     AdUEEstimator(max_iter=5),
@@ -51,7 +52,7 @@ ESTIMATORS = [
     RelUScorer(),
     LastLayerLaplaceScorer(),
     LinearProbeScorer(C=0.1),
-    StackedScorer(),
+    StackedScorer([("energy", EnergyScorer())]),
     MahalanobisScorer(),
     ErrorProbability(),
     DDUScorer(),
@@ -297,6 +298,7 @@ def test_scorers_of_searches(value):
 
 
 @pytest.mark.parametrize("argument", inspect.signature(make_report).parameters)
+@share_of_examples(0.3)
 @given(value=anything)
 def test_a_report(argument, value, store):
     if argument == "scorers" and value is None:  # all of them, which takes long
@@ -458,6 +460,7 @@ def test_extraction(value, classifier, tmp_path_factory):
         "features",
     ],
 )
+@share_of_examples(0.3)
 @given(value=anything)
 def test_loading(argument, value, make_saved_case):
     from adue_sklearn.features import load_classifier
@@ -480,6 +483,7 @@ def test_loading(argument, value, make_saved_case):
         "features",
     ],
 )
+@share_of_examples(0.3)
 @given(value=anything)
 def test_text_transformer(parameter, value, make_saved_case, tmp_path_factory, monkeypatch):
     from adue_sklearn.features import LoraFeatureExtractor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -62,10 +64,14 @@ def stores(labelled):
 @pytest.fixture(scope="module")
 def head(stores):
     """Fit a head on the calibration store, once."""
-    command = [sys.executable, "-m", "adue_sklearn", "fit", stores / "calibration"]
-    command += ["--out", stores / "head", "--folds", "2"]
-    run = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    return stores / "head", run.stdout
+    command = ["adue", "fit", stores / "calibration", "--out", stores / "head", "--folds", "2"]
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", list(map(str, command)))
+        patch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.01, 0.1]})
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+    return stores / "head", printed.getvalue()
 
 
 def test_extract_stores_labels_classes_and_the_models_logits(labelled, stores):
@@ -410,7 +416,8 @@ def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
     assert len(out) < 100_000
 
 
-def test_the_demo_compares_and_scores_its_sentences(adue):
+def test_the_demo_compares_and_scores_its_sentences(adue, monkeypatch):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
     status, out, err = adue("demo")
     assert status == 0, err
     for piece in ("Cross-validation: 2256 rows", "Fresh rows: 1821 rows", "AdUE", "uncertainty"):

@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from adue_sklearn import RiskMonitor, SelectiveClassifier
 from tests.bad_input_cases import anything, call
+from tests.profiles import repeated
 
 
 def most_false_alarms(rate, times):
@@ -21,43 +22,48 @@ def most_false_alarms(rate, times):
 
 
 @pytest.mark.slow
-def test_the_risk_alarm_is_seldom_false_however_long_one_looks():
+@repeated(40, 200)
+def test_the_risk_alarm_is_seldom_false_however_long_one_looks(times):
     rng = np.random.default_rng(0)
     false = sum(
         RiskMonitor(0.1, false_alarm=0.1).update(rng.random(1000) < 0.1).risk_alarm
-        for _ in range(200)
+        for _ in range(times)
     )
-    assert false <= most_false_alarms(0.1, 200)
+    assert false <= most_false_alarms(0.1, times)
 
 
 @pytest.mark.slow
-def test_the_risk_alarm_is_seldom_false_when_an_error_depends_on_the_past():
+@repeated(12, 60)
+def test_the_risk_alarm_is_seldom_false_when_an_error_depends_on_the_past(times):
     rng = np.random.default_rng(1)
     false = 0
-    for _ in range(60):
+    for _ in range(times):
         monitor = RiskMonitor(0.2, false_alarm=0.1)
         for _ in range(250):
             # Errors stop once bets are ahead, and are as likely as allowed before.
             chance = 0.2 if monitor.risk_evidence < 5 else 0.05
             monitor.update([rng.random() < chance])
         false += monitor.risk_alarm
-    assert false <= most_false_alarms(0.1, 60)
+    assert false <= most_false_alarms(0.1, times)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_values", [2, 5, None])
 @pytest.mark.parametrize("n_reference", [1, 30, 300])
-def test_the_shift_alarm_is_seldom_false_with_few_or_tied_reference_rows(n_values, n_reference):
+@repeated(15, 80)
+def test_the_shift_alarm_is_seldom_false_with_few_or_tied_reference_rows(
+    n_values, n_reference, times
+):
     rng = np.random.default_rng(2)
 
     def draw(n):
         return rng.random(n) if n_values is None else rng.integers(0, n_values, n)
 
     false = 0
-    for seed in range(80):
+    for seed in range(times):
         monitor = RiskMonitor(false_alarm=0.1, reference=draw(n_reference), random_state=seed)
         false += monitor.update_uncertainty(draw(200)).shift_alarm
-    assert false <= most_false_alarms(0.1, 80)
+    assert false <= most_false_alarms(0.1, times)
 
 
 @pytest.mark.parametrize("before", [0, 500, 3000])
@@ -148,11 +154,12 @@ def test_an_alarm_stays_and_says_when():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("drifts", [False, True])
-def test_the_risk_interval_holds_at_all_times_at_once(drifts):
+@repeated(20, 100)
+def test_the_risk_interval_holds_at_all_times_at_once(drifts, times):
     rng = np.random.default_rng(5)
     missed = 0
     looks = np.unique(np.geomspace(1, 400, 10).astype(int))
-    for _ in range(100):
+    for _ in range(times):
         chance = np.full(400, 0.1) if not drifts else np.where(np.arange(400) < 150, 0.02, 0.4)
         errors = rng.random(400) < chance
         monitor, seen, inside = RiskMonitor(), 0, True
@@ -163,7 +170,7 @@ def test_the_risk_interval_holds_at_all_times_at_once(drifts):
             assert low <= value <= high
             inside &= low <= chance[:n].mean() <= high
         missed += not inside
-    assert missed <= most_false_alarms(0.1, 100)
+    assert missed <= most_false_alarms(0.1, times)
 
 
 def test_the_risk_interval_narrows_and_is_the_widest_before_feedback():

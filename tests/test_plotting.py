@@ -43,6 +43,7 @@ from adue_sklearn.plotting import (
 from adue_sklearn.selective import clopper_pearson, selective_threshold
 from tests.bad_input_cases import anything, call
 from tests.problems import Problem
+from tests.profiles import repeated, share_of_examples
 
 mpl.use("Agg")
 
@@ -132,12 +133,13 @@ def test_roc_intervals_are_quantiles_of_resampled_rows():
 
 
 @pytest.mark.slow
-def test_roc_intervals_cover_the_true_curve():
+@repeated(30, 200)
+def test_roc_intervals_cover_the_true_curve(times):
     # Normal scores: the true curve is known.
     from scipy.stats import norm
 
     covered = []
-    for seed in range(200):
+    for seed in range(times):
         rng = np.random.default_rng(seed)
         errors = rng.random(400) < 0.3
         display = ErrorRocDisplay.from_predictions(
@@ -212,6 +214,7 @@ def test_threshold_chart_is_the_guarantee_at_each_target(method):
     assert display.point_.get_xydata().tolist() == [[0.1, found[1].coverage]]
 
 
+@share_of_examples(0.3)
 @given(st.data())
 def test_the_chart_without_a_guarantee_is_coverage_at_risk(data):
     n = data.draw(st.integers(1, 30))

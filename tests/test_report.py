@@ -18,6 +18,7 @@ from sklearn.frozen import FrozenEstimator
 
 from adue_sklearn import AdUEEstimator, EntropyScorer, MahalanobisScorer, MarginScorer
 from adue_sklearn._utils.messages import printable
+from adue_sklearn.adue import search
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.report import make_report
 from adue_sklearn.report._findings import find
@@ -459,7 +460,7 @@ def test_many_classes_and_two(tmp_path):
 
 def test_a_head_of_several_layers_has_a_report(tmp_path):
     rng = np.random.default_rng(0)
-    X, W = rng.normal(size=(400, 6)), [rng.normal(size=(8, 6)), rng.normal(size=(3, 8))]
+    X, W = rng.normal(size=(150, 6)), [rng.normal(size=(8, 6)), rng.normal(size=(3, 8))]
     logits = np.tanh(X @ W[0].T) @ W[1].T
     labels = (logits + rng.normal(size=logits.shape)).argmax(axis=1)
     store = FeatureStore.create(
@@ -505,7 +506,8 @@ def small(tmp_path_factory):
     return folder
 
 
-def test_the_command_writes_the_page_and_replaces_an_older_one(adue, small, tmp_path):
+def test_the_command_writes_the_page_and_replaces_an_older_one(adue, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
     out = tmp_path / "new" / "report.html"
     out.parent.mkdir()
     out.write_text("old")

@@ -25,6 +25,7 @@ from adue_sklearn.selective import clopper_pearson, hoeffding_bentkus, selective
 from tests.bad_input_cases import anything, call
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
+from tests.profiles import repeated
 
 METHODS = ["binomial", "sgr", "ltt"]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -165,33 +166,38 @@ def most_violations(confidence, times):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [500, 2000, 8000])
-def test_risk_is_kept_as_promised_and_coverage_beats_hoeffding_bentkus_with_holm(n):
+@repeated(150, 1000)
+@pytest.mark.parametrize(
+    "n", [500, *(pytest.param(n, marks=pytest.mark.deep) for n in (2000, 8000))]
+)
+def test_risk_is_kept_as_promised_and_coverage_beats_hoeffding_bentkus_with_holm(n, times):
     coverage = {}
     for method in METHODS:
-        above_target, above_bound, coverage[method] = simulate(method, n, 0.1, 0.9, times=1000)
-        assert above_target <= most_violations(0.9, 1000)
-        assert above_bound <= most_violations(0.9, 1000)
+        above_target, above_bound, coverage[method] = simulate(method, n, 0.1, 0.9, times=times)
+        assert above_target <= most_violations(0.9, times)
+        assert above_bound <= most_violations(0.9, times)
     assert coverage["binomial"] > coverage["ltt"] + 0.02
     assert coverage["binomial"] > coverage["sgr"]
 
 
 @pytest.mark.slow
+@repeated(100, 1000)
 @every_method
-def test_bounds_hold_where_everything_can_be_accepted(method):
-    above_target, above_bound, coverage = simulate(method, 500, 0.3, 0.9, times=1000)
+def test_bounds_hold_where_everything_can_be_accepted(method, times):
+    above_target, above_bound, coverage = simulate(method, 500, 0.3, 0.9, times=times)
     assert above_target == 0
-    assert above_bound <= most_violations(0.9, 1000)
+    assert above_bound <= most_violations(0.9, times)
     assert coverage > 0.95
 
 
 @pytest.mark.slow
+@repeated(100, 1000)
 @every_method
-def test_risk_is_kept_for_a_score_without_information(method):
+def test_risk_is_kept_for_a_score_without_information(method, times):
     # The risk is just above the target at every threshold: accepting anything is a violation.
     hopeless = KnownRisk(top=0.101, power=0.0)
-    above_target, _, _ = simulate(method, 500, 0.1, 0.9, times=1000, problem=hopeless)
-    assert above_target <= most_violations(0.9, 1000)
+    above_target, _, _ = simulate(method, 500, 0.1, 0.9, times=times, problem=hopeless)
+    assert above_target <= most_violations(0.9, times)
 
 
 class TiedScores(KnownRisk):
@@ -207,11 +213,12 @@ class TiedScores(KnownRisk):
 
 
 @pytest.mark.slow
+@repeated(50, 500)
 @every_method
-def test_risk_is_kept_for_tied_scores(method):
+def test_risk_is_kept_for_tied_scores(method, times):
     for target in (0.05, 0.1, 0.2):
-        above, _, _ = simulate(method, 500, target, 0.9, times=500, problem=TiedScores())
-        assert above <= most_violations(0.9, 500)
+        above, _, _ = simulate(method, 500, target, 0.9, times=times, problem=TiedScores())
+        assert above <= most_violations(0.9, times)
 
 
 @pytest.mark.slow

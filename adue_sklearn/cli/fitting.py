@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Group
 
 from adue_sklearn._fit_rows import FitRowsWarning
-from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
-from adue_sklearn.adue.search import DEFAULT_GRID
+from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
 from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
@@ -40,7 +39,9 @@ def fit_adue(
     if store.activation is None:  # in one stack
         search = AdUESearchCV(cv=splits)
     else:  # fit by fit
-        search = GridSearchCV(AdUEEstimator(activation=store.activation), DEFAULT_GRID, cv=splits)
+        search = GridSearchCV(
+            AdUEEstimator(activation=store.activation), grid_search.DEFAULT_GRID, cv=splits
+        )
     known = None if train is None else (train.features, train.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name

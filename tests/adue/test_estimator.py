@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -74,9 +75,17 @@ def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_clas
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["unit", "paper"])
-@pytest.mark.parametrize("gap", [1.0, 30.0], ids=["ordinary", "saturated"])
-@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize(
+    ("n_classes", "gap", "scale"),
+    [
+        (4, 1.0, "unit"),
+        (2, 30.0, "paper"),
+        *(
+            pytest.param(*case, marks=pytest.mark.deep)
+            for case in itertools.product([2, 4], [1.0, 30.0], ["unit", "paper"])
+        ),
+    ],
+)
 def test_loss_is_at_most_5_percent_above_a_long_adam_run(n_classes, gap, scale):
     problem = Problem(n=300, d=10, n_classes=n_classes, gap=gap, seed=3)
     options = {"alpha": 0.3, "beta": 0.001, "lam": 100.0, "scale": scale}

@@ -26,8 +26,13 @@ from tests.problems import Problem
 GRID = {"alpha": [0.1, 1.0], "beta": [0.01, 0.1, 10.0], "lam": [10.0, 100.0]}
 
 
-@pytest.mark.parametrize("n_classes", [2, 5])
-@pytest.mark.parametrize("gap", [1.0, 10.0])
+@pytest.mark.parametrize(
+    ("n_classes", "gap"),
+    [
+        (2, 1.0),
+        *(pytest.param(*case, marks=pytest.mark.deep) for case in [(5, 1.0), (2, 10.0), (5, 10.0)]),
+    ],
+)
 def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
     problem = Problem(n=600, d=15, n_classes=n_classes, gap=gap)
     folds = error_stratified_folds(*problem.fit_args, n_splits=3)
