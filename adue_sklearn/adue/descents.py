@@ -81,7 +81,7 @@ def descend(
     on_iteration: Observer | None = None,
 ) -> Minima:
     """Minimise stage after stage, each from the minima of the one before."""
-    x, n_iter = descent.start, torch.zeros(len(descent.start), device=descent.start.device)
+    x, n_iter = descent.start, torch.zeros(len(descent.start), dtype=torch.int64)
     for stage in descent.plan:
         last = stage is descent.plan[-1]
         minima = minimize_lbfgs(
@@ -92,17 +92,17 @@ def descend(
             on_iteration=on_iteration,
         )
         x, n_iter = minima.x, n_iter + minima.n_iter
-    minima.n_iter = n_iter.to(torch.int64)
+    minima.n_iter = n_iter
     return minima
 
 
 def lowest(found: Sequence[Minima]) -> Minima:
     """Return each problem's lowest minimum; ``n_iter`` counts all its descents."""
     values = torch.stack([minima.value for minima in found]).nan_to_num(nan=math.inf)
-    rows = torch.arange(values.shape[1], device=values.device)
-    which = values.argmin(dim=0)
+    rows, which = torch.arange(values.shape[1]), values.argmin(dim=0)
+    x = torch.stack([minima.x for minima in found])
     return Minima(
-        torch.stack([minima.x for minima in found])[which, rows],
+        x[which.to(x.device), rows.to(x.device)],
         values[which, rows],
         torch.stack([minima.gradient_norm for minima in found])[which, rows],
         torch.stack([minima.n_iter for minima in found]).sum(dim=0),

@@ -48,7 +48,7 @@ class GridProblems:
         self._stack, self._n_folds = stack, n_folds
         self._tol, self._max_iter = tol, max_iter
         self._x = stack.start()
-        self._converged = torch.zeros(len(stack), dtype=torch.bool, device=self._x.device)
+        self._converged = torch.zeros(len(stack), dtype=torch.bool)
         problem_bytes = 8 * (_OF_LOGITS * stack.original.numel() + _OF_HEAD * self._x.shape[1])
         self.at_a_time = max(1, int(max_memory * 2**30 / (problem_bytes * n_folds)))
 
@@ -93,7 +93,7 @@ class GridProblems:
     def _keep(self, settings: Numbers, minima: Minima) -> Tensor:
         problems = self._problems(settings)
         self._x[problems] = minima.x
-        self._converged[problems] = minima.gradient_norm <= self._tol
+        self._converged[problems.cpu()] = minima.gradient_norm <= self._tol
         uncertainty = self._stack[problems].uncertainty(minima.x)
         return uncertainty.reshape(len(settings), self._n_folds, -1)
 

@@ -2,6 +2,9 @@
 
 L-BFGS steps all problems together, so that one call of the objective serves them all, but each
 has its own curvature and line search and leaves once it has converged.
+
+What is as long as a head stays on the device. What is a few numbers a problem is decided on the
+host, in numpy: an evaluation gets one array from the device and sends it one.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,9 +23,15 @@ from torch import Tensor
 #: each number in ``problems`` (P,).
 Objective: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Observer: TypeAlias = Callable[[], object]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 #: Pairs of steps and gradient changes that L-BFGS remembers.
 _MEMORY = 10
+#: Rows of a problem's vectors after its pairs; all of them.
+_DIRECTION, _CHANGE, _GRADIENT = range(2 * _MEMORY, 2 * _MEMORY + 3)
+_ROWS = 2 * _MEMORY + 3
 #: Constants of the Wolfe conditions.
 _ARMIJO, _CURVATURE = 1e-4, 0.9
 #: Evaluations of one line search.
@@ -38,7 +48,10 @@ _IDLE_SHARE = 0.2
 
 @dataclass
 class Minima:
-    """Where problems ended: ``x`` (P, m), values, largest gradient entries, iterations (P,)."""
+    """Where problems ended: ``x`` (P, m), values, largest gradient entries, iterations (P,).
+
+    The numbers are on the CPU.
+    """
 
     x: Tensor
     value: Tensor
@@ -46,6 +59,7 @@ class Minima:
     n_iter: Tensor
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")  # what is not good may be anything
 def minimize_lbfgs(
     objective: Objective,
     start: Tensor,
@@ -76,216 +90,321 @@ def minimize_lbfgs(
     -------
     Minima
     """
-    active = torch.arange(len(start), device=start.device)
-    x = start.clone()
-    value, gradient = objective(x, active)
-    done = Minima(x.clone(), value.clone(), _largest(gradient), torch.zeros_like(active))
-    going = ~(done.gradient_norm <= tol)  # NaN is not converged
-    progress, memory = _Progress(value), _Memory(x)
-    search = _LineSearch(value, gradient, memory.direction(gradient))
-    while bool(going.any()):
-        if float(going.double().mean()) <= 1.0 - _IDLE_SHARE:
-            kept = torch.nonzero(going).ravel()
-            active, going = active[kept], going[kept]
-            x, value, gradient = x[kept], value[kept], gradient[kept]
-            for part in (progress, memory, search):
+    active, numbers = torch.arange(len(start), device=start.device), np.arange(len(start))
+    vectors, memory, search = _Vectors(start), _Memory(len(start)), _LineSearch(len(start))
+    seen = vectors.look(*objective(start, active))
+    progress, norm = _Progress(seen.value), seen.norm
+    done = _Done(start, seen.value, norm)
+    going = ~(norm <= tol)  # NaN is not converged
+    all_of_them = np.ones(len(start), dtype=bool)
+    turn = memory.turn(all_of_them, ~all_of_them, np.ones(len(start)), seen)
+    search.begin(all_of_them, seen.value, turn.slope)
+    vectors.take(turn, search.length)
+    while going.any():
+        if going.mean() <= 1.0 - _IDLE_SHARE:
+            done.put(numbers, vectors.x, search.value, norm, progress.n_iter)
+            kept = np.flatnonzero(going)
+            numbers, going, norm = numbers[kept], going[kept], norm[kept]
+            for part in (progress, memory, search, vectors):
                 part.select(kept)
-        ended = search.go_on(*objective(x + search.step(), active)) & going
-        moved = ended & (search.low > 0.0)
-        step = torch.where(ended[:, None], search.best_step(), 0.0)
-        changed = torch.where(ended[:, None], search.low_gradient, gradient)
-        memory.add(ended, step, changed - gradient)
-        memory.forget(ended & ~moved)
-        x, value, gradient = x + step, torch.where(ended, search.low_value, value), changed
-
-        progress.record(ended, moved, value, least=_STALLED * tol**2)
-        norm, of_ended = _largest(gradient), active[ended]
-        done.x[of_ended], done.value[of_ended] = x[ended], value[ended]
-        done.gradient_norm[of_ended], done.n_iter[of_ended] = norm[ended], progress.n_iter[ended]
-        going = going & ~(norm <= tol) & progress.is_hopeful & (progress.n_iter < max_iter)
-        if on_iteration is not None and bool(ended.any()):
+            active = active[torch.from_numpy(kept).to(active.device)]
+        seen = vectors.look(*objective(vectors.trial, active))
+        length = search.length
+        moved, failed = (which & going for which in search.go_on(seen.value, seen.slope))
+        ended = moved | failed
+        turn = memory.turn(moved, failed, length, seen)
+        search.begin(ended, np.where(moved, seen.value, search.value), turn.slope)
+        norm = np.where(moved, seen.norm, norm)
+        progress.record(ended, moved, search.value, least=_STALLED * tol**2)
+        going &= ~(norm <= tol) & progress.is_hopeful & (progress.n_iter < max_iter)
+        vectors.take(turn, np.where(going, search.length, 0.0))
+        if on_iteration is not None and ended.any():
             on_iteration()
-
-        direction = memory.direction(gradient)
-        uphill = ended & ((direction * gradient).sum(dim=1) >= 0)
-        if bool(uphill.any()):
-            memory.forget(uphill)
-            direction = torch.where(uphill[:, None], _first_direction(gradient), direction)
-        search.begin(ended, value, gradient, direction)
-    return done
+    done.put(numbers, vectors.x, search.value, norm, progress.n_iter)
+    return done.minima
 
 
-class _Progress:
-    """How many iterations P problems took, and whether it makes sense to go on."""
+class _Done:
+    """Where problems have ended so far."""
 
-    def __init__(self, value: Tensor) -> None:
-        self.n_iter = torch.zeros_like(value, dtype=torch.int64)
-        self._failures, self._before = torch.zeros_like(self.n_iter), value
+    def __init__(self, start: Tensor, value: Floats, norm: Floats) -> None:
+        self._x, self._value, self._norm = start.clone(), value.copy(), norm.copy()
+        self._n_iter = np.zeros(len(start), dtype=np.int64)
+
+    def put(self, numbers: Ints, x: Tensor, value: Floats, norm: Floats, n_iter: Ints) -> None:
+        """Keep what problems with these numbers have reached."""
+        self._x[torch.from_numpy(numbers).to(x.device)] = x
+        self._value[numbers], self._norm[numbers], self._n_iter[numbers] = value, norm, n_iter
 
     @property
-    def is_hopeful(self) -> Tensor:
-        return self._failures <= _FAILURES
-
-    def record(self, ended: Tensor, moved: Tensor, value: Tensor, *, least: float) -> None:
-        """Count iterations that ended, and those that did not move; ``least`` is worth waiting."""
-        self.n_iter = self.n_iter + ended
-        failures = torch.where(moved, 0, self._failures + ended)
-        checked = ended & (self.n_iter % _PATIENCE == 0)
-        rounding = 4.0 * torch.finfo(value.dtype).eps * value.abs()
-        stalled = checked & (self._before - value < least + rounding)
-        self._failures = torch.where(stalled, _FAILURES + 1, failures)
-        self._before = torch.where(checked, value, self._before)
-
-    def select(self, problems: Tensor) -> None:
-        self.n_iter, self._failures = self.n_iter[problems], self._failures[problems]
-        self._before = self._before[problems]
+    def minima(self) -> Minima:
+        of_numbers = map(torch.from_numpy, (self._value, self._norm, self._n_iter))
+        return Minima(self._x, *of_numbers)
 
 
-class _LineSearch:
-    """Searches of P problems for steps that satisfy the weak Wolfe conditions.
+class _Seen(NamedTuple):
+    """What the host learns of an evaluation: values (P,), the gradients' largest entries (P,).
 
-    The best point of each so far is ``low`` (P,) times its direction, 0 for none, with
-    ``low_value`` (P,) and ``low_gradient`` (P, m).
+    ``products`` (P, 2, rows) are those of :class:`_Vectors`' rows with the gradient's change and
+    with the gradient.
     """
 
-    def __init__(self, value: Tensor, gradient: Tensor, direction: Tensor) -> None:
-        self._direction = direction
-        self._value = self.low_value = value
-        self._slope = self._low_slope = (direction * gradient).sum(dim=1)
-        self.low, self.low_gradient = torch.zeros_like(value), gradient
-        self._high, self._length = torch.full_like(value, torch.inf), torch.ones_like(value)
-        self._tries = torch.zeros_like(value)
+    value: Floats
+    norm: Floats
+    products: Floats
 
-    def begin(self, which: Tensor, value: Tensor, gradient: Tensor, direction: Tensor) -> None:
-        """Begin some of the searches anew."""
-        for name, fresh in vars(_LineSearch(value, gradient, direction)).items():
-            chosen = which if fresh.ndim == 1 else which[:, None]
-            setattr(self, name, torch.where(chosen, fresh, getattr(self, name)))
+    @property
+    def slope(self) -> Floats:
+        """Return the slope along the direction (P,)."""
+        return self.products[:, 1, _DIRECTION]
 
-    def select(self, problems: Tensor) -> None:
+
+class _Turn(NamedTuple):
+    """What an evaluation leads to: for each problem, all of it by numbers.
+
+    ``factors`` (P, rows) make the next direction of rows. Before that the direction becomes a step
+    by ``scale`` (P,), which is taken where ``moved`` (P,), and kept with the gradient's change in
+    ``slot`` (P,). Where ``lost`` (P,), the gradient is that of the last point that was good.
+    ``slope`` (P,) is the slope along the next direction, where that is new.
+    """
+
+    factors: Floats
+    scale: Floats
+    moved: Bools
+    slot: Ints
+    lost: Bools
+    slope: Floats
+
+    @property
+    def anything(self) -> bool:
+        """Whether any direction is new."""
+        return bool(self.moved.any() or self.lost.any())
+
+
+class _Vectors:
+    """What is as long as a head, on the device: (P, m) each.
+
+    ``x`` is the best point, ``trial`` the one to evaluate. The rows (P, 2 k + 3, m) are the last k
+    steps, the gradient's changes along them, the direction, the gradient's change from ``x`` to
+    ``trial``, and the gradient at ``trial``.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.x, self.trial = start.clone(), start
+        self._gradient = torch.zeros_like(start)
+        self._rows = start.new_zeros(len(start), _ROWS, start.shape[1])
+        self._numbers = torch.arange(len(start), device=start.device)[:, None]
+
+    def look(self, value: Tensor, gradient: Tensor) -> _Seen:
+        """Take in what the objective gave at ``trial``, and say of it what the host asks."""
+        rows = self._rows
+        torch.sub(gradient, self._gradient, out=rows[:, _CHANGE])
+        rows[:, _GRADIENT] = gradient
+        products = rows[:, _CHANGE:] @ rows.transpose(1, 2)
+        norm = torch.linalg.vector_norm(gradient, math.inf, dim=1)
+        seen = torch.cat([value[:, None], norm[:, None], products.flatten(1)], dim=1).cpu().numpy()
+        return _Seen(seen[:, 0], seen[:, 1], seen[:, 2:].reshape(-1, 2, _ROWS))
+
+    def take(self, turn: _Turn, length: Floats) -> None:
+        """Take the steps that were decided on, and make the next trial points."""
+        rows, lost = self._rows, np.flatnonzero(turn.lost)
+        if len(lost):
+            where = torch.from_numpy(lost).to(rows.device)
+            rows[where, _GRADIENT] = self._gradient[where]
+            rows[where, _CHANGE] = 0.0
+        columns = (turn.factors, length, turn.scale, turn.moved, turn.slot, _MEMORY + turn.slot)
+        sent = torch.from_numpy(np.column_stack(columns)).to(rows.device)
+        factors, (by, scale, moved) = sent[:, :_ROWS], sent[:, _ROWS : _ROWS + 3, None].unbind(1)
+        if turn.anything:
+            rows[:, _DIRECTION] *= scale
+            self.x.addcmul_(moved, rows[:, _DIRECTION])
+            self._gradient.lerp_(rows[:, _GRADIENT], moved)
+            direction = (factors[:, None] @ rows)[:, 0]
+            # Also where no step ended: that slot is the oldest, and is written again before use.
+            slots = sent[:, _ROWS + 3 :].to(torch.int64)
+            rows[self._numbers, slots] = rows[:, _DIRECTION:_GRADIENT].clone()
+            rows[:, _DIRECTION] = direction
+        self.trial = torch.addcmul(self.x, by, rows[:, _DIRECTION])
+
+    def select(self, problems: Ints) -> None:
+        kept = torch.from_numpy(problems).to(self.x.device)
+        self.x, self.trial, self._gradient = self.x[kept], self.trial[kept], self._gradient[kept]
+        self._rows, self._numbers = self._rows[kept], self._numbers[: len(kept)]
+
+
+class _OnHost:
+    """Arrays with one row a problem."""
+
+    def select(self, problems: Ints) -> None:
+        """Keep some of the problems."""
         for name, values in vars(self).items():
             setattr(self, name, values[problems])
 
-    def step(self) -> Tensor:
-        """Return the steps (P, m) to try."""
-        return self._length[:, None] * self._direction
 
-    def best_step(self) -> Tensor:
-        """Return the best steps (P, m), zero where none was good."""
-        return self.low[:, None] * self._direction
+class _Progress(_OnHost):
+    """How many iterations P problems took, and whether it makes sense to go on."""
 
-    def go_on(self, value: Tensor, gradient: Tensor) -> Tensor:
-        """Take in what the steps lead to and return which searches have ended (P,)."""
-        length, slope = self._length, (gradient * self._direction).sum(dim=1)
-        good = value <= self._value + _ARMIJO * length * self._slope
-        too_short = good & (slope < _CURVATURE * self._slope)
-        shorter = _shortened(length, value, self.low, self.low_value, self._low_slope)
-        # The bracket: `low` is good but too short, `high` too far.
-        self.low = torch.where(good, length, self.low)
-        self.low_value = torch.where(good, value, self.low_value)
-        self._low_slope = torch.where(good, slope, self._low_slope)
-        self.low_gradient = torch.where(good[:, None], gradient, self.low_gradient)
-        self._high = torch.where(good, self._high, length)
-        middle = (self.low + self._high) / 2.0
-        longer = torch.where(torch.isinf(self._high), 2.0 * self.low, middle)
-        self._length = torch.where(good, longer, shorter)
-        self._tries = self._tries + 1
-        return (good & ~too_short) | (self._tries >= _LINE_SEARCH)
+    def __init__(self, value: Floats) -> None:
+        self.n_iter = np.zeros(len(value), dtype=np.int64)
+        self._failures, self._before = np.zeros_like(self.n_iter), value
+
+    @property
+    def is_hopeful(self) -> Bools:
+        return self._failures <= _FAILURES
+
+    def record(self, ended: Bools, moved: Bools, value: Floats, *, least: float) -> None:
+        """Count iterations that ended, and those that did not move; ``least`` is worth waiting."""
+        self.n_iter = self.n_iter + ended
+        failures = np.where(moved, 0, self._failures + ended)
+        checked = ended & (self.n_iter % _PATIENCE == 0)
+        rounding = 4.0 * np.finfo(np.float64).eps * np.abs(value)
+        stalled = checked & (self._before - value < least + rounding)
+        self._failures = np.where(stalled, _FAILURES + 1, failures)
+        self._before = np.where(checked, value, self._before)
 
 
-def _largest(gradient: Tensor) -> Tensor:
-    return gradient.abs().amax(dim=1)
+class _LineSearch(_OnHost):
+    """Searches of P problems for steps that satisfy the weak Wolfe conditions.
 
-
-class _Memory:
-    """The last steps and gradient changes of P problems, ``pairs`` (P, 2 k, m): k of each.
-
-    A pair that is not there, or has no positive curvature, is zeros, which change nothing.
+    ``value`` (P,) is where each begins; ``length`` (P,) what to try, in directions.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self._pairs = x.new_zeros(len(x), 2 * _MEMORY, x.shape[1])
-        # Products of steps with changes, and of changes with changes.
-        self._SY = x.new_zeros(len(x), _MEMORY, _MEMORY)
-        self._YY = torch.zeros_like(self._SY)
-        self._oldest = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    def __init__(self, n: int) -> None:
+        self.value, self._slope = np.zeros(n), np.zeros(n)
+        # The bracket: `low` is good but too short, `high` too far.
+        self._low, self._low_value, self._low_slope = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._high, self.length = np.zeros(n), np.zeros(n)
+        self._tries = np.zeros(n, dtype=np.int64)
 
-    def add(self, which: Tensor, step: Tensor, change: Tensor) -> None:
-        """Put pairs of some problems in the place of their oldest."""
-        curvature = (step * change).sum(dim=1)
-        good = curvature > 1e-12 * change.square().sum(dim=1).clamp(min=1e-300)
-        step, change = (torch.where(good[:, None], v, 0.0) for v in (step, change))
-        row = torch.nonzero(which).ravel()
-        slot = self._oldest[row]
-        self._pairs[row, slot], self._pairs[row, _MEMORY + slot] = step[row], change[row]
-        # The new step's products with older changes are never asked for.
-        of_steps, of_changes = self._products(change)
-        self._SY[row, :, slot] = of_steps[row]
-        self._YY[row, slot] = self._YY[row, :, slot] = of_changes[row]
-        self._oldest[row] = (slot + 1) % _MEMORY
+    def begin(self, which: Bools, value: Floats, slope: Floats) -> None:
+        """Begin some of the searches anew."""
+        for name, fresh in {
+            "value": value,
+            "_slope": slope,
+            "_low": 0.0,
+            "_low_value": value,
+            "_low_slope": slope,
+            "_high": np.inf,
+            "length": 1.0,
+            "_tries": 0,
+        }.items():
+            setattr(self, name, np.where(which, fresh, getattr(self, name)))
 
-    def forget(self, problems: Tensor) -> None:
-        if bool(problems.any()):
-            for values in (self._pairs, self._SY, self._YY):
-                values[problems] = 0.0
+    def go_on(self, value: Floats, slope: Floats) -> tuple[Bools, Bools]:
+        """Take in what the steps lead to; return which are good, and which searches failed."""
+        length = self.length
+        good = (value <= self.value + _ARMIJO * length * self._slope) & np.isfinite(slope)
+        satisfied = good & (slope >= _CURVATURE * self._slope)
+        shorter = _shortened(length, value, self._low, self._low_value, self._low_slope)
+        self._low = np.where(good, length, self._low)
+        self._low_value = np.where(good, value, self._low_value)
+        self._low_slope = np.where(good, slope, self._low_slope)
+        self._high = np.where(good, self._high, length)
+        middle = (self._low + self._high) / 2.0
+        longer = np.where(np.isinf(self._high), 2.0 * self._low, middle)
+        self._tries = self._tries + 1
+        late, too_late = self._tries >= _LINE_SEARCH, self._tries > _LINE_SEARCH
+        # In the end the best point so far, which is evaluated once more.
+        last = np.where(late & (self._low > 0.0), self._low, shorter)
+        self.length = np.where(good, longer, last)
+        return satisfied | (good & late), ~good & late & ((self._low == 0.0) | too_late)
 
-    def select(self, problems: Tensor) -> None:
-        self._pairs, self._SY = self._pairs[problems], self._SY[problems]
-        self._YY, self._oldest = self._YY[problems], self._oldest[problems]
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Return minus the inverse-Hessian estimate times the gradient.
+class _Memory(_OnHost):
+    """What the host knows of the last k steps and changes of P problems.
 
-        In the compact form of Byrd, Nocedal and Schnabel (1994), which takes few products
-        whatever the number of pairs.
+    The compact form of Byrd, Nocedal and Schnabel (1994) needs their products alone. Its triangle,
+    of steps by later changes, is kept inverted: a new pair adds a column, and what goes with the
+    oldest are a row and a column. A slot without a pair is zeros in it, which change nothing.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._slot = np.zeros(n, dtype=np.int64)  # of the oldest pair
+        self._inverse = np.zeros((n, _MEMORY, _MEMORY))
+        self._curvature = np.zeros((n, _MEMORY))  # steps by their own changes
+        self._of_changes = np.zeros((n, _MEMORY, _MEMORY))  # changes by changes
+        self._scale = np.zeros(n)  # 0 without a pair
+        self._squared_gradient = np.zeros(n)
+
+    def turn(self, moved: Bools, failed: Bools, length: Floats, seen: _Seen) -> _Turn:
+        """Learn from steps of so many directions that were good, and return what to do next."""
+        factors, slope = np.zeros((len(moved), _ROWS)), np.zeros(len(moved))
+        factors[:, _DIRECTION] = 1.0  # a search that goes on keeps its direction
+        slot = self._slot.copy()
+        which = np.flatnonzero(moved)
+        if len(which):
+            of_gradient = self._add(which, length[which], seen.products[which])
+            factors[which], slope[which] = self._direction(which, slot[which], of_gradient)
+        # Downhill along the gradient: after a failure, and where rounding makes a direction uphill.
+        plain = failed | (moved & ~(slope < 0.0))
+        if plain.any():
+            self._forget(plain)
+            scale = self._scale_or_first(plain)
+            factors[plain] = 0.0
+            factors[plain, _GRADIENT] = -scale
+            slope[plain] = -scale * self._squared_gradient[plain]
+        strange = ~np.isfinite(seen.products).all(axis=(1, 2))
+        lost = failed | (strange & ~moved)
+        return _Turn(factors, np.where(moved, length, 1.0), moved, slot, lost, slope)
+
+    def _add(self, which: Ints, length: Floats, products: Floats) -> Floats:
+        """Put pairs in the place of the oldest; return the gradients' products with all pairs."""
+        i, slot = np.arange(len(which)), self._slot[which]
+        of_pairs = products[:, :, : 2 * _MEMORY]
+        of_pairs[i, :, slot] = length[:, None] * products[:, :, _DIRECTION]
+        of_pairs[i, :, _MEMORY + slot] = products[:, :, _CHANGE]
+        of_steps, of_changes = of_pairs[:, 0, :_MEMORY], of_pairs[:, 0, _MEMORY:]
+        curvature, squares = of_steps[i, slot], of_changes[i, slot]
+        good = curvature > 1e-12 * squares
+        inverse = self._inverse[which]
+        inverse[i, slot] = inverse[i, :, slot] = 0.0
+        column = -(inverse @ of_steps[:, :, None])[:, :, 0]
+        column[i, slot] = 1.0
+        inverse[i, :, slot] = np.where(good, 1.0 / curvature, 0.0)[:, None] * column
+        self._inverse[which] = inverse
+        self._of_changes[which, slot] = self._of_changes[which, :, slot] = of_changes
+        self._curvature[which, slot] = curvature
+        self._scale[which] = np.where(good, curvature / squares, self._scale[which])
+        self._slot[which] = (slot + good) % _MEMORY
+        self._squared_gradient[which] = products[:, 1, _GRADIENT]
+        return of_pairs[:, 1]
+
+    def _direction(self, which: Ints, slot: Ints, of_gradient: Floats) -> tuple[Floats, Floats]:
+        """Return factors of the rows that make minus the inverse Hessian's estimate times the
+        gradient, and the slope along that.
         """
-        by_age = (self._oldest[:, None] + torch.arange(_MEMORY, device=gradient.device)) % _MEMORY
-        rows, columns = by_age[:, :, None], by_age[:, None, :].expand(-1, _MEMORY, -1)
-        SY, YY = (v.gather(1, rows.expand_as(v)).gather(2, columns) for v in (self._SY, self._YY))
-        Sg, Yg = (v.gather(1, by_age)[..., None] for v in self._products(gradient))
-        curvature, squares = SY.diagonal(dim1=1, dim2=2), YY.diagonal(dim1=1, dim2=2)
-        filled = squares > 0
-        scale = _latest(torch.where(filled, curvature / squares.clamp(min=1e-300), 0.0), filled)
-        scale = torch.where(filled.any(dim=1), scale, _first_scale(gradient))[:, None]
-        # The triangle is that of older steps by younger changes.
-        R = torch.triu(SY) + torch.diag_embed((~filled).to(SY.dtype))
-        of_changes = torch.linalg.solve_triangular(R, Sg, upper=True)
-        inner = curvature[..., None] * of_changes + scale[..., None] * (YY @ of_changes - Yg)
-        of_steps = torch.linalg.solve_triangular(R.transpose(1, 2), inner, upper=False)
-        factors = torch.cat([of_steps, -scale[..., None] * of_changes], dim=1)[..., 0]
-        factors = torch.zeros_like(factors).scatter(
-            1, torch.cat([by_age, _MEMORY + by_age], dim=1), factors
-        )
-        back = (factors[:, None] @ self._pairs)[:, 0]
-        return torch.addcmul(-back, gradient, scale, value=-1.0)
+        i, scale, inverse = np.arange(len(which)), self._scale_or_first(which), self._inverse[which]
+        of_steps, of_changes = of_gradient[:, :_MEMORY, None], of_gradient[:, _MEMORY:, None]
+        by_change = inverse @ of_steps
+        inner = self._of_changes[which] @ by_change - of_changes
+        inner = self._curvature[which][..., None] * by_change + scale[:, None, None] * inner
+        by_step = -(inverse.transpose(0, 2, 1) @ inner)
+        by_pair = np.concatenate([by_step, scale[:, None, None] * by_change], axis=1)[..., 0]
+        slope = (by_pair * of_gradient).sum(axis=1) - scale * self._squared_gradient[which]
+        factors = np.zeros((len(which), _ROWS))
+        factors[:, : 2 * _MEMORY] = by_pair
+        factors[i, slot] = factors[i, _MEMORY + slot] = 0.0  # the new pair is not there yet, but
+        factors[:, _DIRECTION] = by_pair[i, slot]  # its step is where the direction was
+        factors[:, _CHANGE] = by_pair[i, _MEMORY + slot]
+        factors[:, _GRADIENT] = -scale
+        return factors, slope
 
-    def _products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the products (P, k) of steps and of changes with one vector each (P, m)."""
-        products = (vectors[:, None] @ self._pairs.transpose(1, 2))[:, 0]
-        return products[:, :_MEMORY], products[:, _MEMORY:]
+    def _scale_or_first(self, which: Ints | Bools) -> Floats:
+        first = _FIRST_STEP / np.sqrt(np.maximum(self._squared_gradient[which], 1e-300))
+        return np.where(self._scale[which] > 0.0, self._scale[which], first)
+
+    def _forget(self, which: Bools) -> None:
+        self._inverse[which], self._scale[which] = 0.0, 0.0
 
 
-def _first_direction(gradient: Tensor) -> Tensor:
-    return -_first_scale(gradient)[:, None] * gradient
-
-
-def _first_scale(gradient: Tensor) -> Tensor:
-    return _FIRST_STEP / gradient.norm(dim=1).clamp(min=1e-300)
-
-
-def _latest(values: Tensor, filled: Tensor) -> Tensor:
-    """Return the last of the values (P, k) that is filled in each row."""
-    numbers = torch.arange(values.shape[1], device=values.device)
-    latest = torch.where(filled, numbers, -1).amax(dim=1).clamp(min=0)
-    return values.gather(1, latest[:, None])[:, 0]
-
-
-def _shortened(t: Tensor, value: Tensor, low: Tensor, low_value: Tensor, slope: Tensor) -> Tensor:
+def _shortened(
+    t: Floats, value: Floats, low: Floats, low_value: Floats, slope: Floats
+) -> Floats:
     """Return the minimum of a parabola through ``low``, its slope and ``t``, kept off both ends."""
     width = t - low
     rise = value - low_value - slope * width
-    share = -slope * width / (2.0 * rise.clamp(min=1e-300))
-    return low + width * share.nan_to_num(0.0).clamp(0.1, 0.7)
+    share = -slope * width / (2.0 * np.maximum(rise, 1e-300))
+    return low + width * np.clip(np.nan_to_num(share), 0.1, 0.7)
 
 
 def one_cycle(
