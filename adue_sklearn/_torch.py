@@ -154,6 +154,12 @@ def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(X).to(device, dtype)
 
 
+def where_it_computes(X: Array, device: str) -> Array:
+    """Return ``X`` on the accelerator that ``device`` leads to, moved once; on a CPU as it is."""
+    target = resolve_device(device, X)
+    return X if target.type == "cpu" else to_tensor(X, target, gemm_dtype(X))
+
+
 class _ThreadLimits:
     """Limits of the whole process while any descent runs, whichever Python thread it runs in.
 

@@ -156,8 +156,9 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         )
         self._set_head("init_", head.weights, head.biases)
         self.classes_, self._head_given = head.classes, head.given
+        given, X = X, self._to_fit(X)
         if head.given:
-            self._check_fit_rows(X, labels)
+            self._check_fit_rows(X, labels, given)
         self._fit(X, labels, head)
         return self
 
@@ -285,6 +286,10 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             encode_labels(labels, self.classes_, named=True)  # raises for a label it has not
         return errors
 
+    def _to_fit(self, X: Array) -> Array:
+        """Return validated features as :meth:`_fit` reads them: as they are, block by block."""
+        return X
+
     @abstractmethod
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         """Learn from validated features and labels, the latter as row numbers of the head."""
@@ -318,9 +323,12 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         for score in _scores_in([v for name, v in vars(self).items() if name not in parameters]):
             score._move(device)
 
-    def _check_fit_rows(self, X: Array, labels: IntArray) -> None:
-        """Warn the caller of ``fit`` of what is wrong with rows for a head that was given."""
-        warn_of_changed_features(X)
+    def _check_fit_rows(self, X: Array, labels: IntArray, given: Array | None = None) -> None:
+        """Warn the caller of ``fit`` of what is wrong with rows for a head that was given.
+
+        ``given`` are the same rows where the caller has them.
+        """
+        warn_of_changed_features(X if given is None else given)
         for doubt in self._doubts(X, labels, learned=self.card.needs == "held-out errors"):
             doubt.warn()
 

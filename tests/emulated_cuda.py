@@ -50,6 +50,7 @@ class Seen:
     package: str = "adue_sklearn"
     ops: Counter[str] = field(default_factory=Counter)
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sizes: list[int] = field(default_factory=list)  # elements of each transfer
     within: bool = False  # a function that has operands on the device
 
     def wait(self, what: str) -> None:
@@ -60,6 +61,7 @@ class Seen:
         self.waits[what, f"{name}:{frame.f_lineno}"] += 1
 
     def transfer(self, tensor: torch.Tensor) -> None:
+        self.sizes.append(tensor.numel())
         self.wait("to host" if isinstance(tensor, CudaTensor) else "to device")
 
 

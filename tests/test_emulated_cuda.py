@@ -419,12 +419,31 @@ def test_predict_computes_on_the_device_that_it_is_told(device, lora, tmp_path, 
     assert bool(seen.ops.total()) == (device == "auto")
 
 
-def test_lbfgs_waits_a_known_number_of_times():
-    """9.5 waits an evaluation at the time of writing; a bound, so that it does not grow."""
+@pytest.mark.parametrize(
+    ("n_classes", "hidden", "most"), [(2, None, 90), (3, None, 110), (3, 5, 120)]
+)
+def test_an_evaluation_waits_for_the_device_once_each_way(n_classes, hidden, most):
+    """A bound on kernels near what they were, so that they do not grow."""
+    args, activation = problem(n_classes, hidden=hidden), "tanh" if hidden else None
+
+    def count(max_iter):
+        with emulated_cuda() as seen:
+            AdUEEstimator(max_iter=max_iter, tol=1e-12, activation=activation).fit(*args)
+        return seen.ops.total(), sum(of == "to host" for of, _ in seen.waits.elements()), seen.waits
+
+    (few, few_answers, _), (many, many_answers, waits) = count(2), count(12)
+    evaluations = many_answers - few_answers  # each says once what it gave
+    assert many - few <= most * evaluations
+    assert waits.total() <= 2 * many_answers + 40  # those before and after
+
+
+@pytest.mark.parametrize("estimator", [AdUEEstimator(), AdUESearchCV({"beta": [0.1, 1.0]}, cv=2)])
+def test_features_reach_the_device_once_a_fit(estimator):
+    X, *rest = problem()
     with emulated_cuda() as seen:
-        AdUEEstimator(max_iter=5).fit(*problem(2))
-    evaluations = seen.ops["bmm"] / 4  # about: memory products
-    assert seen.waits.total() < 20 * evaluations
+        quick(estimator).fit(X, *rest)
+    assert seen.sizes.count(X.size) == 1
+    assert max(seen.sizes) == X.size
 
 
 @pytest.fixture(params=["tf32", "ieee"])

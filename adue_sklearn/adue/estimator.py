@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adue_sklearn._heads import IntArray, OriginalHead
 from adue_sklearn._label_order import FEWEST_ROWS
-from adue_sklearn._torch import Array, resolve_device, threads_for
+from adue_sklearn._torch import Array, resolve_device, threads_for, where_it_computes
 from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
@@ -215,6 +215,9 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         self.batch_size = batch_size
         self.dropout = dropout
         self.random_state = random_state
+
+    def _to_fit(self, X: Array) -> Array:
+        return where_it_computes(X, self.device)
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         errors = self._original_errors(X, labels, head)

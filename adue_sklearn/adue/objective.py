@@ -90,29 +90,36 @@ class Distance(NamedTuple):
     slope_others: Tensor
 
 
-def smooth_max_distance(top: TopClass, lam: Number) -> Distance:
+class Sharpness(NamedTuple):
+    """``lam`` of each row of logits, and what depends on it alone."""
+
+    lam: Tensor
+    #: The sum of the classes' weights at one-hot probabilities, that of the largest being 1.
+    at_one_hot: Tensor
+
+
+def sharpness(lam: Tensor, n_classes: int) -> Sharpness:
+    """Return the constants of SmoothMax over so many classes."""
+    return Sharpness(lam, 1.0 + (n_classes - 1) * torch.exp(-lam))
+
+
+def smooth_max_distance(top: TopClass, by: Sharpness) -> Distance:
     """Return ``s_max - s`` for ``s = logsumexp(lam p) / lam``, without cancellation."""
-    lam = _lam_on(top.eps, lam)
-    eps, share = top.eps, top.share
-    n_others, per_row = share.shape[-1] - 1, lam[..., None]
-    exp_lam = torch.exp(-lam)
-    at_one_hot = 1.0 + n_others * exp_lam
-    p_others = eps[..., None] * share
-
-    # Weights softmax(lam p), relative to that of the largest class, which is among them as p = 0.
-    relative = torch.exp(per_row * (p_others + (eps - 1.0)[..., None]))
-    of_largest = torch.exp(lam * (eps - 1.0))
+    eps, share, per_row = top.eps, top.share, by.lam[..., None]
+    # From here on the ratio has reached its limit.
+    small = eps.clamp(min=_TINY)[..., None]
+    below = -per_row * torch.addcmul(small, small, share)  # -lam (eps + p_c)
+    # Weights softmax(lam p) of the others, relative to that of the largest class.
+    relative = torch.exp(-per_row - below).scatter_(-1, top.largest, 0.0)
     # What they exceed exp(-lam) by, which is theirs where the largest class has all.
-    excess = torch.expm1(-per_row * (p_others + eps[..., None])).mul_(relative).sum(dim=-1)
-    excess = of_largest * torch.expm1(-lam * eps) - excess
-    distance = eps - torch.log1p(excess / at_one_hot) / lam
-    limit = -torch.expm1(-lam) / at_one_hot
-    ratio = torch.where(eps < _TINY, limit, distance / eps.clamp(min=_TINY))
+    excess = torch.expm1(below).mul_(relative).sum(dim=-1) / by.at_one_hot
+    small = small[..., 0]
+    ratio = torch.addcdiv(small, torch.log1p(-excess), by.lam, value=-1.0) / small
 
-    weight_top = 1.0 / (1.0 + relative.sum(dim=-1) - of_largest)
+    weight_top = 1.0 / (1.0 + relative.sum(dim=-1))
     weights = relative.mul_(weight_top[..., None])
     inner = weight_top - (weights * share).sum(dim=-1)
-    slope_others = weights.sub_((weight_top - eps * inner)[..., None]).mul_(share).neg_()
+    slope_others = (torch.addcmul(weight_top, eps, inner, value=-1.0)[..., None] - weights) * share
     return Distance(ratio, (eps - 1.0) * inner, slope_others)
 
 
@@ -136,9 +143,8 @@ class Scaling(NamedTuple):
     span: Tensor
 
 
-def scaling(measure: Measure, scale: Scale, lam: Number, n_classes: int) -> Scaling:
+def scaling(measure: Measure, scale: Scale, lam: Tensor, n_classes: int) -> Scaling:
     """Return how a distance becomes a score."""
-    lam = torch.as_tensor(lam, dtype=torch.float64)
     one = torch.ones_like(lam)
     if measure == "entropy":  # normalised by its maximum on either scale, as published
         return Scaling(math.log(n_classes) * one, 0.0 * one, math.log(n_classes) * one)
@@ -157,9 +163,9 @@ def adue_score(z: Tensor, lam: Number, scale: Scale, measure: Measure = "smoothm
     ``1 - s`` as published, which may be negative; both rank rows alike. ``"entropy"``: the
     entropy over ``log C``, in [0, 1].
     """
-    top = top_class(z)
-    by = _on(z, scaling(measure, scale, lam, z.shape[-1]))
-    score = by.lowest + top.eps * _distance(top, measure, lam).ratio / by.unit
+    top, lam = top_class(z), _lam_on(z, lam)
+    by, sharp = scaling(measure, scale, lam, z.shape[-1]), sharpness(lam, z.shape[-1])
+    score = by.lowest + top.eps * _distance(top, measure, sharp).ratio / by.unit
     return score if (measure, scale) == ("smoothmax", "paper") else score.clamp(max=1.0)
 
 
@@ -221,22 +227,8 @@ def row_losses(
     cross_entropy, regularization : Tensor of shape (..., n)
     dz : Tensor of shape (..., n, C)
     """
-    top = top_class(z)
-    distance = _distance(top, measure, lam)
-    cross_entropy, regularization, factor = _by_row(
-        top.eps,
-        top.log_eps,
-        distance.ratio,
-        errors,
-        reference,
-        by=_on(z, scaling(measure, scale, lam, z.shape[-1])),
-        scale=scale,
-        alpha=alpha,
-        error_weights=error_weights,
-    )
-    dz = factor[..., None] * distance.slope_others
-    dz.scatter_(-1, top.largest, (factor * distance.slope_top)[..., None])
-    return cross_entropy, regularization, dz
+    loss = RowLoss(z.shape[-1], z.device, lam=lam, scale=scale, alpha=alpha, measure=measure)
+    return loss.of_logits(z, errors, reference, error_weights)
 
 
 def two_class_losses(
@@ -255,79 +247,111 @@ def two_class_losses(
     The third is the derivative by ``gap`` (..., n). The other class is all of ``eps`` here, which
     saves two thirds of the work.
     """
-    size = gap.abs()
-    eps, log_eps = torch.sigmoid(-size), torch.nn.functional.logsigmoid(-size)
-    if measure == "entropy":
-        ratio, slope = _two_class_entropy(eps, log_eps)
-    else:
-        ratio, slope = _two_class_smooth_max(eps, _lam_on(gap, lam))
-    cross_entropy, regularization, factor = _by_row(
-        eps,
-        log_eps,
-        ratio,
-        errors,
-        reference,
-        by=_on(gap, scaling(measure, scale, lam, 2)),
-        scale=scale,
-        alpha=alpha,
-        error_weights=error_weights,
-    )
-    return cross_entropy, regularization, factor * slope * torch.sign(gap)
+    loss = RowLoss(2, gap.device, lam=lam, scale=scale, alpha=alpha, measure=measure)
+    return loss.of_gap(gap, errors, reference, error_weights)
 
 
-def _by_row(
-    eps: Tensor,
-    log_eps: Tensor,
-    ratio: Tensor,
-    errors: Tensor,
-    reference: Tensor,
-    *,
-    by: Scaling,
-    scale: Scale,
-    alpha: Number,
-    error_weights: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both losses and what a slope of the distance over ``eps`` is multiplied with.
+class RowLoss:
+    """Both losses for one setting, or one a head: what does not depend on rows is computed once.
 
-    ``errors`` choose by ``lerp``, which is exact at 0 and 1 and has no branch to mispredict:
-    ``where`` costs a CPU ten times as much on rows in random order.
+    Parameters are those of :func:`row_losses`, and where to compute.
     """
-    errors = errors.to(eps.dtype)
-    relative = ratio / by.unit
-    score = by.lowest + eps * relative
-    # Each `per_...` times the slope is a derivative by z.
-    per_score = eps / by.unit
-    if scale == "unit":
-        remaining = (by.span - eps * ratio) / by.span
-        ceiling = (_ROUNDING / by.span).clamp(min=UNIT_CEILING)
-        kept = remaining > ceiling
-        remaining = remaining.clamp(min=ceiling)
-        logarithm = torch.log(torch.lerp(remaining, relative, errors))
-        cross_entropy = -(errors * log_eps + logarithm)
-        # d(-log U) has eps in numerator and denominator: only the ratio is left.
-        per_entropy = torch.lerp(
-            torch.where(kept, per_score / remaining, 0.0), -1.0 / ratio, errors
+
+    def __init__(
+        self,
+        n_classes: int,
+        device: torch.device,
+        *,
+        lam: Number,
+        scale: Scale,
+        alpha: Number,
+        measure: Measure,
+    ) -> None:
+        lam = torch.as_tensor(lam, dtype=torch.float64, device=device)
+        self._measure, self._scale, self._alpha = measure, scale, alpha
+        self._sharp = sharpness(lam, n_classes)
+        self._by = scaling(measure, scale, lam, n_classes)
+        self._ceiling = (_ROUNDING / self._by.span).clamp(min=UNIT_CEILING)
+
+    def of_logits(
+        self, z: Tensor, errors: Tensor, reference: Tensor, error_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :func:`row_losses` does."""
+        top = top_class(z)
+        distance = _distance(top, self._measure, self._sharp)
+        cross_entropy, regularization, factor = self._by_row(
+            top.eps, top.log_eps, distance.ratio, errors, reference, error_weights
         )
-    else:
-        clamped = score.clamp(PAPER_CLAMP, 1.0 - PAPER_CLAMP)
-        cross_entropy = -torch.lerp(torch.log1p(-clamped), torch.log(clamped), errors)
-        per_entropy = per_score * torch.lerp(1.0 / (1.0 - clamped), -1.0 / clamped, errors)
-        per_entropy = torch.where(clamped == score, per_entropy, 0.0)
-    if error_weights is not None:
-        cross_entropy, per_entropy = error_weights * cross_entropy, error_weights * per_entropy
-    deviation = score - reference
-    factor = per_entropy + 2.0 * alpha * deviation * per_score
-    return cross_entropy, alpha * deviation.square(), factor
+        dz = factor[..., None] * distance.slope_others
+        dz.scatter_(-1, top.largest, (factor * distance.slope_top)[..., None])
+        return cross_entropy, regularization, dz
+
+    def of_gap(
+        self, gap: Tensor, errors: Tensor, reference: Tensor, error_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :func:`two_class_losses` does."""
+        size = -gap.abs()
+        eps, log_eps = torch.sigmoid(size), torch.nn.functional.logsigmoid(size)
+        if self._measure == "entropy":
+            ratio, slope = _two_class_entropy(eps, log_eps)
+        else:
+            ratio, slope = _two_class_smooth_max(eps, self._sharp)
+        cross_entropy, regularization, factor = self._by_row(
+            eps, log_eps, ratio, errors, reference, error_weights
+        )
+        return cross_entropy, regularization, factor * slope * torch.sign(gap)
+
+    def _by_row(
+        self,
+        eps: Tensor,
+        log_eps: Tensor,
+        ratio: Tensor,
+        errors: Tensor,
+        reference: Tensor,
+        error_weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both losses and what a slope of the distance over ``eps`` is multiplied with.
+
+        ``errors`` choose by sums and ``lerp``, which are exact at 0 and 1 and have no branch to
+        mispredict: ``where`` costs a CPU ten times as much on rows in random order.
+        """
+        by, errors = self._by, errors.to(eps.dtype)
+        relative = ratio / by.unit
+        # Each `per_...` times the slope is a derivative by z.
+        per_score = eps / by.unit
+        if self._scale == "unit":
+            score = eps * relative
+            remaining = (by.span - eps * ratio) / by.span
+            kept = torch.where(remaining > self._ceiling, per_score, 0.0)
+            remaining = torch.maximum(remaining, self._ceiling)
+            logarithm = torch.log(torch.lerp(remaining, relative, errors))
+            cross_entropy = -torch.addcmul(logarithm, errors, log_eps)
+            # d(-log U) has eps in numerator and denominator: only the ratio is left.
+            of_correct = kept / remaining
+            of_correct = torch.addcmul(of_correct, of_correct, errors, value=-1.0)
+            per_entropy = torch.addcdiv(of_correct, errors, ratio, value=-1.0)
+        else:
+            score = by.lowest + eps * relative
+            clamped = score.clamp(PAPER_CLAMP, 1.0 - PAPER_CLAMP)
+            cross_entropy = -torch.lerp(torch.log1p(-clamped), torch.log(clamped), errors)
+            per_entropy = per_score * torch.lerp(1.0 / (1.0 - clamped), -1.0 / clamped, errors)
+            per_entropy = torch.where(clamped == score, per_entropy, 0.0)
+        if error_weights is not None:
+            cross_entropy, per_entropy = error_weights * cross_entropy, error_weights * per_entropy
+        deviation = score - reference
+        weighted = self._alpha * deviation
+        factor = torch.addcmul(per_entropy, weighted, per_score, value=2.0)
+        return cross_entropy, weighted * deviation, factor
 
 
-def _two_class_smooth_max(eps: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+def _two_class_smooth_max(eps: Tensor, by: Sharpness) -> tuple[Tensor, Tensor]:
     """Return ratio and slope of the largest class of :func:`smooth_max_distance`, C = 2."""
-    exp_lam = torch.exp(-lam)
-    relative = torch.exp(-lam * (1.0 - 2.0 * eps))
-    excess = -relative * torch.expm1(-2.0 * lam * eps)  # relative - exp(-lam)
-    distance = eps - torch.log1p(excess / (1.0 + exp_lam)) / lam
-    ratio = torch.where(eps < _TINY, torch.tanh(lam / 2.0), distance / eps.clamp(min=_TINY))
-    return ratio, (eps - 1.0) * (1.0 - relative) / (1.0 + relative)
+    lam, small = by.lam, eps.clamp(min=_TINY)
+    below = (-2.0 * lam) * small  # -2 lam eps
+    excess = torch.exp(-lam - below).mul_(torch.expm1(below)) / by.at_one_hot
+    ratio = torch.addcdiv(small, torch.log1p(-excess), lam, value=-1.0) / small
+    # The weights (1 - r) / (1 + r) with r = exp(-lam (1 - 2 eps)).
+    return ratio, (eps - 1.0) * torch.tanh(lam / 2.0 + below / 2.0)
 
 
 def _two_class_entropy(eps: Tensor, log_eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,12 +366,8 @@ def _log_top(eps: Tensor) -> Tensor:
     return torch.where(eps < 1e-8, -1.0 - eps / 2, torch.log1p(-eps) / eps.clamp(min=_TINY))
 
 
-def _distance(top: TopClass, measure: Measure, lam: Number) -> Distance:
-    return entropy_distance(top) if measure == "entropy" else smooth_max_distance(top, lam)
-
-
-def _on(z: Tensor, by: Scaling) -> Scaling:
-    return Scaling(*(value.to(z.device) for value in by))
+def _distance(top: TopClass, measure: Measure, by: Sharpness) -> Distance:
+    return entropy_distance(top) if measure == "entropy" else smooth_max_distance(top, by)
 
 
 def _lam_on(z: Tensor, lam: Number) -> Tensor:

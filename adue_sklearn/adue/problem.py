@@ -11,7 +11,7 @@ from torch import Tensor
 from adue_sklearn._heads import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
 from adue_sklearn._torch import Array, gemm_dtype, to_tensor
 from adue_sklearn.adue.descents import TARGET, Stage, typical_gap
-from adue_sklearn.adue.objective import LossTerms, Measure, Scale, reference_score, row_losses
+from adue_sklearn.adue.objective import LossTerms, Measure, RowLoss, Scale, reference_score
 from adue_sklearn.adue.solvers import Objective
 from adue_sklearn.adue.stack import Stack
 
@@ -69,6 +69,7 @@ class HeadProblem:
         self._alpha, self._beta, self._scale, self._measure = alpha, beta, scale, measure
         self._shapes = [None if part is None else part.shape for part in _parts(head)]
         self._init = torch.from_numpy(_flat(head)).to(device)
+        self._target_loss = self._loss(TARGET)
 
     def __len__(self) -> int:
         return len(self._original)
@@ -101,10 +102,11 @@ class HeadProblem:
 
     def objective(self, stage: Stage) -> Objective:
         """Return value and gradient, softened as the stage says."""
+        loss = self._loss(stage)
 
         def value_and_gradient(x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
             shift = x[0].clone().requires_grad_()
-            losses, gradient = self._losses_and_gradient(shift, stage)
+            losses, gradient = self._losses_and_gradient(shift, stage, loss)
             value = losses.mean() + self._beta * x.square().sum()
             return value[None], gradient[None] + 2.0 * self._beta * x
 
@@ -119,7 +121,7 @@ class HeadProblem:
     ) -> Tensor:
         """Return the gradient at a shift over some rows, with dropout in deep heads."""
         keep = (1.0 - dropout, generator) if dropout > 0 else None
-        _, gradient = self._losses_and_gradient(shift, TARGET, rows, keep)
+        _, gradient = self._losses_and_gradient(shift, TARGET, self._target_loss, rows, keep)
         return gradient + 2.0 * self._beta * shift.detach()
 
     def as_stack(self) -> Stack:
@@ -146,7 +148,7 @@ class HeadProblem:
         """Return the objective's three summands."""
         with torch.no_grad():
             z = self._network(shift)
-        cross_entropy, regularization, _ = self._row_losses(z, TARGET, slice(None))
+        cross_entropy, regularization, _ = self._row_losses(z, self._target_loss, slice(None))
         return LossTerms(
             float(cross_entropy.mean()),
             float(regularization.mean()),
@@ -163,29 +165,34 @@ class HeadProblem:
         self,
         flat: Tensor,
         stage: Stage,
+        loss: RowLoss,
         rows: Tensor | slice = slice(None),
         keep: tuple[float, torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = self._network(flat, rows, keep)
-        cross_entropy, regularization, dz = self._row_losses(z.detach(), stage, rows)
+        cross_entropy, regularization, dz = self._row_losses(
+            z.detach() / stage.temperature, loss, rows
+        )
         (gradient,) = torch.autograd.grad(z, flat, dz / (len(dz) * stage.temperature))
         return cross_entropy + regularization, gradient
 
-    def _row_losses(
-        self, z: Tensor, stage: Stage, rows: Tensor | slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        weights = self._error_weights
-        return row_losses(
-            z / stage.temperature,
-            self._errors[rows],
-            self._reference[rows],
+    def _loss(self, stage: Stage) -> RowLoss:
+        return RowLoss(
+            self._original.shape[1],
+            self._original.device,
             lam=min(self._lam, stage.lam),
             scale=self._scale,
             alpha=self._alpha,
             measure=self._measure,
-            error_weights=None if weights is None else weights[rows],
         )
+
+    def _row_losses(
+        self, z: Tensor, loss: RowLoss, rows: Tensor | slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights = self._error_weights
+        of_rows = None if weights is None else weights[rows]
+        return loss.of_logits(z, self._errors[rows], self._reference[rows], of_rows)
 
     def _network(
         self,

@@ -26,7 +26,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, as_numpy, gemm_dtype, resolve_device, threads_for, to_tensor
+from adue_sklearn._torch import (
+    Array,
+    as_numpy,
+    gemm_dtype,
+    resolve_device,
+    threads_for,
+    to_tensor,
+    where_it_computes,
+)
 from adue_sklearn._validation import callers_level
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
@@ -182,6 +190,9 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         self.tol = tol
         self.max_memory = max_memory
         self.verbose = verbose
+
+    def _to_fit(self, X: Array) -> Array:
+        return where_it_computes(X, self.device)
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
         if len(head.weights) > 1:
@@ -391,10 +402,9 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     ) -> Stack:
         X, original = data
         device = original.device
-        inside = torch.zeros(len(folds), len(errors), dtype=torch.float64, device=device)
-        for number, (rest, _) in enumerate(folds):
-            counts = np.bincount(rest, minlength=len(errors))  # a row may be there twice
-            inside[number] = torch.from_numpy(counts)
+        # A row may be there twice.
+        counts = np.array([np.bincount(rest, minlength=len(errors)) for rest, _ in folds])
+        inside = torch.from_numpy(counts.reshape(len(folds), -1)).to(device, torch.float64)
         row_weights = inside / inside.sum(dim=1, keepdim=True)
         wrong = torch.as_tensor(errors, dtype=torch.float64, device=device)
         error_weights = None

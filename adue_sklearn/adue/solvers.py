@@ -278,17 +278,16 @@ class _LineSearch(_OnHost):
 
     def begin(self, which: Bools, value: Floats, slope: Floats) -> None:
         """Begin some of the searches anew."""
-        for name, fresh in {
-            "value": value,
-            "_slope": slope,
-            "_low": 0.0,
-            "_low_value": value,
-            "_low_slope": slope,
-            "_high": np.inf,
-            "length": 1.0,
-            "_tries": 0,
-        }.items():
-            setattr(self, name, np.where(which, fresh, getattr(self, name)))
+        self.value, self._low_value = (
+            np.where(which, value, old) for old in (self.value, self._low_value)
+        )
+        self._slope, self._low_slope = (
+            np.where(which, slope, old) for old in (self._slope, self._low_slope)
+        )
+        self._low = np.where(which, 0.0, self._low)
+        self._high = np.where(which, np.inf, self._high)
+        self.length = np.where(which, 1.0, self.length)
+        self._tries = np.where(which, 0, self._tries)
 
     def go_on(self, value: Floats, slope: Floats) -> tuple[Bools, Bools]:
         """Take in what the steps lead to; return which are good, and which searches failed."""
@@ -370,9 +369,7 @@ class _Memory(_OnHost):
         return of_pairs[:, 1]
 
     def _direction(self, which: Ints, slot: Ints, of_gradient: Floats) -> tuple[Floats, Floats]:
-        """Return factors of the rows that make minus the inverse Hessian's estimate times the
-        gradient, and the slope along that.
-        """
+        """Return the quasi-Newton direction as factors of the rows, and the slope along it."""
         i, scale, inverse = np.arange(len(which)), self._scale_or_first(which), self._inverse[which]
         of_steps, of_changes = of_gradient[:, :_MEMORY, None], of_gradient[:, _MEMORY:, None]
         by_change = inverse @ of_steps
@@ -397,9 +394,7 @@ class _Memory(_OnHost):
         self._inverse[which], self._scale[which] = 0.0, 0.0
 
 
-def _shortened(
-    t: Floats, value: Floats, low: Floats, low_value: Floats, slope: Floats
-) -> Floats:
+def _shortened(t: Floats, value: Floats, low: Floats, low_value: Floats, slope: Floats) -> Floats:
     """Return the minimum of a parabola through ``low``, its slope and ``t``, kept off both ends."""
     width = t - low
     rise = value - low_value - slope * width

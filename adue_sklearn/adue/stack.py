@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from adue_sklearn.adue.descents import Stage, typical_gap
-from adue_sklearn.adue.objective import (
-    Measure,
-    Scale,
-    adue_score,
-    row_losses,
-    two_class_losses,
-)
+from adue_sklearn.adue.objective import Measure, RowLoss, Scale, adue_score
 from adue_sklearn.adue.solvers import Objective
 
 #: Logits that are worked on at a time: on a CPU, for each thread, few enough to stay in its cache.
@@ -129,11 +124,11 @@ class Stack:
 
     def objective(self, stage: Stage) -> Objective:
         """Return values and gradients, softened as the stage says."""
+        return _Evaluation(self, stage)
 
-        def value_and_gradient(x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-            return self[problems]._value_and_gradient(x, stage)
-
-        return value_and_gradient
+    @cached_property
+    def _original_gap(self) -> Tensor:
+        return self.original[:, 1] - self.original[:, 0]
 
     @property
     def _binary(self) -> bool:
@@ -143,65 +138,100 @@ class Stack:
     def _n_outputs(self) -> int:
         return 1 if self._binary else self.original.shape[1]
 
-    def _value_and_gradient(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        products = self._products(x)
-        values = self.beta * x.square().sum(dim=1)
-        of_bias = x.new_empty(products.shape[:2])
-        for part in self._blocks(len(x)):
-            losses, dz = self[part]._losses(products[part], x[part], stage)
-            values[part] += losses
-            of_bias[part] = dz.sum(dim=2)
-            products[part] = dz  # as derivatives from here on
-        gradient = (products.reshape(-1, len(self.X)) @ self.X).to(torch.float64)
-        gradient = gradient.reshape(len(x), -1)
-        if gradient.shape[1] < x.shape[1]:
-            gradient = torch.cat([gradient, of_bias], dim=1)
-        return values, gradient.addcmul_(x, self.beta[:, None], value=2.0)
-
     def _products(self, x: Tensor) -> Tensor:
         """Return the products of weights and features (P, outputs, n), in the dtype of ``X``."""
         n_features = self.X.shape[1]
         weights = x[:, : self._n_outputs * n_features].reshape(-1, n_features)
         return (weights.to(self.X.dtype) @ self.X.T).reshape(len(x), self._n_outputs, -1)
 
-    def _losses(self, products: Tensor, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Return each problem's mean loss (P,) and its derivatives (P, outputs, n)."""
-        losses = two_class_losses if self._binary else row_losses
-        z = self._gaps(products, x) if self._binary else self._logits(products, x)
-        weights = self.row_weights[self.fold]
-        cross_entropy, regularization, dz = losses(
-            z / stage.temperature,
-            self.errors,
-            self.reference,
-            lam=self.lam.clamp(max=stage.lam)[:, None],
-            scale=self.scale,
-            alpha=self.alpha[:, None],
-            measure=self.measure,
-            error_weights=None if self.error_weights is None else self.error_weights[self.fold],
-        )
-        mean = ((cross_entropy + regularization) * weights).sum(dim=1)
-        if self._binary:
-            return mean, (dz * weights * (math.sqrt(2.0) / stage.temperature))[:, None]
-        return mean, dz.transpose(1, 2) * weights[:, None] / stage.temperature
-
     def _gaps(self, products: Tensor, x: Tensor) -> Tensor:
         """Return the second logit minus the first (P, n) of a binary head."""
-        change = products[:, 0].to(torch.float64)
-        if x.shape[1] > self.X.shape[1]:
-            change += x[:, -1:]
-        return self.original[:, 1] - self.original[:, 0] + math.sqrt(2.0) * change
+        gap = torch.add(self._original_gap, products[:, 0], alpha=math.sqrt(2.0))
+        return gap.add_(x[:, -1:], alpha=math.sqrt(2.0)) if x.shape[1] > self.X.shape[1] else gap
 
     def _logits(self, products: Tensor, x: Tensor) -> Tensor:
         """Return the logits (P, n, C), up to what is common to both in a binary head."""
         if self._binary:
             half = self._gaps(products, x)[..., None] / 2.0
             return torch.cat([-half, half], dim=2)
-        z = products.to(torch.float64).transpose(1, 2) + self.original
+        z = products.transpose(1, 2) + self.original
         bias = x[:, self._n_outputs * self.X.shape[1] :]
-        return z + bias[:, None] if bias.shape[1] else z
+        return z.add_(bias[:, None]) if bias.shape[1] else z
+
+    def _of_folds(self, weights: Tensor) -> Tensor:
+        """Return weights (F, n) of folds for each problem (P, n)."""
+        return weights if len(weights) == 1 else weights[self.fold]
 
     def _blocks(self, n_problems: int) -> list[slice]:
         on_cpu = self.X.device.type == "cpu"
         block = _BLOCK["cpu"] * torch.get_num_threads() if on_cpu else _BLOCK["cuda"]
         size = max(1, block // max(1, len(self.X) * self._n_outputs))
         return [slice(i, i + size) for i in range(0, n_problems, size)]
+
+
+class _Evaluation:
+    """Values and gradients of a stack's problems, softened as a stage says.
+
+    What depends on the settings of the problems alone is kept as long as they stay the same.
+    """
+
+    def __init__(self, stack: Stack, stage: Stage) -> None:
+        self._all, self._stage = stack, stage
+        self._problems: Tensor | None = None
+
+    def __call__(self, x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        if problems is not self._problems:
+            self._problems, self._stack = problems, self._all[problems]
+            self._losses = [
+                (part, self._stack[part], self._loss(self._stack[part]))
+                for part in self._stack._blocks(len(problems))
+            ]
+        stack, beta = self._stack, self._stack.beta
+        products = stack._products(x)
+        values = beta * x.square().sum(dim=1)
+        gradient = torch.empty_like(x)
+        in_weights = stack._n_outputs * stack.X.shape[1]
+        for part, of_part, loss in self._losses:
+            losses, dz = self._mean(of_part, loss, products[part], x[part])
+            values[part] += losses
+            if in_weights < x.shape[1]:
+                torch.sum(dz, dim=2, out=gradient[part, in_weights:])
+            products[part] = dz  # as derivatives from here on
+        of_weights = products.reshape(-1, len(stack.X)) @ stack.X
+        gradient[:, :in_weights] = of_weights.reshape(len(x), -1)
+        return values, gradient.addcmul_(x, beta[:, None], value=2.0)
+
+    def _loss(self, stack: Stack) -> RowLoss:
+        return RowLoss(
+            stack.original.shape[1],
+            stack.X.device,
+            lam=stack.lam.clamp(max=self._stage.lam)[:, None],
+            scale=stack.scale,
+            alpha=stack.alpha[:, None],
+            measure=stack.measure,
+        )
+
+    def _mean(
+        self, stack: Stack, loss: RowLoss, products: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return each problem's mean loss (P,) and its derivatives (P, outputs, n)."""
+        of_row, z = (
+            (loss.of_gap, stack._gaps(products, x))
+            if stack._binary
+            else (loss.of_logits, stack._logits(products, x))
+        )
+        if self._stage.temperature != 1.0:
+            z /= self._stage.temperature
+        cross_entropy, regularization, dz = of_row(
+            z,
+            stack.errors,
+            stack.reference,
+            None if stack.error_weights is None else stack._of_folds(stack.error_weights),
+        )
+        weights = stack._of_folds(stack.row_weights)
+        mean = ((cross_entropy + regularization) * weights).sum(dim=1)
+        if stack._binary:
+            return mean, (dz * (weights * (math.sqrt(2.0) / self._stage.temperature)))[:, None]
+        if self._stage.temperature != 1.0:
+            weights = weights / self._stage.temperature
+        return mean, dz.transpose(1, 2) * weights[:, None]
