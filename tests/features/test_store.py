@@ -19,7 +19,7 @@ def finite(shape):
 
 @st.composite
 def store_arrays(draw):
-    n, d, n_classes = draw(st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)))
+    n, d, n_classes = draw(st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(2, 4)))
     optional = {
         "labels": hnp.arrays(np.int64, n, elements=st.integers(0, n_classes - 1)),
         "ids": hnp.arrays(np.int64, n, elements=st.integers(0, 10**6)),
@@ -245,7 +245,7 @@ def test_labels_come_with_every_shard_or_with_none(tmp_path, arrays):
         ({"ids": np.zeros(9, int)}, "ids: expected shape"),
         ({"logits": np.zeros((10, 3))}, "logits: expected shape"),
         ({"init_b": np.zeros(3)}, "init_b: expected shape"),
-        ({"init_W": np.zeros(3)}, "init_W: expected shape"),
+        ({"init_W": np.zeros((2, 3, 1))}, "init_W: expected shape"),
         ({"classes": ["a"]}, "classes: expected 2"),
         ({"classes": ["a", "a"]}, "classes: expected 2 different"),
         ({"classes": "ab"}, "classes: expected a list of str"),
