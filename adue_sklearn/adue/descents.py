@@ -20,6 +20,8 @@ from adue_sklearn.adue.solvers import Minima, Objective, Observer, minimize_lbfg
 CONTINUATION = (5.0, 10.0, 20.0, 50.0)
 #: Difference of the two largest logits from which a head counts as saturated.
 _MODERATE_GAP = 3.0
+#: Temperatures at most between a saturated head and a moderate one.
+_MOST_TEMPERATURES = 8
 #: How well, and for how long at most, the stages before the last are solved.
 _STAGE_TOL, _STAGE_ITER = 1e-3, 200
 
@@ -119,7 +121,10 @@ def _plans(sharpest: float, gap: float) -> list[list[Stage]]:
     """Return the sequences of stages that are tried from the original head."""
     lams = [softer for softer in CONTINUATION if softer < sharpest]
     halvings = max(0, math.ceil(math.log2(gap / _MODERATE_GAP))) if gap > 0 else 0
-    temperatures = [gap / _MODERATE_GAP / 2**k for k in range(halvings)]
+    n_temperatures = min(halvings, _MOST_TEMPERATURES)
+    # Halved; from a head so saturated that this takes long, divided by more.
+    ratio = 2.0 if halvings <= _MOST_TEMPERATURES else (gap / _MODERATE_GAP) ** (1 / n_temperatures)
+    temperatures = [gap / _MODERATE_GAP / ratio**k for k in range(n_temperatures)]
     plans = [[TARGET]]
     if lams:
         plans.append([*(Stage(softer, 1.0) for softer in lams), TARGET])

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, UncertaintyPipeline
-from adue_sklearn.adue.descents import TARGET, Stage, lowest
+from adue_sklearn.adue.descents import TARGET, Stage, descents, lowest
 from adue_sklearn.adue.objective import reference_score
 from adue_sklearn.adue.search import _choose
 from adue_sklearn.adue.solvers import minimize_lbfgs
@@ -149,6 +149,13 @@ def test_a_softened_start_multiplies_the_original_logits(n_classes):
     z = stack.original + stack.X @ shift[:split].reshape(n_classes, -1).T + shift[split:]
     gaps = [v - v[:, :1] for v in (z, 0.25 * stack.original)]
     torch.testing.assert_close(*gaps)
+
+
+@pytest.mark.parametrize("gap", [1e3, 1e8, 1e30])
+def test_a_head_takes_no_more_stages_the_more_saturated_it_is(gap):
+    plans = [descent.plan for descent in descents(make_stack(Problem(n=60, gap=gap)))]
+    assert max(map(len, plans)) <= 9
+    assert all(plan[-1] == TARGET for plan in plans)
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
