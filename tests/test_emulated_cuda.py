@@ -21,6 +21,7 @@ from adue_sklearn import (
     ErrorProbability,
     HUQScorer,
     KNNScorer,
+    LastLayerLaplaceScorer,
     LinearProbeScorer,
     MahalanobisScorer,
     MarginScorer,
@@ -444,6 +445,14 @@ def test_features_reach_the_device_once_a_fit(estimator):
         quick(estimator).fit(X, *rest)
     assert seen.sizes.count(X.size) == 1
     assert max(seen.sizes) == X.size
+
+
+def test_samples_of_a_posterior_are_drawn_together():
+    X, *rest = problem()
+    scorer = LastLayerLaplaceScorer(predictive="monte_carlo", random_state=0).fit(X, *rest)
+    with emulated_cuda() as seen:
+        scorer.predict_uncertainty(X)
+    assert seen.ops.total() < scorer.n_samples
 
 
 @pytest.fixture(params=["tf32", "ieee"])

@@ -30,6 +30,8 @@ from adue_sklearn.card import Card
 
 #: Where the marginal likelihood looks for a prior precision.
 _LEAST_PRECISION, _MOST_PRECISION = 1e-6, 1e6
+#: Sampled logits that are worked on at a time.
+_SAMPLED_LOGITS = 2**18
 
 
 class KroneckerFactors(NamedTuple):
@@ -131,15 +133,17 @@ def sampled_response(z: Tensor, variances: Tensor, axes: Tensor, normals: Tensor
     largest = z.argmax(dim=1, keepdim=True)
     spread = variances.sqrt()
     total = torch.zeros(len(z), dtype=z.dtype, device=z.device)
-    for normal in normals:
-        sample = z + (spread * normal) @ axes.T
-        total += _response(sample - sample.gather(1, largest), largest)
+    at_a_time = max(1, _SAMPLED_LOGITS // max(1, z.numel()))
+    for some in normals.split(at_a_time):
+        samples = z + (spread * some[:, None]) @ axes.T
+        own = largest.expand(len(some), -1, -1)
+        total += _response(samples - samples.gather(-1, own), own).sum(dim=0)
     return total / len(normals)
 
 
 def _response(gaps: Tensor, largest: Tensor) -> Tensor:
     """Return ``1 - p_k`` from the other logits minus that of class ``k``."""
-    return torch.sigmoid(gaps.scatter(1, largest, -torch.inf).logsumexp(dim=1))
+    return torch.sigmoid(gaps.scatter(-1, largest, -torch.inf).logsumexp(dim=-1))
 
 
 class LastLayerLaplaceScorer(UncertaintyEstimator):
