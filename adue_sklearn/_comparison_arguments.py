@@ -25,7 +25,7 @@ from adue_sklearn._heads import (
     is_list_of_layers,
     rows_to_fit,
 )
-from adue_sklearn._row_digests import row_digests, rows_among
+from adue_sklearn._row_digests import row_digests, rows_among, unseen_rows
 from adue_sklearn._torch import Array, as_numpy, validate_features
 from adue_sklearn._validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
@@ -234,9 +234,14 @@ def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: Labelled) -
 
 
 def without_shared(
-    rows: Labelled, name: str, others: Mapping[str, Labelled | None], *, cv: Any = None
+    rows: Labelled,
+    name: str,
+    others: Mapping[str, Labelled | None],
+    scorers: Named | None = None,
+    *,
+    cv: Any = None,
 ) -> Labelled:
-    """Return rows without those that stand in ``others`` too; warn of them.
+    """Return rows without those in ``others`` too, or that fitted a frozen scorer; warn of them.
 
     Raises
     ------
@@ -247,10 +252,16 @@ def without_shared(
     for other in others.values():
         if other is not None:
             shared |= rows_among(as_numpy(rows.X), row_digests(as_numpy(other.X)))
+    places = [place for place, other in others.items() if other is not None]
+    for label, scorer in scorers or ():
+        fitted = scorer.estimator if isinstance(scorer, FrozenEstimator) else None
+        new = unseen_rows(fitted, rows.X) if isinstance(fitted, UncertaintyEstimator) else None
+        if new is not None and not new.all():
+            shared |= ~new
+            places.append(f"what fitted {label}")
     if not shared.any():
         return rows
-    n_shared, there = int(shared.sum()), " or ".join(k for k, v in others.items() if v is not None)
-    what = f"{name}: {n_shared} of {len(shared)} rows stand in {there} too"
+    what = f"{name}: {int(shared.sum())} of {len(shared)} rows stand in {' or '.join(places)} too"
     if shared.all():
         raise ValueError(
             f"{what}, so no rows remain; expected rows that nothing was trained or fitted on."

@@ -7,15 +7,21 @@ known by their length and three projections of their direction, up to a toleranc
 from __future__ import annotations
 
 import base64
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
+from adue_sklearn._torch import as_numpy
+from adue_sklearn._validation import callers_level
+
 #: A hundred times what float32 arithmetic leaves open; different texts are farther apart.
 _TOLERANCE = 1e-4
 _PROJECTIONS = 3
+#: Attribute of an estimator that keeps digests of the rows it was fitted on.
+FITTED_ON = "_fitted_on"
 
 
 def row_digests(features: npt.NDArray[Any]) -> str:
@@ -26,13 +32,52 @@ def row_digests(features: npt.NDArray[Any]) -> str:
 
 def rows_among(features: npt.NDArray[Any], digests: str) -> npt.NDArray[np.bool_]:
     """Return which finite rows have, up to rounding, a digest that is among ``digests``."""
-    content = np.frombuffer(base64.b64decode(digests, validate=True), dtype="<f4")
-    known = content.reshape(-1, 1 + _PROJECTIONS).astype(np.float64)
+    try:
+        content = np.frombuffer(base64.b64decode(digests, validate=True), dtype="<f4")
+        known = content.reshape(-1, 1 + _PROJECTIONS).astype(np.float64)
+    except ValueError as error:
+        raise ValueError(
+            f"digests of rows cannot be read: {error}; expected what was saved."
+        ) from error
     rows = _digests(features)
     if not len(known) or not len(rows):
         return np.zeros(len(rows), dtype=bool)
     distances, _ = KDTree(known).query(rows, p=np.inf)
     return np.asarray(distances <= _TOLERANCE)
+
+
+def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:
+    """Return which rows did not fit an estimator; None where it does not know.
+
+    An estimator knows it if it was loaded from a head that says so, or has learned nothing.
+    """
+    if estimator.card.needs == "head":
+        return np.ones(len(X), dtype=bool)
+    digests = vars(estimator).get(FITTED_ON)
+    return None if digests is None else ~rows_among(as_numpy(X), digests)
+
+
+def rows_new_to(estimator: Any, X: Any, *, name: str = "X") -> npt.NDArray[np.int64]:
+    """Return the numbers of rows that did not fit an estimator, as far as it knows.
+
+    Raises
+    ------
+    ValueError
+        If all of them did.
+
+    Warns
+    -----
+    UserWarning
+        If some of them did.
+    """
+    new = unseen_rows(estimator, X)
+    if new is None or new.all():
+        return np.arange(len(X))
+    what = f"{name}: {int((~new).sum())} of {len(new)} rows fitted the {type(estimator).__name__}"
+    if not new.any():
+        raise ValueError(f"{what}, so none remain; expected rows that are new to it.")
+    warnings.warn(f"{what} and are left out.", UserWarning, stacklevel=callers_level())
+    return np.flatnonzero(new)
 
 
 def _digests(features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

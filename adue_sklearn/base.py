@@ -28,6 +28,7 @@ from adue_sklearn._heads import (
     resolve_head,
 )
 from adue_sklearn._label_order import label_order
+from adue_sklearn._row_digests import FITTED_ON
 from adue_sklearn._torch import (
     Array,
     as_numpy,
@@ -154,6 +155,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         head, labels = resolve_head(
             X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__
         )
+        self.__dict__.pop(FITTED_ON, None)
         self._set_head("init_", head.weights, head.biases)
         self.classes_, self._head_given = head.classes, head.given
         given, X = X, self._to_fit(X)

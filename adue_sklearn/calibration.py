@@ -30,6 +30,7 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     resolve_head,
 )
+from adue_sklearn._row_digests import rows_new_to
 from adue_sklearn._score_maps import METHODS, apply_score_map, fit_score_map
 from adue_sklearn._torch import Array, as_numpy, like_input, to_tensor, validate_features
 from adue_sklearn._validation import callers_level, naming
@@ -500,6 +501,8 @@ class ErrorProbability(WrappingEstimator):
             fitted, features = self._check_frozen(X, init_W, init_b, classes)
             validate_features(self, X, reset=True)
             labels = check_labels(y, features.shape[0], type(self).__name__)
+            new = rows_new_to(fitted, features)
+            features, labels = features[new], labels[new]
             rows = score_rows(fitted, features, labels)
         else:
             fitted, features, labels, rows = self._fit_wrapped(X, y, init_W, init_b, classes)

@@ -159,7 +159,8 @@ def compare_scorers(
     scorers : list, list of (str, estimator) or dict, default=None
         What to compare, by default :func:`default_scorers`. Softmax response is always there.
         A fitted one, in scikit-learn's ``FrozenEstimator``, must not have seen the rows that it
-        is judged on. A scikit-learn search over a scorer will do too.
+        is judged on; those that fitted a loaded head are left out. A scikit-learn search over a
+        scorer will do too.
     X_train, y_train : array-like, default=None
         Rows that the classifier *was* trained on; those of ``X`` and ``X_test`` that stand here
         too are left out. Scores that describe such rows (``card.needs ==
@@ -250,7 +251,7 @@ def compare_scorers(
     rows = check_rows(response, X, y, init_W, init_b, classes)
     train = check_other_rows("X_train", X_train, "y_train", y_train, rows)
     test = check_other_rows("X_test", X_test, "y_test", y_test, rows)
-    run = Run(rows, train, test, response, cv=cv, random_state=random_state)
+    run = Run(rows, train, test, response, cv=cv, random_state=random_state, scorers=named)
     for doubt in run.doubts:
         doubt.warn()
     if run.head_given:
@@ -300,6 +301,8 @@ class Run:
         The reference, unfitted.
     cv, random_state
         As in :func:`compare_scorers`.
+    scorers : list of (str, estimator), default=None
+        Rows that frozen ones of these were fitted on are not judged.
     """
 
     def __init__(
@@ -311,6 +314,7 @@ class Run:
         *,
         cv: Any,
         random_state: int,
+        scorers: Named | None = None,
     ) -> None:
         self.rows, self.train, self.test, self.response = rows, train, test, response
         self.head_given = rows.init_W is not None
@@ -322,9 +326,10 @@ class Run:
         if test is not None:
             with naming("y_test"):
                 self.fitted_response.errors(test.X, test.y)  # raises for labels that it has not
-            self.test = without_shared(test, "X_test", {"X": rows, "X_train": train})
-        cv_counts_rows = cv if test is None else None
-        self.rows = without_shared(rows, "X", {"X_train": train}, cv=cv_counts_rows)
+            self.test = without_shared(test, "X_test", {"X": rows, "X_train": train}, scorers)
+            self.rows = without_shared(rows, "X", {"X_train": train})
+        else:
+            self.rows = without_shared(rows, "X", {"X_train": train}, scorers, cv=cv)
         self.doubts, self.reservations = self._doubts() if self.head_given else ([], ())
         self.errors: BoolArray
         self.folds: list[tuple[IntArray, IntArray]] = []

@@ -31,6 +31,7 @@ from safetensors.numpy import load, save
 import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn._heads import check_class_labels, is_list_of_layers, two_rows
+from adue_sklearn._row_digests import FITTED_ON, row_digests
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
@@ -62,6 +63,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+#: Where a head's provenance keeps which rows it was fitted on, or chosen by.
+FIT_ROWS, CHOICE_ROWS = "fit_row_digests", "choice_row_digests"
 _JSON, _ARRAYS, _LOCK = "estimator.json", "arrays-*.safetensors", ".lock"
 #: Of a writer for another one; a save takes a fraction of a second.
 _LONGEST_WAIT_S = 60.0
@@ -159,6 +162,7 @@ def save_head(
     *,
     provenance: Mapping[str, Any] | None = None,
     class_names: list[str] | None = None,
+    fitted_on: Any = None,
     overwrite: bool = True,
 ) -> Path:
     """Write a fitted estimator to a folder, all of it or nothing.
@@ -177,6 +181,10 @@ def save_head(
         Where the features came from: a FeatureStore's ``provenance``.
     class_names : list of str, default=None
         Names of the head's rows.
+    fitted_on : array-like or torch.Tensor of shape (n_samples, n_features), default=None
+        The features that the estimator was fitted on. Sixteen bytes of each row are kept, so that
+        these rows are recognised and left out where the head is evaluated, compared or given a
+        threshold. None: what a loaded estimator knows already.
     overwrite : bool, default=True
         Replace an older head; False refuses to.
 
@@ -212,6 +220,7 @@ def save_head(
             f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
         )
     arrays, values = _split_state(estimator)
+    known = _rows_fitted_on(estimator, fitted_on)
     if class_names is not None:
         class_names = _check_names(class_names, len(estimator.classes_))
     content = save(arrays)
@@ -228,7 +237,7 @@ def save_head(
         "attributes": {name: _plain(f"attribute {name}", v) for name, v in values.items()},
         "provenance": {
             str(name): _plain(f"provenance[{name!r}]", value)
-            for name, value in (provenance or {}).items()
+            for name, value in {**(provenance or {}), **known}.items()
         },
         "class_names": class_names,
     }
@@ -242,6 +251,15 @@ def save_head(
             if file.name != arrays_name:
                 file.unlink(missing_ok=True)
     return directory
+
+
+def _rows_fitted_on(estimator: UncertaintyEstimator, X: Any) -> dict[str, str]:
+    """Return what provenance says of the rows of a fit."""
+    if X is None:
+        digests = vars(estimator).get(FITTED_ON)
+        return {} if digests is None else {FIT_ROWS: digests}
+    with naming("fitted_on", "the features that the estimator was fitted on"):
+        return {FIT_ROWS: row_digests(as_numpy(estimator._check_features(X)))}
 
 
 def load_head(directory: str | os.PathLike[str]) -> FittedHead:
@@ -291,6 +309,8 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     except Exception as error:  # whatever a constructor or a score makes of other values
         raise _KIND.broken(file, error) from error
     estimator.device = device_here(estimator.device)
+    if isinstance(document.provenance.get(FIT_ROWS), str):
+        setattr(estimator, FITTED_ON, document.provenance[FIT_ROWS])
     return FittedHead(estimator, dict(document.provenance), document.class_names)
 
 
@@ -552,7 +572,8 @@ def _split_state(
     arrays: dict[str, npt.NDArray[Any]] = {}
     values: dict[str, Any] = {}
     for key, value in vars(estimator).items():
-        if key in parameters or key.startswith("_skl"):  # scikit-learn's callbacks
+        # Neither scikit-learn's callbacks nor rows that it was fitted on are part of a score.
+        if key in parameters or key.startswith("_skl") or key == FITTED_ON:
             continue
         if isinstance(value, list) and all(isinstance(layer, np.ndarray) for layer in value):
             arrays |= {f"{key}.{i}": np.ascontiguousarray(layer) for i, layer in enumerate(value)}

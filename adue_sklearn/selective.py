@@ -19,6 +19,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from adue_sklearn._heads import check_head, check_labels
+from adue_sklearn._row_digests import rows_new_to
 from adue_sklearn._torch import Array, as_numpy, validate_features
 from adue_sklearn._validation import callers_level, naming, share_hint
 from adue_sklearn._wrapping import (
@@ -517,7 +518,8 @@ class SelectiveClassifier(WrappingEstimator):
         if self._is_frozen():
             fitted, features = self._check_frozen(X, init_W, init_b, classes)
             validate_features(self, X, reset=True)
-            return fitted, features, check_labels(y, len(features), name), np.arange(len(features))
+            labels = check_labels(y, len(features), name)
+            return fitted, features, labels, rows_new_to(fitted, features)
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
         y = check_labels(y, X.shape[0], name)

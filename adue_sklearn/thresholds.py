@@ -21,6 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import save
 
 import adue_sklearn
+from adue_sklearn._row_digests import row_digests, rows_new_to
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.schemas import (
@@ -70,6 +71,8 @@ class SavedThreshold:
         Hash of its fitted parameters.
     provenance : dict
         Where the rows came from.
+    row_digests : str
+        Which rows set it, in a form that recognises them; empty if that is not known.
 
     Examples
     --------
@@ -96,6 +99,7 @@ class SavedThreshold:
     score: str
     score_sha256: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    row_digests: str = ""
 
     @classmethod
     def of(
@@ -116,7 +120,8 @@ class SavedThreshold:
         estimator : UncertaintyEstimator
             Fitted, one that :func:`adue_sklearn.persistence.save_head` takes.
         X : array-like or torch.Tensor of shape (n_samples, n_features)
-            Features of rows that are new to it, and to the classifier.
+            Features of rows that are new to it, and to the classifier. Rows that fitted a loaded
+            head are left out, with a warning.
         y : array-like of shape (n_samples,)
             True labels.
         target_risk, confidence, method
@@ -135,8 +140,11 @@ class SavedThreshold:
                 "facts."
             )
         fingerprint = score_sha256(estimator)
+        features = as_numpy(estimator._check_features(X))
         errors = estimator.errors(X, y)
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
+        rows = rows_new_to(estimator, features)
+        errors, uncertainty = errors[rows], uncertainty[rows]
         found = selective_threshold(errors, uncertainty, target_risk, confidence, method)
         return cls(
             threshold=found.threshold,
@@ -150,6 +158,7 @@ class SavedThreshold:
             score=type(estimator).__name__,
             score_sha256=fingerprint,
             provenance=dict(provenance or {}),
+            row_digests=row_digests(features[rows]),
         )
 
     @property
@@ -230,6 +239,7 @@ class _Document(Schema):
     score: str
     score_sha256: str
     provenance: dict[str, Any]
+    row_digests: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:

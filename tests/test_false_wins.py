@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from rich.console import Console
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
@@ -17,8 +18,10 @@ from adue_sklearn import (
     AdUESearchCV,
     AutoScorer,
     EnergyScorer,
+    ErrorProbability,
     LinearProbeScorer,
     MahalanobisScorer,
+    SelectiveClassifier,
     SoftmaxResponseScorer,
     StackedScorer,
     compare_scorers,
@@ -33,7 +36,9 @@ from adue_sklearn.exceptions import (
     MissingClassesWarning,
 )
 from adue_sklearn.features import FeatureStore
+from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.plotting import ComparisonDisplay
+from adue_sklearn.thresholds import SavedThreshold, score_sha256
 from tests.problems import Problem
 
 PROBLEM = Problem(n=1200, n_classes=4, noise=0.6)
@@ -271,3 +276,123 @@ def test_fit_leaves_out_rows_that_the_model_was_trained_on(adue, tmp_path, monke
     status, out, err = adue(*arguments, path)
     assert (status, out) == (1, "")
     assert "none remain" in err
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Hold a head fitted on the first half of a store's rows, and the stores."""
+    folder = tmp_path_factory.mktemp("halves")
+    store = make_store(folder / "all")
+    first = make_store(folder / "first", slice(0, 600))
+    fitted = AdUEEstimator().fit(first.features, first.labels, *HEAD)
+    save_head(fitted, folder / "head", provenance=first.provenance, fitted_on=first.features)
+    save_head(fitted, folder / "forgetful", provenance=first.provenance)
+    make_store(folder / "second", slice(600, 1200))
+    return folder, store
+
+
+def test_evaluate_leaves_out_the_rows_that_fitted_the_head(adue, halves):
+    folder, _ = halves
+    status, out, err = adue("evaluate", folder / "head", folder / "all")
+    assert (status, err) == (0, "")
+    assert "600 of 1200 rows fitted the head and are left out here." in out
+    assert "Fresh rows: 600 rows" in out
+    _, alone, _ = adue("evaluate", folder / "head", folder / "second")
+    assert out.endswith(alone)
+    status, out, err = adue("evaluate", folder / "head", folder / "first")
+    assert (status, out) == (1, "")
+    assert "All 600 rows of" in err
+    assert "so they cannot show how good it is" in err
+
+
+def test_rows_are_recognised_out_of_another_extraction(adue, halves, tmp_path):
+    again = PROBLEM.X[:600][::-1].astype(np.float32) * np.float32(1 + 1e-6)
+    FeatureStore.create(
+        tmp_path / "again", features=again, labels=PROBLEM.y[:600][::-1], init_W=HEAD[0],
+        init_b=HEAD[1], classes=["anger", "joy", "hope", "grief"],
+        provenance={"adapter_sha256": "one"},
+    )  # fmt: skip
+    status, _, err = adue("evaluate", halves[0] / "head", tmp_path / "again")
+    assert status == 1
+    assert "All 600 rows of" in err
+
+
+def test_nothing_is_concluded_where_a_head_does_not_say_what_fitted_it(adue, halves):
+    folder, _ = halves
+    status, out, err = adue("evaluate", folder / "forgetful", folder / "first")
+    assert status == 0
+    assert "does not say which rows it was fitted on" in err
+    assert "Fresh" not in out
+    assert "better" not in out
+    assert "No gain or loss is concluded" in out
+
+
+def test_swapped_classes_are_said_by_evaluate_and_no_gain(adue, halves, tmp_path):
+    make_store(tmp_path / "swapped", slice(600, 1200), SWAPPED)
+    status, out, err = adue("evaluate", halves[0] / "head", tmp_path / "swapped")
+    assert status == 0
+    assert "In another order of the classes they agree" in err
+    assert "No gain or loss is concluded" in out
+
+
+def test_a_loaded_head_knows_its_rows_in_python_too(halves):
+    folder, store = halves
+    loaded = load_head(folder / "head").estimator
+    X, y = store.features, np.asarray(store.labels)
+    with pytest.warns(UserWarning, match="X: 600 of 1200 rows fitted the AdUEEstimator"):
+        found = SavedThreshold.of(loaded, X, y)
+    assert found == SavedThreshold.of(loaded, X[600:], y[600:])
+    with pytest.warns(UserWarning, match="600 of 1200 rows fitted"):
+        model = SelectiveClassifier(FrozenEstimator(loaded)).fit(X, y)
+    assert len(model.calibration_uncertainty_) == 600
+    with pytest.warns(UserWarning, match="X: 600 of 1200 rows stand in what fitted AdUE too"):
+        judged = compare_scorers(X, y, scorers=[FrozenEstimator(loaded)], metrics={})
+    assert judged.n_rows == 600
+    for use in (
+        lambda: SavedThreshold.of(loaded, X[:600], y[:600]),
+        lambda: ErrorProbability(FrozenEstimator(loaded)).fit(X[:600], y[:600]),
+        lambda: compare_scorers(X[:600], y[:600], scorers=[FrozenEstimator(loaded)]),
+    ):
+        with pytest.raises(ValueError, match=r"so no(ne| rows) remain"):
+            use()
+
+
+def test_saving_again_keeps_what_is_known_and_a_new_fit_forgets_it(halves, tmp_path):
+    loaded = load_head(halves[0] / "head")
+    again = load_head(save_head(loaded.estimator, tmp_path / "again"))
+    known = again.provenance["fit_row_digests"]
+    assert known == loaded.provenance["fit_row_digests"]
+    assert score_sha256(again.estimator) == score_sha256(loaded.estimator)
+    X, y = PROBLEM.X[600:], PROBLEM.y[600:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SavedThreshold.of(again.estimator.fit(X, y, *HEAD), PROBLEM.X[:600], PROBLEM.y[:600])
+    with pytest.raises(ValueError, match="fitted_on"):
+        save_head(loaded.estimator, tmp_path / "other", fitted_on=X[:, :3])
+
+
+def test_a_final_test_takes_rows_that_did_not_set_the_threshold(adue, halves, tmp_path):
+    folder, _ = halves
+    make_store(tmp_path / "third", slice(600, 900))
+    limit = tmp_path / "threshold.json"
+    head = folder / "head"
+    status, _, err = adue(
+        "threshold", tmp_path / "third", "--head", head, "--target-risk", 0.3, "--out", limit
+    )
+    assert status == 0, err
+    status, out, err = adue("evaluate", head, folder / "second", "--threshold", limit)
+    assert (status, err) == (0, "")
+    assert "300 of 600 rows set the threshold and are left out here." in out
+    assert "Fresh rows: 300 rows" in out
+    assert re.search(r"Here \d+ of 300 answers are accepted, \d+ of them wrong", out)
+    status, out, err = adue("evaluate", head, tmp_path / "third", "--threshold", limit)
+    assert (status, out) == (1, "")
+    assert f"set {limit}, so they cannot show that it holds" in err
+
+
+def test_rows_by_which_a_score_was_chosen_are_named(adue, tmp_path):
+    path = make_store(tmp_path / "rows").path
+    status, _, err = adue("fit", path, "--score", "energy", "--out", tmp_path / "head")
+    assert status == 0, err
+    _, out, _ = adue("threshold", path, "--head", tmp_path / "head", "--target-risk", 0.2)
+    assert "1200 of these rows are those on which 'adue fit' compared this score." in out

@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from adue_sklearn.cli.console import console, say
+from adue_sklearn.cli.console import console, say, tell
 from adue_sklearn.cli.options import OtherModel
-from adue_sklearn.cli.stores import facts_of, open_labelled
-
-if TYPE_CHECKING:
-    from adue_sklearn.features import FeatureStore
+from adue_sklearn.cli.stores import facts_of, open_labelled, unseen_rows_of
 
 
 def evaluate(
     head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
     store: Annotated[Path, typer.Argument(help="Labelled feature store of rows not used before.")],
+    threshold: Annotated[
+        Path | None,
+        typer.Option(help="File of 'adue threshold': also say how many answers it accepts."),
+    ] = None,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Measure a fitted head on fresh rows, beside softmax response."""
-    from adue_sklearn.cli.tables import fresh_rows_table
+    import numpy as np
+
+    from adue_sklearn.cli.tables import doubts_of_rows, fresh_rows_table
+    from adue_sklearn.cli.thresholding import acceptance, rows_without_threshold
     from adue_sklearn.persistence import check_same_model, load_head
+    from adue_sklearn.thresholds import load_threshold
 
     fitted = load_head(head)
+    limit = None if threshold is None else load_threshold(threshold)
+    if limit is not None:
+        limit.check_score(fitted.estimator)
     test = open_labelled(store)
     check_same_model(fitted.facts, facts_of(test), allow_other_model=allow_other_model)
-    _warn_of_memorised_rows(fitted.estimator, test)
-    estimators = {fitted.estimator.card.name: fitted.estimator}
-    console.print(fresh_rows_table(estimators, test.features, test.labels))
+    rows, said, known = unseen_rows_of(test, fitted, head, "show how good it is")
+    if limit is not None:
+        rows, lines = rows_without_threshold(test, rows, limit, threshold)
+        said += lines
+    X, y = test.features[rows], np.asarray(test.labels)[rows]
+    for line in said:
+        tell(line)
+    _warn_of_memorised_rows(fitted.estimator, X, y)
+    reservations = doubts_of_rows(test, X, y, fits=False)
+    if not known:
+        reservations += (f"{head} does not say which rows it was fitted on",)
+    table = fresh_rows_table(
+        {fitted.estimator.card.name: fitted.estimator},
+        X,
+        y,
+        title="Fresh rows" if known else f"Rows of {store}",
+        reservations=reservations,
+    )
+    console.print(table)
+    if limit is not None:
+        for line in acceptance(limit, fitted.estimator, X, y):
+            tell(line)
 
 
-def _warn_of_memorised_rows(estimator: Any, test: FeatureStore) -> None:
+def _warn_of_memorised_rows(estimator: Any, X: Any, y: Any) -> None:
     from adue_sklearn.model_selection import fit_rows_look_memorised
 
     if not hasattr(estimator, "n_errors_"):  # a score that learns nothing from errors
         return
     few, n_fit = estimator.n_errors_, estimator.n_samples_fit_
-    many = int(estimator.errors(test.features, test.labels).sum())
-    if fit_rows_look_memorised((few, n_fit), (many, len(test))):
+    many = int(estimator.errors(X, y).sum())
+    if fit_rows_look_memorised((few, n_fit), (many, len(X))):
         say(
             "warning",
             "yellow",
             f"The model errs on {few / n_fit:.1%} of the rows that the head was fitted on, but on "
-            f"{many / len(test):.1%} of these. It was probably trained on the former; fit the "
+            f"{many / len(X):.1%} of these. It was probably trained on the former; fit the "
             "head on rows it has not seen.",
         )

@@ -32,9 +32,7 @@ def fit(
     ] = 0.0,
 ) -> None:
     """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
-    from adue_sklearn._row_digests import row_digests
     from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
-    from adue_sklearn.cli.thresholding import FIT_ROWS
     from adue_sklearn.persistence import check_same_model, save_head
 
     _require_new_folder(out)
@@ -54,8 +52,9 @@ def fit(
     save_head(
         fitted.estimator,
         out,
-        provenance={**calibration.provenance, FIT_ROWS: row_digests(fitted.features)},
+        provenance={**calibration.provenance, **fitted.chosen_by},
         class_names=calibration.classes,
+        fitted_on=fitted.features,
     )
     tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
 

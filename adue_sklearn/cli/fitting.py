@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Group
 
 from adue_sklearn._fit_rows import FitRowsWarning
+from adue_sklearn._row_digests import row_digests
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
@@ -15,7 +16,7 @@ from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
 from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
-from adue_sklearn.persistence import check_saveable
+from adue_sklearn.persistence import CHOICE_ROWS, check_saveable
 
 
 class Fitted(NamedTuple):
@@ -24,6 +25,8 @@ class Fitted(NamedTuple):
     estimator: UncertaintyEstimator
     features: Any
     table: Group
+    #: Which rows its table is about, if other rows fitted it.
+    chosen_by: dict[str, str]
 
 
 def fit_adue(
@@ -47,7 +50,7 @@ def fit_adue(
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
         search.fit(*rows, init_W=head[0], init_b=head[1])
         table = cross_validated_table(search, *rows, *head, train=known, reservations=reservations)
-    return Fitted(search.best_estimator_, rows[0], table)
+    return Fitted(search.best_estimator_, rows[0], table, {})
 
 
 def named_score(name: str, activation: str | None, *, has_train: bool) -> tuple[str, Any]:
@@ -91,4 +94,7 @@ def fit_score(
             *rows, *head, scorers=[named], activation=store.activation, cv=folds, **parts
         )
         scorer.fit(*seen, *head)
-    return Fitted(scorer, seen[0], comparison_table(found, width=width))
+    chosen_by = {}
+    if scorer.card.needs != "held-out errors":
+        chosen_by = {CHOICE_ROWS: row_digests(rows[0])}
+    return Fitted(scorer, seen[0], comparison_table(found, width=width), chosen_by)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from adue_sklearn.features import FeatureStore, LoadedClassifier
-    from adue_sklearn.persistence import ModelFacts
+    from adue_sklearn.persistence import FittedHead, ModelFacts
 
     IntArray = npt.NDArray[np.int64]
 
@@ -64,6 +64,53 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
             )
         say("warning", "yellow", f"{what}. They are left out.")
     return np.flatnonzero(~shared)
+
+
+def unseen_rows_of(
+    store: FeatureStore, fitted: FittedHead, head: Path, purpose: str
+) -> tuple[IntArray, list[str], bool]:
+    """Return the rows that did not fit a head, what there is to say, and whether that is known.
+
+    Raises
+    ------
+    ValueError
+        If all of them did; ``purpose`` says what they cannot do.
+    """
+    import numpy as np
+
+    from adue_sklearn._row_digests import rows_among, unseen_rows
+    from adue_sklearn.persistence import CHOICE_ROWS
+
+    new = unseen_rows(fitted.estimator, store.features)
+    if new is None:
+        say(
+            "warning",
+            "yellow",
+            f"{head} does not say which rows it was fitted on. If rows of {store.path} are among "
+            "them, what follows is too good to be true and no guarantee. save_head(..., "
+            "fitted_on=features) keeps it, and so does 'adue fit'.",
+        )
+        return np.arange(len(store)), [], False
+    if not new.any():
+        raise ValueError(
+            f"All {len(store)} rows of {store.path} fitted {head}, so they cannot {purpose}: that "
+            "takes rows that are new to it. Extract others, or leave some out of the fit: "
+            "adue fit STORE --leave-out 0.5 --out HEAD."
+        )
+    said = []
+    if not new.all():
+        said.append(
+            f"{int((~new).sum())} of {len(store)} rows fitted the head and are left out here."
+        )
+    chosen = fitted.provenance.get(CHOICE_ROWS)
+    compared = rows_among(store.features, chosen) if isinstance(chosen, str) else ~new
+    n_compared = int((compared & new).sum())
+    if n_compared:
+        said.append(
+            f"{n_compared} of these rows are those on which 'adue fit' compared this score. If it "
+            "was chosen for what they showed, this is too good and no guarantee: use other rows."
+        )
+    return np.flatnonzero(new), said, True
 
 
 def named_labels(store: FeatureStore) -> tuple[Any, dict[str, Any]]:

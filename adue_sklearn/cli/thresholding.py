@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,19 @@ import numpy.typing as npt
 
 from adue_sklearn._row_digests import rows_among
 from adue_sklearn._torch import as_numpy
-from adue_sklearn._validation import callers_level
-from adue_sklearn.persistence import FittedHead, ModelFacts, check_same_model, load_head
+from adue_sklearn.cli.stores import unseen_rows_of
+from adue_sklearn.persistence import ModelFacts, check_same_model, load_head
+from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.thresholds import SavedThreshold, percent, smallest_target
+
+IntArray = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from adue_sklearn.base import UncertaintyEstimator
     from adue_sklearn.features import FeatureStore
-
-#: Where a head's provenance keeps which rows it was fitted on.
-FIT_ROWS = "fit_row_digests"
 
 
 def set_threshold(
@@ -48,8 +47,8 @@ def set_threshold(
         facts = ModelFacts.of(store.provenance, store.init_W, store.init_b, store.classes)
         check_same_model(fitted.facts, facts, allow_other_model=allow_other_model)
         estimator = fitted.estimator
-        rows, line = _unseen_rows(store, fitted, head)
-        said += [line] if line else []
+        rows, lines, _ = unseen_rows_of(store, fitted, head, "set its threshold")
+        said += lines
     X, y = store.features[rows], np.asarray(store.labels)[rows]
     found = SavedThreshold.of(
         estimator, X, y, target_risk=target_risk, confidence=confidence, method=method,
@@ -87,33 +86,38 @@ def with_acceptance(
         yield {**row, "accept": bool(row["uncertainty"] <= threshold.threshold)}
 
 
-def _unseen_rows(
-    store: FeatureStore, fitted: FittedHead, head: Path
-) -> tuple[npt.NDArray[np.int64], str]:
-    """Return the rows that did not fit the head, and what there is to say about it."""
-    if fitted.estimator.card.needs == "head":  # has learned nothing
-        return np.arange(len(store)), ""
-    digests = fitted.provenance.get(FIT_ROWS)
-    if digests is None:
-        warnings.warn(
-            f"{head} does not say which rows it was fitted on. If rows of {store.path} are among "
-            "them, what follows is too good to be true and no guarantee.",
-            UserWarning,
-            stacklevel=callers_level(),
-        )
-        return np.arange(len(store)), ""
-    seen = rows_among(store.features, digests)
-    n_seen = int(seen.sum())
-    if n_seen == len(store):
+def rows_without_threshold(
+    store: FeatureStore, rows: IntArray, limit: SavedThreshold, file: Path | None
+) -> tuple[IntArray, list[str]]:
+    """Return those of some rows that did not set a threshold, and what there is to say."""
+    if not limit.row_digests:
+        return rows, [f"{file} does not say which rows set it: they prove nothing about it."]
+    set_it = rows_among(store.features[rows], limit.row_digests)
+    if set_it.all():
         raise ValueError(
-            f"All {n_seen} rows of {store.path} fitted {head}, so they cannot set its threshold: "
-            "the guarantee needs rows that are new to it. Extract others, or leave some out of the "
-            "fit: adue fit STORE --leave-out 0.5 --out HEAD."
+            f"All {len(rows)} rows of {store.path} that are left set {file}, so they cannot show "
+            "that it holds; a final test takes rows that are new to it."
         )
-    if n_seen == 0:
-        return np.arange(len(store)), ""
-    rows = np.flatnonzero(~seen)
-    return rows, f"{n_seen} of {len(store)} rows fitted the head and are left out here."
+    if not set_it.any():
+        return rows, []
+    n_set = int(set_it.sum())
+    return rows[~set_it], [f"{n_set} of {len(rows)} rows set the threshold and are left out here."]
+
+
+def acceptance(limit: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: Any) -> list[str]:
+    """Say what a threshold accepts of new rows, and how many of these answers are wrong."""
+    accepted = limit.accepts(as_numpy(estimator.predict_uncertainty(X)))
+    n_accepted, n_wrong = int(accepted.sum()), int(estimator.errors(X, y)[accepted].sum())
+    shown = f"{limit.describe()} Here {n_accepted} of {len(accepted)} answers are accepted"
+    if n_accepted == 0:
+        return [f"{shown}."]
+    low, high = binomial_interval(np.array([n_wrong]), np.array([n_accepted]), 0.95)
+    rate = f"{100 * n_wrong / n_accepted:.1f} %"
+    between = f"{100 * low[0]:.1f}, {100 * high[0]:.1f}"
+    lines = [f"{shown}, {n_wrong} of them wrong ({rate} [{between}])."]
+    if low[0] > limit.target_risk:
+        lines.append("That is more than was promised: these rows are of another kind.")
+    return lines
 
 
 def _explain(found: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: Any) -> list[str]:
