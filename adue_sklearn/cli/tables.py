@@ -161,7 +161,8 @@ def doubts_of_rows(store: FeatureStore, X: Any, y: Any, *, fits: bool = True) ->
     known = labels if names is None else np.array(names)[labels]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)
-        response.fit(X, known, store.init_W, store.init_b, classes=names)
+        seen = rows_to_fit(np.arange(len(known)), store.init_W)
+        response.fit(X[seen], known[seen], store.init_W, store.init_b, classes=names)
     doubts = response._doubts(X, labels, learned=True, name=str(store.path))
     doubts = [doubt for doubt in doubts if fits or doubt.category is not ClassSharesWarning]
     for doubt in doubts:
