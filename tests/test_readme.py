@@ -21,6 +21,6 @@ def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, cap
     assert 0.8 < float(printed[0]) < 0.9
     assert printed[1].startswith("Estimate(value=")
     assert np.isfinite(names["uncertainty"]).all()
-    assert names["found"].winners == ("AdUE", "stack")
+    assert names["found"].winners == ("stack", "AdUE")
     assert (tmp_path / "risk.png").stat().st_size > 0
     assert (tmp_path / "head" / "estimator.json").exists()

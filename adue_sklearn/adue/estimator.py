@@ -42,7 +42,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
     The second term draws the score towards the softmax response of the original head, the third
     (a sum over all weights and biases) keeps the head near its start. Fit it on rows that the
-    classifier was not trained on: rows it has memorised teach almost nothing.
+    classifier was not trained on: rows it has memorised hold no errors to learn from (after a few
+    epochs training rows were measured to teach about as much as others).
 
     Parameters
     ----------
@@ -134,6 +135,11 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
     Notes
     -----
+    With ``init_W``, ``X`` has to be what the model itself hands to its head. A scaler between
+    them, in a plain scikit-learn pipeline, changes the classifier silently: ``fit`` warns where it
+    was fitted on the same rows, which shows, and cannot know where it was fitted on others.
+    :class:`adue_sklearn.UncertaintyPipeline` refuses such steps.
+
     The objective is not convex. It is minimised from the original head and once more along a
     sequence of softer maxima, and the lower minimum is taken.
 
