@@ -262,10 +262,10 @@ def without_shared(
     if not shared.any():
         return rows
     what = f"{name}: {int(shared.sum())} of {len(shared)} rows stand in {' or '.join(places)} too"
-    if shared.all():
-        raise ValueError(
-            f"{what}, so no rows remain; expected rows that nothing was trained or fitted on."
-        )
+    n_left = int((~shared).sum())
+    if n_left < 2:  # one cannot be divided, nor be both an error and a correct answer
+        left = "no rows remain" if n_left == 0 else "one row remains"
+        raise ValueError(f"{what}, so {left}; expected rows that nothing was trained or fitted on.")
     if cv is not None and not isinstance(cv, Integral) and not hasattr(cv, "split"):
         raise ValueError(
             f"{what}, but cv gives folds as row numbers; expected {name} without these rows."

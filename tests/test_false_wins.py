@@ -157,6 +157,8 @@ def test_rows_that_the_parts_share_are_left_out_and_named():
         assert compared(known, **train).n_rows == 500
     with pytest.raises(ValueError, match="X_test: 700 of 700 rows stand in X too, so no rows rem"):
         compared(known, X_test=again[known], y_test=PROBLEM.y[known])
+    with pytest.raises(ValueError, match="X: 40 of 41 rows stand in X_train too, so one row rem"):
+        compared(np.arange(1200) < 41, X_train=again[:40], y_train=PROBLEM.y[:40])
     with pytest.raises(ValueError, match="cv gives folds as row numbers; expected X without"):
         compared(known, cv=[(np.arange(350), np.arange(350, 700))], **train)
 
