@@ -204,8 +204,9 @@ class SavedThreshold:
         if score_sha256(estimator) != self.score_sha256:
             raise ValueError(
                 f"The threshold was set for another score (a {self.score} with other parameters "
-                f"than this {type(estimator).__name__}), so it means nothing here. Set one for "
-                "this: adue threshold STORE --head HEAD --out FILE."
+                f"than this {type(estimator).__name__}), so it means nothing here; perhaps the "
+                "head was fitted anew since. Set one for this: adue threshold STORE --head HEAD "
+                "--out FILE."
             )
 
     def describe(self) -> str:
@@ -269,8 +270,10 @@ class _Document(Schema):
 _COPIED = {item.name for item in fields(SavedThreshold)} - {"threshold", "risk_bound"}
 
 
-def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> Path:
-    """Write a threshold as JSON, all of it or nothing; an older file is replaced.
+def save_threshold(
+    threshold: SavedThreshold, file: str | os.PathLike[str], *, overwrite: bool = True
+) -> Path:
+    """Write a threshold as JSON, all of it or nothing.
 
     Parameters
     ----------
@@ -278,6 +281,8 @@ def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> P
         What :meth:`SavedThreshold.of` gave.
     file : path
         The file.
+    overwrite : bool, default=True
+        Replace an older file; False refuses to.
 
     Returns
     -------
@@ -289,6 +294,10 @@ def save_threshold(threshold: SavedThreshold, file: str | os.PathLike[str]) -> P
             f"threshold is a {type(threshold).__name__}; expected what SavedThreshold.of gives."
         )
     path = check_file(file)
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"file: {path} exists. Name another file, or replace it with overwrite=True (--force)."
+        )
     document: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "adue_sklearn": adue_sklearn.__version__,

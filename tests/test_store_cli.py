@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from adue_sklearn.features import FeatureStore
+from adue_sklearn.features import FeatureStore, extractor
 from tests.lora_cases import make_texts
 
 TEXTS = make_texts(10, longest=12)
@@ -123,6 +123,28 @@ def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_
     assert status == 0
     assert "Went on with an interrupted run, which had done 4 rows." in out
     assert content(tmp_path / "store") == whole
+
+
+def test_ctrl_c_says_what_was_kept_and_how_to_go_on(extract, tmp_path, monkeypatch):
+    run_head, calls = extractor.run_head, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == stop_at[0]:
+            raise KeyboardInterrupt
+        return run_head(*arguments)
+
+    monkeypatch.setattr(extractor, "run_head", interrupted)
+    stop_at = [0]
+    for stop_at[0], message in [(1, "no rows are in"), (7, "4 of 10 rows are kept in")]:
+        calls.clear()
+        status, _, err = extract("--batch-tokens", 1)
+        assert status == 130
+        assert message in err
+        assert "the same command" in err
+    monkeypatch.undo()
+    status, out, _ = extract("--batch-tokens", 1)
+    assert (status, "which had done 4 rows" in out) == (0, True)
 
 
 def test_extract_appends_once(extract, tmp_path):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import facts_of, open_labelled
 
 
@@ -32,19 +33,21 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Draw the differences to this file (.png, .svg, .pdf).")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Compare every score with softmax response, on rows that none of them was fitted on."""
-    from adue_sklearn._utils.files import write_file
+    from adue_sklearn._utils.files import make_folder, write_file
     from adue_sklearn.cli.comparing import (
-        check_output,
         compare_stores,
         comparison_table,
+        figure_suffixes,
         save_figure,
     )
     from adue_sklearn.persistence import check_same_model
 
-    check_output(json_file, "--json")
-    check_output(figure, "--figure")
+    check_output(json_file, "--json", [".json"], force=force)
+    if figure is not None:
+        check_output(figure, "--figure", figure_suffixes(), force=force)
     rows = open_labelled(store)
     train = None if train_store is None else open_labelled(train_store)
     test = None if test_store is None else open_labelled(test_store)
@@ -55,6 +58,7 @@ def compare(
         found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
     console.print(comparison_table(found, width=console.width))
     if json_file is not None:
+        make_folder(json_file.parent)
         write_file(json_file, (found.to_json(indent=1) + "\n").encode())
         tell(f"{json_file}: all of it.")
     if figure is not None:

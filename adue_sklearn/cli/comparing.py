@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from adue_sklearn._utils.files import open_atomically
+from adue_sklearn._utils.files import make_folder, open_atomically
 from adue_sklearn.cli.stores import named_labels, rows_not_in
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.features import FeatureStore
@@ -96,25 +96,17 @@ def save_figure(comparison: Comparison, path: Path) -> None:
     display = ComparisonDisplay.from_comparison(comparison, ax=figure.subplots())
     level = f"{100 * comparison.confidence:g} % intervals"
     display.ax_.set_title(f"{comparison.title()}; {level}", fontsize="medium")
+    make_folder(path.parent)
     with open_atomically(path) as stream:
         figure.savefig(stream, format=path.suffix.lstrip(".").lower())
 
 
-def check_output(path: Path | None, option: str) -> None:
-    """Raise before the work is done if a file cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"{option}: {path} is a folder; name a file in it.")
-    if not path.parent.is_dir():
-        raise ValueError(f"{option}: the folder {path.parent} does not exist; make it first.")
-    if option == "--figure":
-        from adue_sklearn.plotting._display import import_matplotlib
+def figure_suffixes() -> list[str]:
+    """Return how the name of a figure's file may end; raise if nothing can draw one."""
+    from adue_sklearn.plotting._display import import_matplotlib
 
-        figure = import_matplotlib("figure").Figure()
-        known = figure.canvas.get_supported_filetypes()
-        if path.suffix.lstrip(".").lower() not in known:
-            raise ValueError(f"--figure: {path} must end in one of {', '.join(sorted(known))}.")
+    known = import_matplotlib("figure").Figure().canvas.get_supported_filetypes()
+    return [".png", *(f".{kind}" for kind in known if kind != "png")]
 
 
 def _labels(pair: tuple[str, Any]) -> set[str]:

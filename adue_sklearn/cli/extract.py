@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adue_sklearn.cli.console import console, progress, tell
+from adue_sklearn.cli.console import console, progress, say, tell
 from adue_sklearn.cli.options import (
     BaseModel,
     BatchTokens,
@@ -19,6 +19,7 @@ from adue_sklearn.cli.options import (
     parse_classes,
     parse_dtype,
 )
+from adue_sklearn.cli.outputs import Force, check_store
 from adue_sklearn.cli.store import interrupted_rows
 
 
@@ -43,12 +44,11 @@ def extract(
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
-    shard_rows: Annotated[
-        int, typer.Option(min=1, help="Rows a file: what an interruption can cost.")
-    ] = 4096,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 256,
     append: Annotated[
         bool, typer.Option("--append", help="Add the rows to a finished store of the same model.")
     ] = False,
+    force: Force = False,
     resume: Annotated[
         bool, typer.Option(help="Go on where an interrupted run of the same command stopped.")
     ] = True,
@@ -60,28 +60,38 @@ def extract(
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
     from adue_sklearn.features._arguments import check_view
+    from adue_sklearn.features._manifest import MANIFEST
+    from adue_sklearn.features._replace import replacement_of
 
+    check_store(out, append=append, force=force)
     names = parse_classes(classes)
     texts, labels = read_texts(
         data, text_column=text_column, label_column=None if unlabelled else label_column
     )
     check_labels(labels, data, names, model, base_model)
-    classifier = load_classifier(
-        model,
-        base_model=base_model,
-        device=device,
-        dtype=parse_dtype(dtype),
-        max_length=max_length,
-        classes=names,
-        features=check_view(features),
-    )
-    done = interrupted_rows(out)
-    with progress("Extracting", len(texts)) as advance:
-        store = extract_features(
-            classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
-            shard_rows=shard_rows, append=append, resume=resume,
-        )  # fmt: skip
-    if done and not interrupted_rows(out):
+    replaces = force and (out / MANIFEST).exists()
+    place = replacement_of(out) if replaces else out
+    try:
+        classifier = load_classifier(
+            model,
+            base_model=base_model,
+            device=device,
+            dtype=parse_dtype(dtype),
+            max_length=max_length,
+            classes=names,
+            features=check_view(features),
+        )
+        done = interrupted_rows(place)
+        with progress("Extracting", len(texts)) as advance:
+            store = extract_features(
+                classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
+                shard_rows=shard_rows, append=append, overwrite=force, resume=resume,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = interrupted_rows(place)
+        say("interrupted", "yellow", _what_is_kept(kept, len(texts), place))
+        raise typer.Exit(130) from None
+    if done and not interrupted_rows(place):
         console.print(f"Went on with an interrupted run, which had done {done} rows.")
     tell(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
@@ -90,3 +100,9 @@ def extract(
     if store.labels is not None:
         wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
         console.print(f"The model errs on {int(wrong.sum())} of them ({wrong.mean():.1%}).")
+
+
+def _what_is_kept(n_rows: int, n_texts: int, out: Path) -> str:
+    if n_rows == 0:
+        return f"no rows are in {out} yet; the same command starts again."
+    return f"{n_rows} of {n_texts} rows are kept in {out}; the same command goes on after them."

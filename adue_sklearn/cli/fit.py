@@ -9,6 +9,7 @@ import typer
 
 from adue_sklearn._validation import share_hint
 from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.outputs import Force, check_head
 from adue_sklearn.cli.stores import facts_of, open_labelled, rows_not_in
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ def fit(
         float,
         typer.Option(help="Share of the rows, drawn at random, to keep for 'adue threshold'."),
     ] = 0.0,
+    force: Force = False,
 ) -> None:
     """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
     from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
     from adue_sklearn.persistence import check_same_model, save_head
 
-    _require_new_folder(out)
+    check_head(out, force=force)
     calibration = open_labelled(store)
     train = None if train_store is None else open_labelled(train_store)
     if train is not None:
@@ -55,6 +57,7 @@ def fit(
         provenance={**calibration.provenance, **fitted.chosen_by},
         class_names=calibration.classes,
         fitted_on=fitted.features,
+        overwrite=force,
     )
     tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
 
@@ -73,10 +76,3 @@ def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[An
     drawn = np.random.default_rng(0).permutation(len(usable))[n_left_out:]
     kept = usable[np.sort(drawn)]
     return store.features[kept], np.asarray(store.labels)[kept]
-
-
-def _require_new_folder(out: Path) -> None:
-    """Refuse a target that a head cannot be saved to before the work is done, not after."""
-    from adue_sklearn.persistence import check_target
-
-    check_target(out)

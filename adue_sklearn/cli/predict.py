@@ -21,6 +21,7 @@ from adue_sklearn.cli.options import (
     TextColumnName,
     parse_dtype,
 )
+from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import facts_of
 
 
@@ -38,6 +39,7 @@ def predict(
         Path | None,
         typer.Option(help="File of 'adue threshold': each line says whether to accept."),
     ] = None,
+    force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Score texts: one line a text with label, probability and uncertainty."""
@@ -48,8 +50,7 @@ def predict(
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
 
-    if out.is_dir():
-        raise ValueError(f"--out: {out} is a folder; name a file, such as {out / 'scored.jsonl'}.")
+    check_output(out, "--out", [".jsonl"], force=force)
     fitted = load_head(head)
     fitted.estimator.set_params(device=device)
     limit = None if threshold is None else load_threshold(threshold)

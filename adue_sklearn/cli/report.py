@@ -9,6 +9,7 @@ import typer
 
 from adue_sklearn.cli.console import console, tell
 from adue_sklearn.cli.options import OtherModel, TextColumnName
+from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import facts_of, open_labelled
 
 
@@ -16,7 +17,7 @@ def report(
     store: Annotated[
         Path, typer.Argument(help="Labelled feature store of rows the model has not seen.")
     ],
-    out: Annotated[Path, typer.Option(help="The page, .html; replaced if there.")],
+    out: Annotated[Path, typer.Option(help="The page, .html.")],
     train_store: Annotated[
         Path | None,
         typer.Option(help="Feature store of the training rows, for scores that describe them."),
@@ -30,6 +31,7 @@ def report(
         float, typer.Option(help="Largest error rate among accepted answers.")
     ] = 0.05,
     confidence: Annotated[float, typer.Option(help="How surely it has to hold.")] = 0.95,
+    force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Write one page that says which answers to accept, why, and what is not known."""
@@ -39,9 +41,8 @@ def report(
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.persistence import check_same_model
     from adue_sklearn.report import make_report
-    from adue_sklearn.thresholds import check_file
 
-    check_file(out)
+    check_output(out, "--out", [".html", ".htm"], force=force)
     rows = open_labelled(store)
     train = None if train_store is None else open_labelled(train_store)
     if train is not None:

@@ -9,6 +9,7 @@ import typer
 
 from adue_sklearn.cli.console import tell
 from adue_sklearn.cli.options import OtherModel
+from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import open_labelled
 
 
@@ -25,18 +26,18 @@ def threshold(
         typer.Option(help="Folder that 'adue fit' wrote; without it, softmax response decides."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for 'adue predict --threshold'; replaced if there.")
+        Path | None, typer.Option(help="File for 'adue predict --threshold'; .json.")
     ] = None,
     method: Annotated[str, typer.Option(help="binomial, sgr or ltt.")] = "binomial",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Say which share of the answers can be accepted with a guarantee, and set the threshold."""
     from adue_sklearn.cli.thresholding import as_json, set_threshold
-    from adue_sklearn.thresholds import check_file, save_threshold
+    from adue_sklearn.thresholds import save_threshold
 
-    if out is not None:
-        check_file(out)
+    check_output(out, "--out", [".json"], force=force)
     found, said = set_threshold(
         open_labelled(store),
         head,
@@ -48,6 +49,6 @@ def threshold(
     for line in [as_json(found, said)] if json_ else [found.describe(), *said]:
         tell(line)
     if out is not None:
-        save_threshold(found, out)
+        save_threshold(found, out, overwrite=force)
         if not json_:
             tell(f"{out}: the threshold.")

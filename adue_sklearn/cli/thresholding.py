@@ -15,7 +15,13 @@ from adue_sklearn.cli.stores import unseen_rows_of
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head
 from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
-from adue_sklearn.thresholds import SavedThreshold, percent, smallest_target
+from adue_sklearn.thresholds import (
+    SavedThreshold,
+    load_threshold,
+    percent,
+    score_sha256,
+    smallest_target,
+)
 
 IntArray = npt.NDArray[np.int64]
 
@@ -56,6 +62,25 @@ def set_threshold(
     )  # fmt: skip
     said += _explain(found, estimator, X, y)
     return found, said
+
+
+def thresholds_of(head: Path) -> list[Path]:
+    """Return the thresholds beside a head that were set for it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            known = score_sha256(load_head(head).estimator)
+    except (OSError, ValueError):  # damaged: nothing was set for what cannot be read
+        return []
+    return [
+        file for file in sorted(head.absolute().parent.glob("*.json")) if _names_score(file, known)
+    ]
+
+
+def _names_score(file: Path, score: str) -> bool:
+    try:
+        return load_threshold(file).score_sha256 == score
+    except (OSError, ValueError):
+        return False
 
 
 def as_json(found: SavedThreshold, said: list[str]) -> str:

@@ -148,7 +148,8 @@ class FeatureStoreWriter:
         self.n_done, self.finished_before = 0, False
 
     def __enter__(self) -> Self:
-        _make_folder(self.path, append=self._append)
+        check_target(self.path, append=self._append)
+        make_folder(self.path)
         with contextlib.ExitStack() as lock:
             lock.enter_context(WriterLock(self.path))
             self._begin()
@@ -347,14 +348,15 @@ class FeatureStoreWriter:
         return {**manifest, "extractions": extractions} if extractions else manifest
 
 
-def _make_folder(folder: Path, *, append: bool) -> None:
-    """Make the directory; refuse one that holds anything but what a writer left."""
+def check_target(folder: Path, *, append: bool) -> None:
+    """Raise unless a writer can write to a directory: new, empty, or what a writer left."""
     if append:
         read_manifest(folder)
         return
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise StoreError(f"'{folder}' is a file, and a store is a directory. Choose another path.")
-    make_folder(folder)
     names = {file.name for file in folder.iterdir() if not is_temporary(file.name)}
     if names & {MANIFEST, UNFINISHED} or names <= {LOCK, HOLDER}:
         return

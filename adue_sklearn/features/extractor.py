@@ -16,8 +16,15 @@ from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
 from adue_sklearn.features._labels import label_rows
+from adue_sklearn.features._manifest import MANIFEST
+from adue_sklearn.features._replace import (
+    check_replaceable,
+    finish_replacing,
+    replace_store,
+    replacement_of,
+)
 from adue_sklearn.features._warnings import warn_of_cut_texts
-from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad
+from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad, windows
 from adue_sklearn.features.finding import run_head
 from adue_sklearn.features.heads import check_batch
 from adue_sklearn.features.loading import LoadedClassifier, load_classifier
@@ -33,6 +40,9 @@ __all__ = [
 ]
 
 Progress = Callable[[int], object]
+
+#: Most rows that are tokenised and sorted by length together.
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +167,20 @@ def extract_features(
     *,
     labels: Any = None,
     batch_tokens: int = 8192,
-    shard_rows: int = 4096,
+    shard_rows: int = 256,
     append: bool = False,
+    overwrite: bool = False,
     resume: bool = True,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Write the features of texts to a feature store, shard by shard.
 
-    Memory holds one shard at a time. Labels are checked before the model runs. A run that was
-    interrupted is gone on with by the same call: the files are then, byte for byte, those of an
-    uninterrupted run (``batch_tokens`` may be changed in between, for instance after an error for
-    lack of memory; rows then agree within the precision).
+    Memory holds a few batches at a time, the shards of which are then written: texts are sorted by
+    length in windows of whole shards, as few as fill 12 batches (at most 4,096 rows). A window is
+    what an interruption can cost. A run that was interrupted is gone on with by the same call: the
+    files are then, byte for byte, those of an uninterrupted run
+    (``batch_tokens`` may be changed in between, for instance after an error for lack of memory;
+    rows then agree within the precision). Labels are checked before the model runs.
 
     Parameters
     ----------
@@ -182,12 +195,15 @@ def extract_features(
         True labels: integers are row numbers of the head, strings need ``classifier.classes``.
     batch_tokens : int, default=8192
         Most tokens of a batch, padding included.
-    shard_rows : int, default=4096
-        Rows a file; what an interruption can cost.
+    shard_rows : int, default=256
+        Rows a file.
     append : bool, default=False
         Write the rows to the end of a store of the same model; ``ids`` go on after its largest.
         Until the last of them is on disk the store is as it was. Texts that were extracted to it
         before, with the same labels, are not written again.
+    overwrite : bool, default=False
+        Replace a finished store. The new one is extracted to the folder ``.NAME.new`` beside it,
+        where an interrupted run goes on, and takes its place at the end.
     resume : bool, default=True
         Go on after the last whole shard of an interrupted run, if model, texts, labels,
         ``max_length``, precision, ``shard_rows`` and library versions are the same; otherwise the
@@ -218,7 +234,25 @@ def extract_features(
     """
     checked = check_texts(texts)
     _check_classifier(classifier)
-    check_path("out", out)
+    path = check_path("out", out)
+    check_flag("append", append)
+    check_flag("overwrite", overwrite)
+    if overwrite:
+        finish_replacing(path)
+        if (path / MANIFEST).exists() and not append:
+            check_replaceable(path)
+            extract_features(
+                classifier,
+                checked,
+                replacement_of(path),
+                labels=labels,
+                batch_tokens=batch_tokens,
+                shard_rows=shard_rows,
+                resume=resume,
+                progress=progress,
+            )
+            replace_store(path)
+            return FeatureStore.open(path)
     check_progress(progress)
     y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
     check_count("batch_tokens", batch_tokens)
@@ -244,22 +278,21 @@ def extract_features(
                 stacklevel=callers_level(),
             )
             return FeatureStore.open(out)
-        if progress is not None and writer.n_done:
-            progress(writer.n_done)
-        first_id = writer.first_id_for(len(checked))
-        for start in range(writer.n_done, len(checked), shard_rows):
-            rows = np.arange(start, min(start + shard_rows, len(checked)))
-            texts_here = checked[start : start + shard_rows]
-            shard = collect_features(
-                classifier, texts_here, batch_tokens, progress, first_row=start
-            )
-            writer.write_shard(
-                shard.features,
-                shard.logits,
-                None if y is None else y[rows],
-                rows + first_id,
-                truncated=int(shard.truncated.sum()),
-            )
+        first_id, n_done = writer.first_id_for(len(checked)), writer.n_done
+        if progress is not None and n_done:
+            progress(n_done)
+        for rows, encoded in _windows_after(n_done, classifier, checked, shard_rows, batch_tokens):
+            window = _collect(classifier, encoded, batch_tokens, progress, rows.start, n_done)
+            for start in range(max(rows.start, n_done), rows.stop, shard_rows):
+                shard = slice(start, min(start + shard_rows, rows.stop))
+                here = slice(shard.start - rows.start, shard.stop - rows.start)
+                writer.write_shard(
+                    window.features[here],
+                    window.logits[here],
+                    None if y is None else y[shard],
+                    np.arange(shard.start, shard.stop) + first_id,
+                    truncated=int(window.truncated[here].sum()),
+                )
     store = FeatureStore.open(out)
     _warn(classifier, store)
     return store
@@ -292,6 +325,26 @@ def _encode(classifier: LoadedClassifier, texts: Sequence[str], first_row: int =
     return encode(
         classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
     )
+
+
+def _windows_after(
+    n_done: int,
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    shard_rows: int,
+    batch_tokens: int,
+) -> Iterator[tuple[range, Encoded]]:
+    """Yield rows that are run together, and their tokens, from the window of row ``n_done`` on.
+
+    Windows depend on the texts alone, not on where a run was interrupted: a row shares its batch
+    with the same others, which its last bits depend on.
+    """
+    block_rows = shard_rows * max(1, _BLOCK_ROWS // shard_rows)
+    for first in range(n_done // block_rows * block_rows, len(texts), block_rows):
+        encoded = _encode(classifier, texts[first : first + block_rows], first)
+        for rows in windows(encoded.lengths, shard_rows, batch_tokens):
+            if first + rows.stop > n_done:
+                yield range(first + rows.start, first + rows.stop), encoded.part(rows)
 
 
 def _iterate(
@@ -329,17 +382,28 @@ def collect_features(
     _check_classifier(classifier)
     check_progress(progress)
     check_count("batch_tokens", batch_tokens)
-    result = FeatureBatch(
-        rows=np.arange(len(checked)),
-        features=np.empty((len(checked), classifier.n_features), dtype=np.float32),
-        logits=np.empty((len(checked), classifier.n_classes), dtype=np.float32),
-        truncated=np.zeros(len(checked), dtype=np.bool_),
-    )
     encoded = _encode(classifier, checked, first_row)
+    return _collect(classifier, encoded, batch_tokens, progress, first_row)
+
+
+def _collect(
+    classifier: LoadedClassifier,
+    encoded: Encoded,
+    batch_tokens: int,
+    progress: Progress | None,
+    first_row: int,
+    n_done: int = 0,
+) -> FeatureBatch:
+    n_rows = len(encoded.truncated)
+    result = FeatureBatch(
+        rows=np.arange(n_rows),
+        features=np.empty((n_rows, classifier.n_features), dtype=np.float32),
+        logits=np.empty((n_rows, classifier.n_classes), dtype=np.float32),
+        truncated=encoded.truncated,
+    )
     for batch in _iterate(classifier, encoded, batch_tokens, True, first_row):
         result.features[batch.rows] = batch.features
         result.logits[batch.rows] = batch.logits
-        result.truncated[batch.rows] = batch.truncated
         if progress is not None:
-            progress(len(batch.rows))
+            progress(int(np.count_nonzero(batch.rows + first_row >= n_done)))
     return result

@@ -52,7 +52,8 @@ def classifier(make_saved_case):
 
 TEXTS = make_texts(11, longest=30)
 LABELS = [0, 1] * 5 + [1]
-EXTRACTION = {"labels": LABELS, "shard_rows": 4}
+# So few tokens a batch that every shard is run by itself, and written before the next one.
+EXTRACTION = {"labels": LABELS, "shard_rows": 4, "batch_tokens": 2}
 
 
 @contextlib.contextmanager
@@ -97,8 +98,8 @@ already_there = pytest.mark.filterwarnings("ignore:.*holds the rows of these:Use
 
 @already_there
 def test_an_extraction_killed_at_any_moment_ends_with_the_same_bytes(classifier, tmp_path):
-    def extract(out):
-        extract_features(classifier, TEXTS, out, **EXTRACTION)
+    def extract(out):  # all shards in one window: most are left in the middle of it
+        extract_features(classifier, TEXTS, out, **EXTRACTION | {"batch_tokens": 60})
 
     whole = tmp_path / "whole"
     left = moments(whole, extract)
@@ -114,6 +115,36 @@ def test_an_extraction_killed_at_any_moment_ends_with_the_same_bytes(classifier,
         assert not (folder / ".writer.json").exists()
     assert any(name.endswith(".tmp") for name in names)  # half files were among what was left
     FeatureStore.open(whole).verify()
+
+
+@pytest.mark.filterwarnings("ignore:.*cut at 20 tokens:UserWarning")
+@already_there
+def test_a_store_is_replaced_when_the_new_one_is_finished(classifier, tmp_path):
+    options = {"shard_rows": 4, "overwrite": True}
+    whole = content(extract_features(classifier, TEXTS[:6], tmp_path / "whole", **options).path)
+    FeatureStore.create(tmp_path / "p" / "s", init_W=W, **rows(10))
+    old = content(tmp_path / "p" / "s")
+
+    def replace(folder):
+        extract_features(classifier, TEXTS[:6], folder / "s", **options)
+
+    with pytest.raises(StoreError, match="already holds a store"):
+        extract_features(classifier, TEXTS[:6], tmp_path / "p" / "s", shard_rows=4)
+    (tmp_path / "p" / "s" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="holds more than a store"):
+        replace(tmp_path / "p")
+    (tmp_path / "p" / "s" / "notes.txt").unlink()
+    seen = set()
+    for folder in moments(tmp_path / "p", replace):
+        if (folder / "s").exists():
+            seen.add("new" if content(folder / "s") == whole else "old")
+            assert content(folder / "s") in (whole, old)
+            FeatureStore.open(folder / "s").verify()
+        replace(folder)
+        assert content(folder / "s") == whole
+        assert [file.name for file in folder.iterdir()] == ["s"]
+    assert seen == {"old", "new"}
+    assert content(tmp_path / "p" / "s") == whole
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -134,14 +165,31 @@ def test_a_process_that_is_killed_is_gone_on_with(classifier, tmp_path):
     assert "manifest.json" not in left
 
     done = []
-    extract_features(
-        classifier, TEXTS, tmp_path / "killed", progress=done.append, batch_tokens=999, **EXTRACTION
-    )
+    extract_features(classifier, TEXTS, tmp_path / "killed", progress=done.append, **EXTRACTION)
     assert done[0] == 8  # what the killed run had done is not run again
     assert sum(done) == len(TEXTS)
-    extract_features(classifier, TEXTS, tmp_path / "whole", batch_tokens=999, **EXTRACTION)
+    extract_features(classifier, TEXTS, tmp_path / "whole", **EXTRACTION)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert left["shard-00001.safetensors"] == content(tmp_path / "whole")["shard-00001.safetensors"]
+
+
+def test_a_run_that_is_resumed_in_the_middle_of_a_window_ends_with_the_same_bytes(
+    classifier, tmp_path
+):
+    texts, done = make_texts(40, longest=30, seed=1), []
+    options = {"shard_rows": 3, "batch_tokens": 20}  # windows of 240 tokens: several shards
+    whole = extract_features(classifier, texts, tmp_path / "whole", **options)
+    for n_kept in (1, 2, 8, 13):
+        left = tmp_path / str(n_kept)
+        shutil.copytree(whole.path, left)
+        manifest = json.loads((left / "manifest.json").read_text())
+        (left / "manifest.json").unlink()
+        manifest |= {"shards": manifest["shards"][:n_kept], "n_rows": 3 * n_kept}
+        (left / "unfinished.json").write_text(json.dumps(manifest))
+        done.clear()
+        extract_features(classifier, texts, left, progress=done.append, **options)
+        assert (done[0], sum(done)) == (3 * n_kept, 40)
+        assert content(left) == content(whole.path)
 
 
 def interrupted(classifier, out, *, after=1, texts=TEXTS, **options):
@@ -325,6 +373,7 @@ def test_extracted_rows_are_appended_as_if_extracted_at_once(classifier, tmp_pat
     for part, append in ((slice(0, 8), False), (slice(8, 11), True)):
         store = extract_features(
             classifier, TEXTS[part], tmp_path / "s", labels=LABELS[part], shard_rows=4,
+            batch_tokens=2,
             append=append,
         )  # fmt: skip
     for name in ("features", "logits", "labels", "ids"):
