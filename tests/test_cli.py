@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -112,7 +113,57 @@ def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, lab
         fitted.estimator.predict_uncertainty(store.features),
         atol=1e-4,
     )
-    assert rows[0].keys() == {"label", "probability", "uncertainty"}
+    assert list(rows[0]) == ["row", "label", "probability", "uncertainty"]
+    assert [row["row"] for row in rows] == list(range(80))
+
+
+def test_predict_takes_ids_texts_csv_and_standard_streams(
+    adue, head, labelled, tmp_path, monkeypatch
+):
+    case, folder = labelled
+    lines = [json.loads(line) for line in (folder / "test.jsonl").open()][:4]
+    data = "".join(json.dumps({**line, "key": f"a{i}"}) + "\n" for i, line in enumerate(lines))
+    (tmp_path / "data.jsonl").write_text(data)
+    texts = [line["text"] for line in lines]
+
+    def predict(source, out, *options):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+        return adue("predict", head[0], case.adapter, source, "--out", out, *options)
+
+    expected = None
+    for source in ("-", tmp_path / "data.jsonl"):
+        status, out, err = predict(source, "-", "--with-text", "--id-column", "key")
+        assert status == 0, err
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert [(row.pop("id"), row.pop("text")) for row in rows] == [
+            (f"a{i}", text) for i, text in enumerate(texts)
+        ]
+        expected = expected or rows
+        assert rows == expected
+    status, out, err = predict("-", tmp_path / "new" / "scored.csv")
+    assert (status, "scored.csv: 4 rows." in out) == (0, True)
+    with (tmp_path / "new" / "scored.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["row", "label", "probability", "uncertainty"]
+    assert [float(row["uncertainty"]) for row in table] == [row["uncertainty"] for row in expected]
+    status, _, err = predict(tmp_path / "data.jsonl", tmp_path / "data.jsonl", "--force")
+    assert (status, "is the file that the texts are read from" in err) == (1, True)
+    status, _, err = predict(tmp_path / "data.jsonl", "-", "--id-column", "nr")
+    assert (status, "Name the right one with --id-column" in err) == (1, True)
+
+
+def test_a_bad_row_ends_predict_with_what_was_there_before(adue, head, labelled, tmp_path):
+    case, folder = labelled
+    (tmp_path / "data.jsonl").write_text('{"text": "w1"}\n' * 3 + '{"text": 3}\n')
+    (tmp_path / "scored.jsonl").write_text("old")
+    status, _, err = adue(
+        "predict", head[0], "no-model", tmp_path / "data.jsonl", "--out",
+        tmp_path / "scored.jsonl", "--force",
+    )  # fmt: skip
+    assert status == 1
+    assert "row 4: column 'text' holds 3, not a text" in err  # said before the model is looked for
+    assert {file.name for file in tmp_path.iterdir()} == {"data.jsonl", "scored.jsonl"}
+    assert (tmp_path / "scored.jsonl").read_text() == "old"
 
 
 def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_path, monkeypatch):

@@ -403,7 +403,7 @@ def test_predict_says_for_each_line_whether_to_accept(adue, scored_case, tmp_pat
     lines = [json.loads(line) for line in (tmp_path / "scored.jsonl").open()]
     assert [line["accept"] for line in lines] == [line["uncertainty"] <= middle for line in lines]
     assert 0 < sum(line["accept"] for line in lines) < 60
-    assert list(lines[0]) == ["label", "probability", "uncertainty", "accept"]
+    assert list(lines[0]) == ["row", "label", "probability", "uncertainty", "accept"]
 
 
 def test_predict_refuses_the_threshold_of_another_head(adue, scored_case, store, tmp_path):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +33,24 @@ from adue_sklearn.cli.stores import facts_of
 def predict(
     head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
     model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
-    data: Annotated[str, typer.Argument(help=".jsonl, .csv, .parquet or hub NAME:SPLIT.")],
-    out: Annotated[Path, typer.Option(help="JSON lines: label, probability, uncertainty.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help=".jsonl, .csv, .parquet, hub NAME:SPLIT, or - for JSON lines on standard input."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File, .jsonl or .csv; - for JSON lines on standard output.")
+    ],
     base_model: BaseModel = None,
     text_column: TextColumnName = "text",
+    id_column: Annotated[
+        str | None,
+        typer.Option(help="Column that tells the rows apart; without it they are numbered from 0."),
+    ] = None,
+    with_text: Annotated[
+        bool, typer.Option("--with-text", help="Write the text into each line too.")
+    ] = False,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -42,21 +61,32 @@ def predict(
     force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
-    """Score texts: one line a text with label, probability and uncertainty."""
+    """Score texts: one line a text with label, probability and uncertainty.
+
+    Texts are read, scored and written a thousand at a time, so that there may be any number.
+    """
     from adue_sklearn.cli.tables import score_rows
-    from adue_sklearn.cli.texts import read_texts
+    from adue_sklearn.cli.texts import iter_texts
     from adue_sklearn.cli.thresholding import with_acceptance
-    from adue_sklearn.features import compute_features, load_classifier
+    from adue_sklearn.features import load_classifier, stream_features
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
 
-    check_output(out, "--out", [".jsonl"], force=force)
+    to_stdout = str(out) == "-"
+    if not to_stdout:
+        check_output(out, "--out", [".jsonl", ".csv"], force=force)
+        _refuse_input_as_output(data, out)
     fitted = load_head(head)
     fitted.estimator.set_params(device=device)
     limit = None if threshold is None else load_threshold(threshold)
     if limit is not None:
         limit.check_score(fitted.estimator)
-    texts, _ = read_texts(data, text_column=text_column, label_column=None)
+
+    def texts_with_ids() -> Iterator[tuple[Any, str]]:
+        return iter_texts(data, text_column=text_column, id_column=id_column)
+
+    # A file is read once before the model is: what is wrong in its last row shows now.
+    n_texts = None if data == "-" else sum(1 for _ in texts_with_ids())
     classifier = load_classifier(
         model,
         base_model=base_model,
@@ -67,19 +97,64 @@ def predict(
         features=fitted.view,
     )
     check_same_model(fitted.facts, facts_of(classifier), allow_other_model=allow_other_model)
-    with progress("Scoring", len(texts)) as advance:
-        features, _ = compute_features(
-            classifier, texts, batch_tokens=batch_tokens, progress=advance
-        )
-    rows = score_rows(fitted.estimator, features, fitted.class_names)
-    _write_lines(out, rows if limit is None else with_acceptance(rows, limit))
-    tell(f"{out}: {len(texts)} rows.")
+
+    def scored(advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+        known: deque[tuple[Any, str]] = deque()
+        name = "row" if id_column is None else "id"
+
+        def texts() -> Iterator[str]:
+            for row in texts_with_ids():
+                known.append(row)
+                yield row[1]
+
+        for batch in stream_features(classifier, texts(), batch_tokens=batch_tokens):
+            rows = score_rows(fitted.estimator, batch.features, fitted.class_names)
+            for row in rows if limit is None else with_acceptance(rows, limit):
+                number, text = known.popleft()
+                yield {name: number, **({"text": text} if with_text else {}), **row}
+            advance(len(batch.rows))
+
+    n_rows = 0
+    stdout = sys.stdout  # before a progress bar takes its place
+
+    def counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        nonlocal n_rows
+        for row in rows:
+            n_rows += 1
+            yield row
+
+    with progress("Scoring", n_texts) as advance:
+        rows = counted(scored(advance))
+        if to_stdout:
+            for row in rows:
+                print(_as_json(row), file=stdout, flush=True)
+        else:
+            _write_file(out, rows)
+    if not to_stdout:
+        tell(f"{out}: {n_rows} rows.")
 
 
-def _write_lines(out: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, all or nothing."""
+def _refuse_input_as_output(data: str, out: Path) -> None:
+    if out.exists() and Path(data).exists() and out.samefile(data):
+        raise ValueError(f"--out: {out} is the file that the texts are read from; name another.")
+
+
+def _write_file(out: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write JSON lines or CSV, all or nothing."""
     make_folder(out.parent)
     with open_atomically(out) as stream:
-        for row in rows:
-            line = printable(json.dumps(row, ensure_ascii=False))  # as JSON: it reads as before
-            stream.write((line + "\n").encode())
+        lines = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        if out.suffix.lower() == ".csv":
+            first = next(rows)
+            table = csv.DictWriter(lines, list(first), lineterminator="\n")
+            table.writeheader()
+            table.writerows(chain([first], rows))
+        else:
+            lines.writelines(_as_json(row) + "\n" for row in rows)
+        lines.flush()
+        lines.detach()
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    # What printable escapes, it escapes as JSON: the line reads as before.
+    return printable(json.dumps(row, ensure_ascii=False, default=str))

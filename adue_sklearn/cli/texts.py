@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,26 +44,13 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
     ModuleNotFoundError
         If the format needs the extra ``data`` and it is not installed.
     """
-    path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json", ".ndjson"):
-        rows = _read_json_lines(_existing(path))
-    elif suffix in (".csv", ".tsv", ".parquet"):
-        rows = _read_table(_existing(path), suffix, text_column)
-    elif path.exists():
-        raise ValueError(
-            f"{source}: the format cannot be told from the name; expected .jsonl, .csv or .parquet."
-        )
-    else:
-        rows = _read_from_hub(source)
+    rows = list(_rows(source, text_column))
     if not rows:
-        raise ValueError(f"{source} is empty: it holds no rows, so there is nothing to do.")
+        raise _empty(source)
     texts = _column(rows, text_column, source, option="--text-column")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
-            raise ValueError(
-                f"{source}, row {number}: column {text_column!r} holds {text!r}, not a text."
-            )
+            raise _no_text(source, number, text_column, text)
     if label_column is None:
         return Texts(texts, None)
     labels = _column(rows, label_column, source, option="--label-column")
@@ -72,39 +62,104 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
     return Texts(texts, labels)
 
 
+def iter_texts(
+    source: str, *, text_column: str = "text", id_column: str | None = None
+) -> Iterator[tuple[Any, str]]:
+    """Yield number (from 0) or id, and text, row by row; memory does not grow with their number.
+
+    Parameters
+    ----------
+    source : str
+        As in `read_texts`, or "-" for JSON lines on standard input.
+    text_column : str, default="text"
+        Column of the texts.
+    id_column : str, optional
+        Column of the ids.
+    """
+    n_rows = 0
+    for number, row in enumerate(_rows(source, text_column, id_column, chunk_rows=1024)):
+        (text,) = _column([row], text_column, source, option="--text-column", first=number + 1)
+        if not isinstance(text, str):
+            raise _no_text(source, number + 1, text_column, text)
+        if id_column is None:
+            yield number, text
+        else:
+            ids = _column([row], id_column, source, option="--id-column", first=number + 1)
+            yield ids[0], text
+        n_rows += 1
+    if n_rows == 0:
+        raise _empty(source)
+
+
+def _rows(
+    source: str, *columns: str | None, chunk_rows: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield rows; of a CSV file the values of ``columns`` as they are written there."""
+    if source == "-":
+        stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="\n")
+        try:
+            yield from _json_lines("standard input", stream)
+        finally:
+            stream.detach()  # standard input is not ours to close
+        return
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json", ".ndjson"):
+        with _existing(path).open(encoding="utf-8-sig", newline="\n") as stream:
+            yield from _json_lines(source, stream)
+    elif suffix in (".csv", ".tsv", ".parquet"):
+        yield from _table_rows(_existing(path), suffix, columns, chunk_rows)
+    elif path.exists():
+        raise ValueError(
+            f"{source}: the format cannot be told from the name; expected .jsonl, .csv or .parquet."
+        )
+    else:
+        yield from _hub_rows(source)
+
+
+def _empty(source: str) -> ValueError:
+    return ValueError(f"{source} is empty: it holds no rows, so there is nothing to do.")
+
+
+def _no_text(source: str, number: int, column: str, value: Any) -> ValueError:
+    return ValueError(f"{source}, row {number}: column {column!r} holds {value!r}, not a text.")
+
+
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist (or is no file).")
     return path
 
 
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
+def _json_lines(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _json_object(name, number, line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number} is no JSON ({error}); expected one object a line, "
-                'such as {"text": "...", "label": "..."}.'
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}, line {number} is a {type(row).__name__}, not an object; expected "
-                'one object a line, such as {"text": "...", "label": "..."}.'
-            )
-        rows.append(row)
-    return rows
+        raise ValueError(f"{name} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
-def _column(rows: list[dict[str, Any]], name: str, source: str, *, option: str) -> list[Any]:
-    for number, row in enumerate(rows, 1):
+def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{name}, line {number} is no JSON ({error}); expected one object a line, "
+            'such as {"text": "...", "label": "..."}.'
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{name}, line {number} is a {type(row).__name__}, not an object; expected "
+            'one object a line, such as {"text": "...", "label": "..."}.'
+        )
+    return row
+
+
+def _column(
+    rows: list[dict[str, Any]], name: str, source: str, *, option: str, first: int = 1
+) -> list[Any]:
+    for number, row in enumerate(rows, first):
         if name not in row:
             hint = " (or --unlabelled)" if option == "--label-column" else ""
             raise ValueError(
@@ -125,27 +180,38 @@ def _datasets(what: str) -> Any:
     return datasets
 
 
-def _read_table(path: Path, suffix: str, text_column: str) -> list[dict[str, Any]]:
+def _table_rows(
+    path: Path, suffix: str, as_written: Sequence[str | None], chunk_rows: int | None
+) -> Iterator[dict[str, Any]]:
     _datasets(f"Reading {path.name}")
     import pandas  # both come with datasets
     from pyarrow import parquet
 
     if path.stat().st_size == 0:
-        return []
+        return
     try:
         if suffix == ".parquet":
-            return parquet.read_table(path).to_pylist()
-        separator = "\t" if suffix == ".tsv" else ","
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=1024):
+                    yield from batch.to_pylist()
+            return
         # "NA" and "12" are texts like any other.
-        table = pandas.read_csv(
-            path, sep=separator, keep_default_na=False, dtype={text_column: str}
-        )
-        return table.to_dict("records")
+        options = {
+            "sep": "\t" if suffix == ".tsv" else ",",
+            "keep_default_na": False,
+            "dtype": {name: str for name in as_written if name is not None},
+        }
+        if chunk_rows is None:  # the types of the other columns are those of all their values
+            yield from pandas.read_csv(path, **options).to_dict("records")
+            return
+        with pandas.read_csv(path, chunksize=chunk_rows, **options) as chunks:
+            for chunk in chunks:
+                yield from chunk.to_dict("records")
     except Exception as error:
         raise ValueError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
 
 
-def _read_from_hub(source: str) -> list[dict[str, Any]]:
+def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
     name, _, split = source.partition(":")
     datasets = _datasets(f"{source} is no file; reading it from the hub")
     try:
@@ -164,9 +230,8 @@ def _read_from_hub(source: str) -> list[dict[str, Any]]:
         for column, feature in loaded.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
-    rows = loaded.to_list()
-    for column, names in label_names.items():
-        for row in rows:
+    for row in loaded:
+        for column, names in label_names.items():
             if row[column] is not None:
                 row[column] = names[row[column]] if row[column] >= 0 else None
-    return rows
+        yield row

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         compute_features,
         extract_features,
         iter_features,
+        stream_features,
     )
     from adue_sklearn.features.heads import FeatureMismatchError, Head, HeadError
     from adue_sklearn.features.loading import LoadedClassifier, load_classifier
@@ -23,6 +24,7 @@ _MODULES = {
     "compute_features": "extractor",
     "extract_features": "extractor",
     "iter_features": "extractor",
+    "stream_features": "extractor",
     "FeatureMismatchError": "heads",
     "Head": "heads",
     "HeadError": "heads",
@@ -45,6 +47,7 @@ __all__ = [
     "extract_features",
     "iter_features",
     "load_classifier",
+    "stream_features",
 ]
 
 

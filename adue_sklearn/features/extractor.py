@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = [
     "extract_features",
     "iter_features",
     "load_classifier",
+    "stream_features",
 ]
 
 Progress = Callable[[int], object]
@@ -158,6 +160,60 @@ def compute_features(
     batch = collect_features(classifier, texts, batch_tokens, progress)
     warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
     return batch.features, batch.logits
+
+
+def stream_features(
+    classifier: LoadedClassifier,
+    texts: Iterable[str],
+    *,
+    window_rows: int = 1024,
+    batch_tokens: int = 8192,
+) -> Iterator[FeatureBatch]:
+    """Yield the features of any number of texts, in their order; memory holds a window of them.
+
+    Parameters
+    ----------
+    classifier : LoadedClassifier
+        From `load_classifier`.
+    texts : iterable of str
+        The texts, read as they are needed; there may be none.
+    window_rows : int, default=1024
+        Texts that are read, sorted by length and run together.
+    batch_tokens : int, default=8192
+        Most tokens of a batch, padding included.
+
+    Yields
+    ------
+    FeatureBatch
+        The next ``window_rows`` texts (the last one: what is left); its ``rows`` count from the
+        first text of all.
+
+    Raises
+    ------
+    ValueError
+        Texts that are no str.
+    FeatureMismatchError
+        Features that do not give the model's logits.
+
+    Warns
+    -----
+    UserWarning
+        After the last: how many texts were cut at ``max_length``.
+    """
+    _check_classifier(classifier)
+    check_count("window_rows", window_rows)
+    check_count("batch_tokens", batch_tokens)
+
+    def batches() -> Iterator[FeatureBatch]:
+        coming, n_rows, n_cut = iter(texts), 0, 0
+        while window := list(islice(coming, window_rows)):
+            batch = collect_features(classifier, window, batch_tokens, first_row=n_rows)
+            yield replace(batch, rows=batch.rows + n_rows)
+            n_rows += len(window)
+            n_cut += int(batch.truncated.sum())
+        warn_of_cut_texts(n_cut, n_rows, classifier.max_length)
+
+    return batches()
 
 
 def extract_features(

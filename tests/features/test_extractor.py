@@ -21,6 +21,7 @@ from adue_sklearn.features import (
     extract_features,
     iter_features,
     load_classifier,
+    stream_features,
 )
 from tests.lora_cases import FAMILIES, PAD_ID, head_logits, make_config, make_tokenizer
 from tests.problems import DEVICES
@@ -65,6 +66,29 @@ def test_rows_stay_in_input_order_whatever_the_batches(llama, batch_tokens):
     expected, _ = compute_features(classifier, llama.texts)
     features, _ = compute_features(classifier, llama.texts, batch_tokens=batch_tokens)
     np.testing.assert_allclose(features, expected, **TOLERANCE)
+
+
+def test_a_stream_of_texts_is_run_window_by_window(llama):
+    classifier = load_classifier(llama.adapter, max_length=9)
+    with pytest.warns(UserWarning, match="were cut at 9 tokens"):
+        expected, logits = compute_features(classifier, llama.texts)
+    n_read = []
+
+    def texts():
+        for text in llama.texts:
+            n_read.append(text)
+            yield text
+
+    rows = []
+    with pytest.warns(UserWarning, match=r"of 19 .* were cut at 9 tokens") as said:
+        for batch in stream_features(classifier, texts(), window_rows=5):
+            rows += batch.rows.tolist()
+            assert len(n_read) == rows[-1] + 1  # no more than the window
+            np.testing.assert_allclose(batch.features, expected[batch.rows], **TOLERANCE)
+            np.testing.assert_allclose(batch.logits, logits[batch.rows], **TOLERANCE)
+    assert rows == list(range(19))
+    assert len(said) == 1
+    assert not list(stream_features(classifier, iter(())))
 
 
 def test_no_batch_holds_more_padded_tokens_than_the_budget(roberta):
