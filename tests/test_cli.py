@@ -152,8 +152,7 @@ def test_predict_takes_ids_texts_csv_and_standard_streams(
     assert (status, "Name the right one with --id-column" in err) == (1, True)
 
 
-def test_a_bad_row_ends_predict_with_what_was_there_before(adue, head, labelled, tmp_path):
-    case, folder = labelled
+def test_a_bad_row_is_said_before_the_model_is_loaded_and_nothing_is_replaced(adue, head, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "w1"}\n' * 3 + '{"text": 3}\n')
     (tmp_path / "scored.jsonl").write_text("old")
     status, _, err = adue(
@@ -161,7 +160,7 @@ def test_a_bad_row_ends_predict_with_what_was_there_before(adue, head, labelled,
         tmp_path / "scored.jsonl", "--force",
     )  # fmt: skip
     assert status == 1
-    assert "row 4: column 'text' holds 3, not a text" in err  # said before the model is looked for
+    assert "row 4: column 'text' holds 3, not a text" in err
     assert {file.name for file in tmp_path.iterdir()} == {"data.jsonl", "scored.jsonl"}
     assert (tmp_path / "scored.jsonl").read_text() == "old"
 

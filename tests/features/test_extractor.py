@@ -79,15 +79,19 @@ def test_a_stream_of_texts_is_run_window_by_window(llama):
             n_read.append(text)
             yield text
 
-    rows = []
-    with pytest.warns(UserWarning, match=r"of 19 .* were cut at 9 tokens") as said:
+    def batches_and_n_read():
         for batch in stream_features(classifier, texts(), window_rows=5):
-            rows += batch.rows.tolist()
-            assert len(n_read) == rows[-1] + 1  # no more than the window
-            np.testing.assert_allclose(batch.features, expected[batch.rows], **TOLERANCE)
-            np.testing.assert_allclose(batch.logits, logits[batch.rows], **TOLERANCE)
-    assert rows == list(range(19))
+            yield batch, len(n_read)
+
+    with pytest.warns(UserWarning, match=r"of 19 .* were cut at 9 tokens") as said:
+        batches, reads = zip(*batches_and_n_read(), strict=True)
+    assert reads == (5, 10, 15, 19)
     assert len(said) == 1
+    rows = np.concatenate([batch.rows for batch in batches])
+    assert rows.tolist() == list(range(19))
+    for name, all_rows in (("features", expected), ("logits", logits)):
+        found = np.concatenate([getattr(batch, name) for batch in batches])
+        np.testing.assert_allclose(found, all_rows, **TOLERANCE)
     assert not list(stream_features(classifier, iter(())))
 
 
