@@ -239,8 +239,9 @@ def test_the_file_comes_back_as_it_was_and_is_json(adue, store, head, tmp_path):
     out = tmp_path / "new" / "threshold.json"
     for target in (0.001, 0.08, 0.9):
         status, said, err = adue(
-            "threshold", store.path, "--head", head, "--target-risk", target, "--out", out
-        )
+            "threshold", store.path, "--head", head, "--target-risk", target, "--out", out,
+            "--force",
+        )  # fmt: skip
         assert (status, err) == (0, "")
         assert f"{out}: the threshold." in said
         loaded = load_threshold(out)
