@@ -275,7 +275,7 @@ def test_fit_leaves_out_rows_that_the_model_was_trained_on(adue, tmp_path, monke
     assert status == 0, err
     assert f"100 of 600 rows in {path} stand in {train} too. They are left out." in err
     assert "Cross-validation: 500 rows" in out
-    status, out, err = adue(*arguments, path)
+    status, out, err = adue(*arguments, path, "--force")
     assert (status, out) == (1, "")
     assert "none remain" in err
 
