@@ -506,14 +506,16 @@ def small(tmp_path_factory):
     return folder
 
 
-def test_the_command_writes_the_page_and_replaces_an_older_one(adue, small, tmp_path, monkeypatch):
+def test_the_command_writes_the_page_and_replaces_an_older_one_if_told_to(
+    adue, small, tmp_path, monkeypatch
+):
     monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
     out = tmp_path / "new" / "report.html"
     out.parent.mkdir()
     out.write_text("old")
     status, said, err = adue(
         "report", small / "store", "--texts", small / "texts.jsonl", "--out", out,
-        "--target-risk", 0.3, "--confidence", 0.9,
+        "--target-risk", 0.3, "--confidence", 0.9, "--force",
     )  # fmt: skip
     assert status == 0, err
     assert said == f"{out}: the report."
