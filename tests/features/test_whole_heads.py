@@ -303,20 +303,22 @@ def test_a_store_of_one_layer_is_written_as_before(llama, tmp_path):
 
 def test_an_interrupted_extraction_of_a_whole_head_goes_on_to_the_same_bytes(roberta, tmp_path):
     classifier = whole(roberta.adapter)
-    extract_features(classifier, TEXTS, tmp_path / "whole", shard_rows=4)
+    options = {"shard_rows": 4, "batch_tokens": 1}  # a window holds twelve batches
+    texts = TEXTS * 2
+    extract_features(classifier, texts, tmp_path / "whole", **options)
 
     def stop(rows):
         stop.done = getattr(stop, "done", 0) + rows
-        if stop.done > 8:
+        if stop.done > 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract_features(classifier, TEXTS, tmp_path / "cut", shard_rows=4, progress=stop)
+        extract_features(classifier, texts, tmp_path / "cut", **options, progress=stop)
     with pytest.raises(StoreError, match=r"head's weights differ|n_features|view"):
         extract_features(
-            load_classifier(roberta.adapter, device="cpu"), TEXTS, tmp_path / "cut", shard_rows=4
+            load_classifier(roberta.adapter, device="cpu"), texts, tmp_path / "cut", **options
         )
-    extract_features(classifier, TEXTS, tmp_path / "cut", shard_rows=4)
+    extract_features(classifier, texts, tmp_path / "cut", **options)
     for file in (tmp_path / "whole").glob("*.*s*"):
         assert (tmp_path / "cut" / file.name).read_bytes() == file.read_bytes()
 
