@@ -24,6 +24,7 @@ SOME = ("--scorers", "entropy,MahalanobisScorer,Energy")
 
 @pytest.fixture(autouse=True)
 def closed_figures():
+    plt.close("all")  # what tests of other modules left
     yield
     plt.close("all")
 

@@ -59,6 +59,7 @@ every_display = pytest.mark.parametrize("display", DISPLAYS)
 
 @pytest.fixture(autouse=True)
 def closed_figures():
+    plt.close("all")  # what tests of other modules left
     yield
     plt.close("all")
 
