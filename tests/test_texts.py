@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import datasets
 import pytest
 
-from adue_sklearn.cli.texts import read_texts
+from adue_sklearn.cli.options import parse_classes
+from adue_sklearn.cli.texts import iter_texts, read_texts
 
 ROWS = [
     {"text": "a b", "label": "yes"},
@@ -62,6 +64,43 @@ def test_a_byte_order_mark_is_skipped_and_another_encoding_named(tmp_path):
         read_texts(str(path), label_column=None)
 
 
+def read_both_ways(path):
+    """Return the message of reading a file, which is the same whole and row by row."""
+    messages = []
+    for read in (lambda: read_texts(path, label_column="label"), lambda: list(iter_texts(path))):
+        with pytest.raises(ValueError, match=r"\S") as caught:
+            read()
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    return messages[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text;label\na, b;1\nc;0\n", "separated by semicolons: its first line is 'text"),
+        ("a.csv", "text\tlabel\na\t1\n", "separated by tabs: .* Name it a.tsv, or save it"),
+        ("a.tsv", "text,label\na,1\n", "separated by commas: .* Name it a.csv, or save it"),
+        ("a.csv", "text,label\nwell, yes,1\n", "more columns than its first line names. Put"),
+    ],
+)
+def test_a_table_with_another_separator_is_said_to_have_it(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    assert re.search(message, read_both_ways(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "seems"), [("latin-1", "Latin-1 or Windows-1252"), ("utf-16", "UTF-16")]
+)
+@pytest.mark.parametrize("row", ["text,label\né,1\n", "text;lébel\né;1\n"])
+def test_a_table_in_another_encoding_is_said_to_be_in_it(tmp_path, encoding, seems, row):
+    path = tmp_path / "data.csv"
+    path.write_bytes(row.encode(encoding))
+    message = read_both_ways(str(path))
+    assert "data.csv is not UTF-8 ('utf-8' codec can't decode" in message
+    assert f"It seems to be {seems}. Save it as UTF-8, such as with 'iconv -f" in message
+
+
 def test_a_table_of_a_header_only_is_empty(tmp_path):
     (tmp_path / "data.csv").write_text("text,label\n")
     with pytest.raises(ValueError, match=r"data\.csv is empty"):
@@ -112,11 +151,65 @@ def test_a_bad_line_is_named_with_its_number(tmp_path, line, message):
 
 
 def test_missing_files_and_unknown_formats_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl' does not exist"):
         read_texts(str(tmp_path / "gone.jsonl"), label_column=None)
     (tmp_path / "data.xlsx").write_text("x")
     with pytest.raises(ValueError, match="format cannot be told"):
         read_texts(str(tmp_path / "data.xlsx"), label_column=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nodata.txt", FileNotFoundError, r"'nodata\.txt' does not exist\. Expected a \.jsonl"),
+        ("dir/x.csv", FileNotFoundError, r"'dir/x\.csv' does not exist: there is no folder 'dir'"),
+        ("here/nodata", FileNotFoundError, r"'here/nodata' does not exist"),
+        ("date.csv", FileNotFoundError, r"Did you mean 'data\.csv'\? Expected a \.jsonl"),
+        ("here", IsADirectoryError, r"'here' is a folder; expected a \.jsonl, \.csv or"),
+        ("here.csv", IsADirectoryError, r"'here\.csv' is a folder; expected a \.jsonl, \.csv or"),
+    ],
+)
+def test_a_missing_path_or_a_folder_is_said_and_the_hub_not_asked(
+    tmp_path, monkeypatch, name, error, message
+):
+    monkeypatch.setattr(datasets, "load_dataset", None)  # calling it would fail otherwise
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here.csv").mkdir()
+    (tmp_path / "data.csv").touch()
+    with pytest.raises(error, match=message):
+        read_texts(name, label_column=None)
+
+
+def test_class_names_in_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "classes.json").write_text('["no", "é"]', encoding="utf-8-sig")
+    assert parse_classes(str(tmp_path / "classes.json")) == ["no", "é"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.json", b'{"0": "no"}', r"c\.json' holds {'0': 'no'}; expected a list of names in the"),
+        ("c.json", b'["no", 1]', r"holds \['no', 1\]; expected a list of names"),
+        ("c.json", b'["no"', r"c\.json' cannot be read as JSON: .* Expected a list of names"),
+        ("c.json", b'["\xe9"]', r"c\.json' is not UTF-8 .*; save it as UTF-8"),
+        ("d.json", b"[]", r"c\.json' does not exist\. Did you mean .*d\.json'\? Expected names"),
+        ("c.json", None, r"c\.json' is a folder; expected names such as 'no,yes', or a \.json"),
+    ],
+)
+def test_a_file_of_class_names_that_cannot_be_used_is_named(tmp_path, name, content, message):
+    if content is None:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=f"^--classes: '.*{message}"):
+        parse_classes(str(tmp_path / "c.json"))
+
+
+def test_a_file_of_class_names_that_is_no_json_is_not_taken_for_a_name(tmp_path):
+    (tmp_path / "classes.txt").write_text("no\nyes\n")
+    with pytest.raises(ValueError, match=r"--classes: '.*classes\.txt' is a file; expected names"):
+        parse_classes(str(tmp_path / "classes.txt"))
 
 
 def test_a_name_that_is_neither_file_nor_hub_data_is_named():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from adue_sklearn._utils.places import not_there
+
+_CLASSES = "names such as 'no,yes', or a .json file that holds a list of them"
 
 BaseModel = Annotated[
     str | None, typer.Option(help="Folder or hub name of the base, if not the adapter's own.")
@@ -31,14 +36,31 @@ def parse_classes(classes: str | None) -> list[str] | None:
     """Read 'a,b,c' or a JSON file that holds a list of names."""
     if classes is None:
         return None
+    file = Path(classes)
     if not classes.endswith(".json"):
+        if file.is_file():
+            raise ValueError(f"--classes: '{classes}' is a file; expected {_CLASSES}.")
         return [name.strip() for name in classes.split(",")]
+    if file.is_dir():
+        raise ValueError(f"--classes: '{classes}' is a folder; expected {_CLASSES}.")
+    if not file.exists():
+        raise FileNotFoundError(f"--classes: {not_there(classes)} Expected {_CLASSES}.")
     try:
-        names = json.loads(Path(classes).read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--classes: '{classes}' is not UTF-8 ({error}); save it as UTF-8."
+        ) from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"--classes: {classes} cannot be read as JSON: {error}.") from error
+        raise ValueError(
+            f"--classes: '{classes}' cannot be read as JSON: {error}. Expected a list of names, "
+            'such as ["no", "yes"].'
+        ) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f'--classes: {classes} must hold a list of names, such as ["no", "yes"].')
+        raise ValueError(
+            f"--classes: '{classes}' holds {reprlib.repr(names)}; expected a list of names in the "
+            'order of the head\'s rows, such as ["no", "yes"].'
+        )
     return names
 
 

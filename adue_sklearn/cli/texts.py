@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from adue_sklearn._utils.places import looks_like_path, not_there
+
+#: What separates the columns of a table, by the end of its name.
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_EXPECTED = "a .jsonl, .csv or .parquet file, or NAME:SPLIT of a data set on the hub"
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 class Texts(NamedTuple):
@@ -38,6 +47,8 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
     ------
     FileNotFoundError
         If the file does not exist.
+    IsADirectoryError
+        If it is a folder.
     ValueError
         If it is empty, malformed, lacks a column, or a row lacks its text or label; the message
         names the file, the row and the column.
@@ -109,10 +120,12 @@ def _rows(
             yield from _json_lines(source, stream)
     elif suffix in (".csv", ".tsv", ".parquet"):
         yield from _table_rows(_existing(path), suffix, columns, chunk_rows)
-    elif path.exists():
+    elif path.is_file():
         raise ValueError(
             f"{source}: the format cannot be told from the name; expected .jsonl, .csv or .parquet."
         )
+    elif looks_like_path(source):
+        _existing(path)
     else:
         yield from _hub_rows(source)
 
@@ -126,8 +139,11 @@ def _no_text(source: str, number: int, column: str, value: Any) -> ValueError:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist (or is no file).")
+    """Return the path of a file; raise if there is none."""
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; expected {_EXPECTED}.")
+    if not path.exists():
+        raise FileNotFoundError(f"{not_there(str(path))} Expected {_EXPECTED}.")
     return path
 
 
@@ -137,7 +153,25 @@ def _json_lines(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             if line.strip():
                 yield _json_object(name, number, line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 ({error}); save it as UTF-8.") from error
+        raise _not_utf8(name, error) from error
+
+
+def _not_utf8(name: str, error: UnicodeDecodeError) -> ValueError:
+    """Return an error that says what else than UTF-8 a file seems to be."""
+    path = Path(name)
+    if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(2)
+    else:
+        start = error.object[:2]
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        seems, code = "UTF-16", "UTF-16"
+    else:
+        seems, code = "Latin-1 or Windows-1252", "WINDOWS-1252"
+    return ValueError(
+        f"{name} is not UTF-8 ({error}). It seems to be {seems}. Save it as UTF-8, such as with "
+        f"'iconv -f {code} -t UTF-8 OLD > NEW'."
+    )
 
 
 def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
@@ -189,6 +223,8 @@ def _table_rows(
 
     if path.stat().st_size == 0:
         return
+    if suffix in _SEPARATORS:
+        _check_separator(path, _SEPARATORS[suffix], as_written[0])
     try:
         if suffix == ".parquet":
             with parquet.ParquetFile(path) as file:
@@ -197,18 +233,52 @@ def _table_rows(
             return
         # "NA" and "12" are texts like any other.
         options = {
-            "sep": "\t" if suffix == ".tsv" else ",",
+            "sep": _SEPARATORS[suffix],
             "keep_default_na": False,
             "dtype": {name: str for name in as_written if name is not None},
         }
         if chunk_rows is None:  # the types of the other columns are those of all their values
-            yield from pandas.read_csv(path, **options).to_dict("records")
+            yield from _records(pandas.read_csv(path, **options))
             return
         with pandas.read_csv(path, chunksize=chunk_rows, **options) as chunks:
             for chunk in chunks:
-                yield from chunk.to_dict("records")
+                yield from _records(chunk)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(str(path), error) from error
     except Exception as error:
         raise ValueError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
+
+
+def _records(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a data frame that was read from a CSV file."""
+    import pandas
+
+    if not isinstance(table.index, pandas.RangeIndex):  # what is too much it takes for row names
+        raise ValueError(
+            "its rows have more columns than its first line names. Put texts that hold the "
+            "separator in double quotes"
+        )
+    records: list[dict[str, Any]] = table.to_dict("records")
+    return records
+
+
+def _check_separator(path: Path, separator: str, text_column: str | None) -> None:
+    """Raise if the first line shows that a table has another separator than its name says."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        line = stream.readline().rstrip("\r\n")
+    columns = next(csv.reader([line], delimiter=separator), [])
+    if text_column in columns or "\ufffd" in line:  # another encoding is said on reading
+        return
+    for other, name in _SEPARATOR_NAMES.items():
+        found = next(csv.reader([line], delimiter=other), [])
+        if other == separator or len(found) < 2 or not (len(columns) < 2 or text_column in found):
+            continue
+        suffix = next((end for end, mark in _SEPARATORS.items() if mark == other), None)
+        mend = "" if suffix is None else f"Name it {path.with_suffix(suffix).name}, or s"
+        raise ValueError(
+            f"{path} seems to be separated by {name}: its first line is {line!r}. "
+            f"{mend or 'S'}ave it separated by {_SEPARATOR_NAMES[separator]}."
+        )
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
