@@ -42,6 +42,7 @@ from adue_sklearn._utils.files import (
     temporary_of,
     write_file,
 )
+from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -291,10 +292,9 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
     if not (directory / _JSON).is_file():
-        raise FileNotFoundError(
-            f"{directory} is no fitted head: it holds no {_JSON}. "
-            "'adue fit STORE --out HEAD' writes one."
-        )
+        what = what_instead(directory, "a fitted head")
+        what = what or f"'{directory}' is no fitted head: it holds no {_JSON}."
+        raise FileNotFoundError(f"{what} 'adue fit STORE --out HEAD' writes one.")
     file = directory / _JSON
     document, content = _read_whole(directory)
     try:

@@ -24,6 +24,7 @@ import adue_sklearn
 from adue_sklearn._row_digests import row_digests, rows_new_to
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
+from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.schemas import (
     Kind,
     Schema,
@@ -348,9 +349,9 @@ def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
     with naming("file", "a path"):
         path = Path(file)
     if not path.is_file():
+        what = what_instead(path, "a threshold") or f"'{path}' is a folder, not a threshold."
         raise FileNotFoundError(
-            f"file: {path} does not exist (or is no file); expected one that save_threshold or "
-            "'adue threshold STORE --out FILE' wrote."
+            f"file: {what} save_threshold and 'adue threshold STORE --out FILE' write one."
         )
     return _Document.read(path).restore()
 

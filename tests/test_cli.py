@@ -399,7 +399,9 @@ def test_debug_shows_where_an_error_came_from(adue, tmp_path):
     assert "Traceback" not in err
     status, _, err = adue("--debug", "evaluate", tmp_path / "head", tmp_path / "store")
     assert status == 1
-    assert re.search(r"Traceback .* FileNotFoundError: .* is no fitted head", err)
+    assert re.search(
+        r"Traceback .* FileNotFoundError: .* does not exist\. Expected a fitted head", err
+    )
 
 
 def test_help_and_version_are_there(adue):

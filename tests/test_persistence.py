@@ -198,7 +198,7 @@ def test_unfitted_or_foreign_estimators_are_refused(tmp_path, problem):
 
 
 def test_what_is_no_head_is_named(tmp_path, saved):
-    with pytest.raises(FileNotFoundError, match="is no fitted head"):
+    with pytest.raises(FileNotFoundError, match=r"nothing' does not exist\. Expected a fit"):
         load_head(tmp_path / "nothing")
     document = json.loads((saved / "estimator.json").read_text())
     for change, message in [

@@ -165,8 +165,8 @@ def test_missing_files_and_unknown_formats_are_named(tmp_path):
         ("dir/x.csv", FileNotFoundError, r"'dir/x\.csv' does not exist: there is no folder 'dir'"),
         ("here/nodata", FileNotFoundError, r"'here/nodata' does not exist"),
         ("date.csv", FileNotFoundError, r"Did you mean 'data\.csv'\? Expected a \.jsonl"),
-        ("here", IsADirectoryError, r"'here' is a folder; expected a \.jsonl, \.csv or"),
-        ("here.csv", IsADirectoryError, r"'here\.csv' is a folder; expected a \.jsonl, \.csv or"),
+        ("here", IsADirectoryError, r"'here' is a folder\. Expected a \.jsonl, \.csv or"),
+        ("here.csv", IsADirectoryError, r"'here\.csv' is a folder\. Expected a \.jsonl, \.csv or"),
     ],
 )
 def test_a_missing_path_or_a_folder_is_said_and_the_hub_not_asked(

@@ -345,7 +345,10 @@ def test_whatever_is_passed_the_error_names_it(argument, value, tmp_path):
         (["--target-risk", 1], "target_risk is 1.0"),
         (["--target-risk", 0.1, "--confidence", 1], "confidence is 1.0"),
         (["--target-risk", 0.1, "--method", "luck"], "method is 'luck'"),
-        (["--target-risk", 0.1, "--head", "nowhere"], "nowhere is no fitted head"),
+        (
+            ["--target-risk", 0.1, "--head", "nowhere"],
+            "'nowhere' does not exist. Expected a fitted head",
+        ),
         (["--target-risk", 0.1, "--out", "."], "is a folder; name a file"),
     ],
 )

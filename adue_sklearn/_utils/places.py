@@ -1,4 +1,4 @@
-"""Names that may be a path here or a name on the hub: which is meant, and what is wrong with it."""
+"""Paths, and names that may be on the hub instead: which is meant, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from pathlib import Path
 _FILE_SUFFIXES = {
     *(".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".xlsx", ".arrow"),
     *(".gz", ".zip", ".tar", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".gguf"),
+}
+
+#: What a folder is, told by the first of these files that it holds.
+_KINDS = {
+    "manifest.json": "a feature store",
+    "unfinished.json": "an unfinished feature store",
+    "estimator.json": "a fitted head",
+    "adapter_config.json": "an adapter",
+    "config.json": "a whole model",
 }
 
 _PLAIN = re.compile(r"\w[\w.-]*/[\w.-]*\w")
@@ -58,3 +67,32 @@ def not_there(name: str) -> str:
     if name.count("/") == 1 and _PLAIN.fullmatch(name):
         return f"'{name}' does not exist (it is taken for a path, as '{path.parent}' is here)."
     return f"'{name}' does not exist."
+
+
+def what_instead(path: Path, wanted: str) -> str:
+    """Return a sentence on a path that is not what was wanted: what it is, as far as is known.
+
+    Parameters
+    ----------
+    path : Path
+        What was given.
+    wanted : str
+        What was expected, such as "a fitted head".
+
+    Returns
+    -------
+    str
+        Empty for a folder of which nothing is known.
+    """
+    if path.is_dir():
+        kind = _kind_of_folder(path)
+        return f"'{path}' is {kind}, not {wanted}; are the arguments in order?" if kind else ""
+    if path.exists():
+        inside = _kind_of_folder(path.parent) == wanted
+        mend = f" Give the folder that it lies in, '{path.parent}'." if inside else ""
+        return f"'{path}' is a file, not {wanted}.{mend}"
+    return f"{not_there(str(path))} Expected {wanted}."
+
+
+def _kind_of_folder(folder: Path) -> str | None:
+    return next((kind for file, kind in _KINDS.items() if (folder / file).is_file()), None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adue_sklearn._utils.places import looks_like_path, not_there
+from adue_sklearn._utils.places import looks_like_path, not_there, what_instead
 
 #: What separates the columns of a table, by the end of its name.
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -141,7 +141,8 @@ def _no_text(source: str, number: int, column: str, value: Any) -> ValueError:
 def _existing(path: Path) -> Path:
     """Return the path of a file; raise if there is none."""
     if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder; expected {_EXPECTED}.")
+        what = what_instead(path, "a file of texts") or f"'{path}' is a folder."
+        raise IsADirectoryError(f"{what} Expected {_EXPECTED}.")
     if not path.exists():
         raise FileNotFoundError(f"{not_there(str(path))} Expected {_EXPECTED}.")
     return path

@@ -29,7 +29,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from adue_sklearn._utils.places import looks_like_path, not_there
+from adue_sklearn._utils.places import looks_like_path, not_there, what_instead
 from adue_sklearn.features._adapter_config import read_adapter_config
 from adue_sklearn.features._files import sha256_of
 from adue_sklearn.features._reading import reading
@@ -219,13 +219,12 @@ def check_whole(model: str) -> None:
     """Raise unless a whole model is there; say what is instead, if we know."""
     if find_file(model, CONFIG) is not None:
         return
-    folder = Path(model)
-    known = {"manifest.json": "a feature store", "estimator.json": "a fitted uncertainty head"}
-    found = [what for name, what in known.items() if (folder / name).is_file()]
-    what = f" It is {found[0]} of ours: are the arguments in order?" if found else ""
+    what = what_instead(Path(model), "a model") if Path(model).is_dir() else ""
+    if what:
+        raise ValueError(f"model: {what} Expected an adapter's folder or a whole model's.")
     raise ValueError(
         f"model: '{model}' holds neither an adapter ({ADAPTER_CONFIG}) nor a whole model "
-        f"({CONFIG}); expected a folder with one, or a name on the hub.{what}"
+        f"({CONFIG}); expected a folder with one, or a name on the hub."
     )
 
 

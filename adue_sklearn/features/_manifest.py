@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from adue_sklearn._utils.files import temporary_of
+from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -175,6 +176,9 @@ def _damage(
 
 def _read(file: Path, *, unfinished: bool = False) -> Manifest:
     if not file.exists():
+        what = what_instead(file.parent, "a feature store")
+        if what:
+            raise StoreError(f"{what} 'adue extract MODEL DATA --out STORE' writes one.")
         raise StoreError(
             f"'{file.parent}' is no finished feature store: '{MANIFEST}' is missing. "
             "Check the path, or extract the store again to a new one."

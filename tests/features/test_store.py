@@ -158,8 +158,12 @@ def test_a_shard_of_another_layout_is_refused(path, change):
 
 def test_a_directory_without_manifest_is_no_store(path, tmp_path):
     (path / "manifest.json").unlink()
-    for folder in (path, tmp_path / "nowhere", path / "head.safetensors"):
-        with pytest.raises(StoreError, match=r"'manifest\.json' is missing"):
+    for folder, message in (
+        (path, r"'manifest\.json' is missing"),
+        (tmp_path / "nowhere", r"nowhere' does not exist\. Expected a feature store"),
+        (path / "head.safetensors", "is a file, not a feature store"),
+    ):
+        with pytest.raises(StoreError, match=message):
             FeatureStore.open(folder)
 
 

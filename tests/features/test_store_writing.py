@@ -465,7 +465,7 @@ def test_an_interrupted_append_is_finished_or_repaired_before_another(classifier
 
 
 def test_nothing_is_appended_where_no_store_is(classifier, tmp_path):
-    with pytest.raises(StoreError, match=r"'manifest\.json' is missing"):
+    with pytest.raises(StoreError, match=r"s' does not exist\. Expected a feature store"):
         extract_features(classifier, ["w1"], tmp_path / "s", append=True)
     assert not (tmp_path / "s").exists()
 
