@@ -22,6 +22,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -139,6 +140,11 @@ def _find_on_hub(model: str, filename: str, argument: str) -> Path | None:
     try:
         get_hf_file_metadata(hf_hub_url(model, filename))  # once: a download tries six times
         return Path(hf_hub_download(model, filename))
+    except HFValidationError as error:
+        raise ValueError(
+            f"{argument}: {model!r} is neither an existing folder nor a name that the Hugging Face "
+            "hub allows; expected one of these, such as 'owner/name'. Check the path or the name."
+        ) from error
     except RepositoryNotFoundError as error:
         raise ValueError(
             f"{argument}: '{model}' is neither an existing folder nor a model on the Hugging Face "

@@ -80,6 +80,8 @@ def check_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
 def check_path(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise StoreError(f"{name}: expected a path, got {type(value).__name__}.")
+    if "\0" in str(value):
+        raise StoreError(f"{name}: expected a path, got {value!r}, which holds a null character.")
     return Path(value)
 
 

@@ -52,6 +52,10 @@ def _is_of_a_library(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    """Return an error in one line."""
-    what = " ".join(str(error).split())
-    return f"{type(error).__name__}: {what.rstrip('.')}"
+    """Return an error and its type in one line."""
+    return f"{type(error).__name__}: {in_one_line(error)}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the message of an error in one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".")

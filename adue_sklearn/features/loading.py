@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -38,7 +39,7 @@ from adue_sklearn.features._probe import (
     check_merge,
     head_eps,
 )
-from adue_sklearn.features._reading import running
+from adue_sklearn.features._reading import in_one_line, running
 from adue_sklearn.features._tokenizer import load_tokenizer, resolve_max_length, set_pad_token
 from adue_sklearn.features.batching import PaddingSide
 from adue_sklearn.features.heads import Head
@@ -332,10 +333,15 @@ def _needing(base: str, adapter: checkpoint.AdapterFiles) -> Iterator[None]:
     try:
         yield
     except (OSError, checkpoint.NoModelError) as error:
+        needs = f"Adapter '{adapter.name}' needs the base model '{base}', which"
+        if Path(base).is_dir():
+            raise ValueError(
+                f"{needs} is damaged or incomplete ({in_one_line(error)}). Restore its files from "
+                "a copy, or give another folder with base_model= (--base-model)."
+            ) from error
         raise ValueError(
-            f"Adapter '{adapter.name}' needs the base model '{base}', which is not there "
-            f"({type(error).__name__}). Give its folder with base_model= (--base-model), or go "
-            "online."
+            f"{needs} is not there ({type(error).__name__}). Give its folder with base_model= "
+            "(--base-model), or go online."
         ) from error
 
 
@@ -344,6 +350,11 @@ def _finding(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, checkpoint.NoModelError) as error:
+        if Path(model).is_dir():
+            raise ValueError(
+                f"model: '{model}' is damaged or incomplete ({in_one_line(error)}). Restore its "
+                "files from a copy, or save the model again."
+            ) from error
         raise ValueError(
             f"model: '{model}' holds neither an adapter nor a whole model; expected a folder with "
             f"one, or a name on the hub. ({error})"

@@ -179,6 +179,11 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             raise TypeError(
                 f"cache is a {type(self.cache).__name__}; expected 'memory', a folder or None."
             )
+        if "\0" in str(self.cache):
+            raise ValueError(
+                f"cache is {self.cache!r}, which holds a null character, as no path may; expected "
+                "'memory', a folder or None."
+            )
         classifier = self._classifier()
         cache = _open_cache(self.cache, classifier, self._files())
         by_key = {_key(text): text for text in texts}

@@ -5,6 +5,7 @@ the deep one. Whatever comes of it, loading changes no file.
 """
 
 import json
+import re
 import shutil
 import warnings
 
@@ -114,12 +115,31 @@ def test_weights_that_are_no_numbers_are_named(adapter, damage):
     assert f"'{name}' holds NaN or infinity" in outcome(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_damaged_base_model_is_named(name, make_saved_case, tmp_path):
-    shutil.copytree(make_saved_case("roberta", 2).base, tmp_path / "base")
-    content = (tmp_path / "base" / name).read_bytes()
-    (tmp_path / "base" / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="base"):
-        load_classifier(
-            make_saved_case("roberta", 2).adapter, base_model=tmp_path / "base", device="cpu"
-        )
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", lambda old: old[: len(old) // 2], "is damaged or incomplete ("),
+        ("config.json", lambda _: b"{}", "is damaged or incomplete ('{base}' holds no model ("),
+        ("config.json", lambda old: edited(old, num_labels="x"), "config.json' cannot be read"),
+        ("model.safetensors", lambda old: old[: len(old) // 2], "'{base}' cannot be read ("),
+        ("model.safetensors", lambda _: None, "is damaged or incomplete ("),
+    ],
+)
+def test_a_damaged_base_model_is_said_to_be_damaged(
+    name, content, message, make_saved_case, tmp_path
+):
+    base = tmp_path / "base"
+    shutil.copytree(make_saved_case("roberta", 2).base, base)
+    damaged = content((base / name).read_bytes())
+    if damaged is None:
+        (base / name).unlink()
+    else:
+        (base / name).write_bytes(damaged)
+    for load in (
+        lambda: load_classifier(make_saved_case("roberta", 2).adapter, base_model=base),
+        lambda: load_classifier(base),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message.format(base=base))) as caught:
+            load()
+        assert "is not there" not in str(caught.value)
+        assert "Restore" in str(caught.value)

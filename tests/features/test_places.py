@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from adue_sklearn.features import FeatureStore, _checkpoint, load_classifier
+from adue_sklearn.features import FeatureStore, LoraFeatureExtractor, _checkpoint, load_classifier
 from tests.problems import Problem
 
 
@@ -57,6 +58,25 @@ def test_what_looks_like_a_path_never_goes_to_the_hub(hub, tmp_path, name, messa
     with pytest.raises(ValueError, match=message.replace(" .taken", r" \(it is taken")):
         load_classifier(name, base_model="owner/base")
     assert hub.asked == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b", "two words", "-name"])
+def test_a_name_that_the_hub_does_not_allow_is_said(roberta, name):
+    for arguments, argument in (
+        ({"model": name}, "model"),
+        ({"model": roberta.adapter, "base_model": name}, r"base_model \(--base-model\)"),
+        ({"model": roberta.adapter, "tokenizer": name}, "tokenizer"),
+    ):
+        message = f"^{argument}: {re.escape(repr(name))} is neither an existing folder nor a name"
+        with pytest.raises(ValueError, match=message):
+            load_classifier(**arguments)
+
+
+def test_a_path_with_a_null_character_is_named(roberta):
+    with pytest.raises(ValueError, match=r"cache is 'a\\x00b', which holds a null character"):
+        LoraFeatureExtractor(roberta.adapter, cache="a\0b").fit_transform(["w1"])
+    with pytest.raises(ValueError, match=r"path: expected a path, got 'a\\x00b', which holds a"):
+        FeatureStore.create("a\0b", features=[[1.0]], init_W=[[1.0], [2.0]])
 
 
 @pytest.mark.parametrize("name", ["bad/nope", "bert-base-uncased"])
