@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, NonNegativeInt, model_validator
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 from sklearn.utils import check_scalar
 
+from adue_sklearn._utils.schemas import Kind, Schema, check_document
 from adue_sklearn._validation import share_hint
 from adue_sklearn.metrics._arguments import Estimate, as_column, check_scores
 
@@ -20,6 +22,11 @@ __all__ = ["RiskMonitor"]
 FloatArray = npt.NDArray[np.float64]
 
 _FORMAT = 1
+_KIND = Kind(name="a RiskMonitor", mend="Expected what to_dict gives, unchanged.", newest=_FORMAT)
+#: Counts that stay exact in floats.
+_MOST_ROWS = 2**53
+_Count = Annotated[int, Field(ge=0, le=_MOST_ROWS)]
+_Number = Annotated[int, Field(ge=1, le=_MOST_ROWS)]
 #: How many times the odds of an error may have risen: what is bet on.
 _ODDS = np.array([1.25, 1.6, 2.0, 3.0, 5.0, 10.0])
 #: Exponential rates of the confidence sequence, one sign each.
@@ -60,17 +67,87 @@ class _Wealth:
         bets = None if self.bets is None else self.bets.tolist()
         return {"n_rows": self.n_rows, "bets": bets, "alarm_at": self.alarm_at}
 
-    def restore(self, state: Mapping[str, Any], n_bets: int) -> None:
-        self.n_rows = int(state["n_rows"])
-        self.alarm_at = None if state["alarm_at"] is None else int(state["alarm_at"])
-        self.bets = None if state["bets"] is None else np.array(state["bets"], dtype=np.float64)
-        if self.bets is not None and self.bets.shape != (n_bets,):
-            raise ValueError(f"{self.bets.shape} bets, expected ({n_bets},)")
+    def restore(self, state: _WealthState) -> None:
+        self.n_rows = state.n_rows
+        self.alarm_at = state.alarm_at
+        self.bets = None if state.bets is None else np.array(state.bets, dtype=np.float64)
 
 
 def _kept(n_rows: int) -> float:
     """Return the share of the coin that is not bet after so many rows."""
     return 1.0 if n_rows == 0 else 0.5 / (1.0 + np.log2(n_rows))
+
+
+class _WealthState(Schema):
+    """What is kept of one kind of bets."""
+
+    n_rows: _Count
+    bets: list[float] | None
+    alarm_at: _Number | None
+
+    def problem(self, n_bets: int) -> str | None:
+        """Return what does not fit together, None if all does."""
+        if (self.bets is None) != (self.n_rows == 0):
+            return "bets without rows, or rows without bets"
+        if self.bets is not None and len(self.bets) != n_bets:
+            return f"{len(self.bets)} bets, not {n_bets}"
+        if self.alarm_at is not None and self.alarm_at > self.n_rows:
+            return "an alarm at a row that has not come"
+        return None
+
+
+class _BinsState(Schema):
+    """What is kept of the reference and of the rows among it."""
+
+    scores: list[float]
+    ties: list[Annotated[float, Field(ge=0, le=1)]]
+    gaps: list[_Number]
+    counts: list[_Count]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        n_bins = len(self.gaps)
+        if not len(self.scores) == len(self.ties) == n_bins - 1 == len(self.counts) - 1:
+            raise ValueError("bins do not fit together")
+        edges = list(zip(self.scores, self.ties, strict=True))
+        if edges != sorted(edges):
+            raise ValueError("bins are not in ascending order")
+        return self
+
+
+class _State(Schema):
+    """What :meth:`RiskMonitor.to_dict` gives."""
+
+    format: Literal[1]
+    target_risk: Annotated[float, Field(gt=0, lt=1)]
+    false_alarm: Annotated[float, Field(gt=0, lt=1)]
+    random_state: NonNegativeInt
+    n_errors: _Count
+    risk: _WealthState
+    shift: _WealthState
+    bins: _BinsState | None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, wealth, n_bets in (
+            ("risk", self.risk, len(_ODDS)),
+            ("shift", self.shift, _N_TILTS),
+        ):
+            problem = wealth.problem(n_bets)
+            if problem:
+                raise ValueError(f"'{name}' holds {problem}")
+        if self.n_errors > self.risk.n_rows:
+            raise ValueError(
+                f"'n_errors' is {self.n_errors}, 'risk.n_rows' {self.risk.n_rows}; expected no "
+                "more errors than rows"
+            )
+        n_placed = 0 if self.bins is None else sum(self.bins.counts)
+        if n_placed != self.shift.n_rows:
+            raise ValueError(
+                f"'bins.counts' hold {n_placed} rows, 'shift.n_rows' is {self.shift.n_rows}; "
+                "expected the same"
+            )
+        return self
 
 
 class RiskMonitor:
@@ -304,26 +381,24 @@ class RiskMonitor:
         -------
         monitor : RiskMonitor
             Goes on where the other one stood.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, of another type or out of range, or does not fit to others.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state is a {type(state).__name__}; expected what to_dict gives.")
-        try:
-            if state["format"] != _FORMAT:
-                raise ValueError(f"format {state['format']!r}, expected {_FORMAT}")
-            monitor = cls(
-                state["target_risk"],
-                false_alarm=state["false_alarm"],
-                random_state=state["random_state"],
-            )
-            monitor.n_errors = int(state["n_errors"])
-            monitor._risk.restore(state["risk"], len(_ODDS))
-            monitor._shift.restore(state["shift"], _N_TILTS)
-            monitor._bins = None if state["bins"] is None else _Bins(**state["bins"])
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(
-                f"state is none of a RiskMonitor: {what}; expected what to_dict gives."
-            ) from error
+        known = check_document(dict(state), _State, "state", _KIND)
+        monitor = cls(
+            known.target_risk, false_alarm=known.false_alarm, random_state=known.random_state
+        )
+        monitor.n_errors = known.n_errors
+        monitor._risk.restore(known.risk)
+        monitor._shift.restore(known.shift)
+        if known.bins is not None:
+            bins = known.bins
+            monitor._bins = _Bins(bins.scores, bins.ties, bins.gaps, bins.counts)
         return monitor
 
     def __repr__(self) -> str:
@@ -348,9 +423,6 @@ class _Bins:
         self.ties = np.array(ties, dtype=np.float64)
         self.gaps = np.array(gaps, dtype=np.int64)
         self.counts = np.array(counts, dtype=np.int64)
-        n_bins = len(self.gaps)
-        if not (len(self.scores) == len(self.ties) == n_bins - 1 == len(self.counts) - 1):
-            raise ValueError("bins do not fit together")
         middle = (np.cumsum(self.gaps) - 0.5 * self.gaps) / self.gaps.sum()
         self.tilts = _tilts(middle)
 

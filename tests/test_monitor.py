@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -245,24 +246,43 @@ def test_bad_rows_are_named_and_leave_the_state_alone():
     assert monitor.to_dict() == before
 
 
+def changed(*path, to):
+    """Return the state of a monitor with another value in one place."""
+    monitor = RiskMonitor(reference=[0.1, 0.2]).update([0, 1]).update_uncertainty([0.15])
+    state = monitor.to_dict()
+    place = state
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = to
+    return state
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("path", "value", "message"),
     [
-        {"format": 2},
-        {"risk": {}},
-        {"bins": {"scores": [1.0], "ties": [], "gaps": [1], "counts": [0]}},
-        {"risk": {"n_rows": 1, "bets": [0.0], "alarm_at": None}},
-        {"target_risk": 0},
-        {"n_errors": "many"},
+        ("format", 2, "'format' is 2; expected 1"),
+        ("target_risk", 0, "'target_risk' is 0; expected greater than 0"),
+        ("random_state", 0.5, "'random_state' is 0.5; expected a valid integer"),
+        ("n_errors", "1", "'n_errors' is '1'; expected a valid integer"),
+        ("n_errors", 3, "'n_errors' is 3, 'risk.n_rows' 2; expected no more errors than rows"),
+        ("risk", {}, "'risk.n_rows' is missing"),
+        ("risk.n_rows", -2, "'risk.n_rows' is -2; expected greater than or equal to 0"),
+        ("risk.n_rows", 0, "'risk' holds bets without rows"),
+        ("risk.bets", [0.0], "'risk' holds 1 bets, not 6"),
+        ("risk.bets", [np.nan] * 6, "'risk.bets.0' is nan; expected a finite number"),
+        ("risk.alarm_at", 3, "'risk' holds an alarm at a row that has not come"),
+        ("bins", None, "'bins.counts' hold 0 rows, 'shift.n_rows' is 1; expected the same"),
+        ("bins.counts", [0, 0], "bins do not fit together"),
+        ("bins.gaps", [1, 1, 10**30], "'bins.gaps.2' is 1000000000000000000000000000000"),
+        ("bins.scores", [0.2, 0.1], "bins are not in ascending order"),
     ],
-    ids=str,
 )
-def test_foreign_states_are_named(change):
-    state = RiskMonitor(reference=[0.1, 0.2]).update([0, 1]).to_dict() | change
-    with pytest.raises(ValueError, match="state is none of a RiskMonitor"):
+def test_a_state_that_is_none_is_refused_and_its_field_named(path, value, message):
+    state = changed(*path.split("."), to=value)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         RiskMonitor.from_dict(state)
-    with pytest.raises(ValueError, match="'format' is missing; expected what to_dict gives"):
-        RiskMonitor.from_dict({})
+    assert str(caught.value).startswith("'state' cannot be read as a RiskMonitor: ")
+    assert str(caught.value).endswith(". Expected what to_dict gives, unchanged.")
 
 
 @given(value=anything)

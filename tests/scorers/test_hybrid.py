@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -51,9 +51,11 @@ def published_rule(epistemic, aleatoric, mixture):
     n = len(epistemic)
     epistemic_rank, aleatoric_rank = rankdata(epistemic), rankdata(aleatoric)
     total = (1 - alpha) * epistemic_rank + alpha * aleatoric_rank
-    low = epistemic_rank - 0.5 <= n * delta_min
+    # A rank is n times the threshold only if this quotient, rounded, is the threshold: n * 0.7 is
+    # 31.499999999999996 for 45 rows, but 31.5 / 45 is 0.7.
+    low = (epistemic_rank - 0.5) / n <= delta_min
     total[low] = rankdata(aleatoric[low])
-    ambiguous = low & (aleatoric_rank - 0.5 > n * delta_max)
+    ambiguous = low & ((aleatoric_rank - 0.5) / n > delta_max)
     total[ambiguous] = aleatoric_rank[ambiguous]
     return (total - 0.5) / n
 
@@ -66,6 +68,7 @@ def published_rule(epistemic, aleatoric, mixture):
     delta_min=st.sampled_from([0.0, 0.2, 0.7, 1.0]),
     delta_max=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
 )
+@example(seed=11, n=45, levels=21, alpha=0.0, delta_min=0.7, delta_max=0.0)  # a rank is 0.7
 def test_fit_rows_get_the_published_ranks(seed, n, levels, alpha, delta_min, delta_max):
     rng = np.random.default_rng(seed)
     epistemic, aleatoric = rng.integers(0, levels, size=(2, n)).astype(float)
