@@ -8,6 +8,7 @@ from rich.table import Table
 
 from adue_sklearn import EntropyScorer, SoftmaxResponseScorer
 from adue_sklearn._utils.messages import printable
+from adue_sklearn.adue import search
 from adue_sklearn.cli.console import SafeConsole
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import save_head
@@ -17,7 +18,7 @@ from tests.problems import Problem
 #: Sets the window's title, clears the screen, C1's short form of that, writes backwards.
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202ecba"
 COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-PROBLEM = Problem(n=300)
+PROBLEM = Problem(n=120, d=4)
 
 
 @pytest.fixture
@@ -64,10 +65,13 @@ def test_tables_keep_their_shape_and_colours_their_codes(capsys):
     "command",
     ["store info", "store verify", "store repair", "evaluate", "compare", "threshold", "report"],
 )
-def test_no_output_of_a_command_holds_a_control_character(command, adue, store, head, tmp_path):
+def test_no_output_of_a_command_holds_a_control_character(
+    command, adue, store, head, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
     arguments = {
         "evaluate": [head, store.path],
-        "compare": [store.path],
+        "compare": [store.path, "--scorers", "Entropy,KNN", "--cv", "2"],
         "report": [store.path, "--out", tmp_path / f"{HOSTILE}.html"],
     }.get(command, [store.path])
     _, out, err = adue(*command.split(), *arguments)

@@ -154,7 +154,8 @@ def test_an_activation_that_is_not_the_heads_is_refused(labelled, activation):
 
 def test_a_search_over_a_whole_head_can_be_the_last_step(labelled):
     case, texts, labels = labelled
-    search = GridSearchCV(AdUEEstimator(activation="tanh"), {"alpha": [0.0, 1.0]}, cv=2)
+    # A soft score and firm anchors make descents through two layers short.
+    search = GridSearchCV(AdUEEstimator(activation="tanh", lam=10), {"beta": [0.3, 1.0]}, cv=2)
     pipe = whole_head_pipeline(case, search).fit(texts[:50], labels[:50])
     assert np.isfinite(pipe.predict_uncertainty(texts)).all()
 
@@ -190,9 +191,7 @@ def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted)
     case, texts, labels = labelled
     texts = [*texts, texts[0]]
     labels = [*labels, labels[0]]
-    search = GridSearchCV(
-        pipeline(case), {"adue__alpha": [0.1, 1.0], "adue__beta": [0.01, 0.1]}, cv=3
-    )
+    search = GridSearchCV(pipeline(case), {"adue__alpha": [0.1, 1.0], "adue__beta": [0.1]}, cv=2)
     search.fit(texts, labels)
     search.best_estimator_.predict_uncertainty(texts)
     assert set(counted) == set(texts)

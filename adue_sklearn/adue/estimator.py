@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import IntArray, OriginalHead
+from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
 from adue_sklearn._label_order import FEWEST_ROWS
 from adue_sklearn._torch import Array, resolve_device, threads_for, where_it_computes
 from adue_sklearn._validation import callers_level
@@ -226,7 +226,9 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         return where_it_computes(X, self.device)
 
     def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        errors = self._original_errors(X, labels, head)
+        self._fit_to(X, self._original_errors(X, labels, head), head)
+
+    def _fit_to(self, X: Array, errors: BoolArray, head: OriginalHead) -> None:
         self.n_samples_fit_, self.n_errors_ = len(errors), int(errors.sum())
         problem = HeadProblem(
             X,
@@ -258,14 +260,14 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
     @with_callbacks
     def _fit_on(
-        self, other: UncertaintyEstimator, X: Array, labels: IntArray, head: OriginalHead
+        self, other: UncertaintyEstimator, X: Array, errors: BoolArray, head: OriginalHead
     ) -> None:
-        """Fit on the head and the validated rows of another estimator."""
+        """Fit on another estimator's head, validated rows and the head's errors on them."""
         self._set_head("init_", head.weights, head.biases)
         for name in ("classes_", "_head_given", "n_features_in_", "feature_names_in_"):
             if hasattr(other, name):
                 setattr(self, name, getattr(other, name))
-        self._fit(X, labels, head)
+        self._fit_to(X, errors, head)
 
     def _train(self, problem: HeadProblem, X: Array) -> Tensor:
         """Return the change of the head (m,)."""

@@ -226,7 +226,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             start = time.perf_counter()
             self.best_estimator_ = self._estimator(settings[self.best_index_])
             # On this search's head, not on one fitted anew, so that predictions are the same.
-            self.best_estimator_._fit_on(self, X, labels, head)
+            self.best_estimator_._fit_on(self, X, errors, head)
             self.n_iter_ = self.best_estimator_.n_iter_
             self.refit_time_ = time.perf_counter() - start
 

@@ -30,7 +30,7 @@ def objective(problem, W, b, *, alpha, beta, lam, scale):
     return sum(part.mean() for part in parts) + beta * anchor
 
 
-def long_adam_run(problem, *, alpha, beta, lam, scale, steps=1000):
+def long_adam_run(problem, *, alpha, beta, lam, scale, steps):
     """Return the lowest loss that Adam reaches from the original head over three step sizes.
 
     By the analytic gradient: that of the written formula is NaN at a saturated head.
@@ -76,21 +76,21 @@ def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_clas
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("n_classes", "gap", "scale"),
+    ("n_classes", "gap", "scale", "steps"),
     [
-        (4, 1.0, "unit"),
-        (2, 30.0, "paper"),
+        (4, 1.0, "unit", 200),
+        (2, 30.0, "paper", 200),
         *(
             pytest.param(*case, marks=pytest.mark.deep)
-            for case in itertools.product([2, 4], [1.0, 30.0], ["unit", "paper"])
+            for case in itertools.product([2, 4], [1.0, 30.0], ["unit", "paper"], [1000])
         ),
     ],
 )
-def test_loss_is_at_most_5_percent_above_a_long_adam_run(n_classes, gap, scale):
+def test_loss_is_at_most_5_percent_above_a_long_adam_run(n_classes, gap, scale, steps):
     problem = Problem(n=300, d=10, n_classes=n_classes, gap=gap, seed=3)
     options = {"alpha": 0.3, "beta": 0.001, "lam": 100.0, "scale": scale}
     adue = AdUEEstimator(**options).fit(*problem.fit_args)
-    assert adue.loss_ <= 1.05 * long_adam_run(problem, **options)
+    assert adue.loss_ <= 1.05 * long_adam_run(problem, **options, steps=steps)
 
 
 @pytest.mark.parametrize("scale", ["unit", "paper"])
@@ -228,8 +228,8 @@ def test_parameters_out_of_range_are_named(problem, parameters, message):
 
 
 def test_grid_search_over_alpha_beta_lam_optimises_error_detection(problem):
-    grid = {"alpha": [0.0, 0.3], "beta": [0.001, 100.0], "lam": [20.0, 100.0]}
-    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    grid = [{"beta": [0.001, 100.0]}, {"alpha": [0.3], "beta": [0.001], "lam": [20.0]}]
+    folds = error_stratified_folds(*problem.fit_args, n_splits=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search = GridSearchCV(AdUEEstimator(), grid, cv=folds).fit(
