@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator
 from scipy.spatial import KDTree
 
 from adue_sklearn._torch import as_numpy
@@ -24,6 +25,16 @@ _PROJECTIONS = 3
 FITTED_ON = "_fitted_on"
 
 
+def _readable(digests: str) -> str:
+    if digests:
+        _read(digests)
+    return digests
+
+
+#: Digests in a document; an empty text where they were not kept.
+Digests = Annotated[str, AfterValidator(_readable)]
+
+
 def row_digests(features: npt.NDArray[Any]) -> str:
     """Return digests of finite rows as text; the order of the rows does not matter."""
     digests = np.unique(_digests(features).astype("<f4"), axis=0)
@@ -33,17 +44,25 @@ def row_digests(features: npt.NDArray[Any]) -> str:
 def rows_among(features: npt.NDArray[Any], digests: str) -> npt.NDArray[np.bool_]:
     """Return which finite rows have, up to rounding, a digest that is among ``digests``."""
     try:
-        content = np.frombuffer(base64.b64decode(digests, validate=True), dtype="<f4")
-        known = content.reshape(-1, 1 + _PROJECTIONS).astype(np.float64)
+        known = _read(digests)
     except ValueError as error:
-        raise ValueError(
-            f"digests of rows cannot be read: {error}; expected what was saved."
-        ) from error
+        raise ValueError(f"digests of rows cannot be read; expected {error}.") from error
     rows = _digests(features)
     if not len(known) or not len(rows):
         return np.zeros(len(rows), dtype=bool)
     distances, _ = KDTree(known).query(rows, p=np.inf)
     return np.asarray(distances <= _TOLERANCE)
+
+
+def _read(digests: str) -> npt.NDArray[np.float64]:
+    try:
+        content = np.frombuffer(base64.b64decode(digests, validate=True), dtype="<f4")
+        known = content.reshape(-1, 1 + _PROJECTIONS).astype(np.float64)
+    except ValueError as error:
+        raise ValueError(f"digests of rows as they were saved ({error})") from error
+    if not np.isfinite(known).all():
+        raise ValueError("digests of rows as they were saved, which are finite")
+    return known
 
 
 def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:

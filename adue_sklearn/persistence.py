@@ -31,7 +31,7 @@ from safetensors.numpy import load, save
 import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn._heads import check_class_labels, is_list_of_layers, two_rows
-from adue_sklearn._row_digests import FITTED_ON, row_digests
+from adue_sklearn._row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
@@ -77,12 +77,25 @@ _KIND = Kind(
     newest=FORMAT_VERSION,
     finite=False,  # what was fitted may be NaN, such as a score of rows without errors
 )
+_PROVENANCE_KIND = Kind(
+    name="where features came from",
+    mend="Pass a FeatureStore's provenance as it is.",
+    newest=FORMAT_VERSION,
+)
 #: All but those that hold other estimators: what is fitted is arrays, numbers and names.
 _ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
     cls.__name__: cls
     for cls in (adue_sklearn.AdUEEstimator, *(getattr(scorers, name) for name in scorers.__all__))
     if cls not in (HUQScorer, StackedScorer)
 }
+
+
+class _Provenance(Schema):
+    """Where features came from: what is read of it; the rest may be anything."""
+
+    max_length: PositiveInt | None = None
+    fit_row_digests: Digests = ""
+    choice_row_digests: Digests = ""
 
 
 class _Document(Schema):
@@ -93,7 +106,7 @@ class _Document(Schema):
     arrays: PlainName
     params: dict[str, Any]
     attributes: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: _Provenance
     class_names: list[str] | None
 
 
@@ -198,6 +211,8 @@ def save_head(
     ------
     FileExistsError
         If the folder holds something else than a saved head, or one that is not to be replaced.
+    ValueError
+        If ``max_length`` in provenance is no positive integer, or digests of rows are none.
     OutputError
         If it cannot be written.
 
@@ -220,6 +235,8 @@ def save_head(
         raise TypeError(
             f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
         )
+    facts = {str(name): value for name, value in (provenance or {}).items()}
+    check_document(facts, _Provenance, "provenance", _PROVENANCE_KIND)
     arrays, values = _split_state(estimator)
     known = _rows_fitted_on(estimator, fitted_on)
     if class_names is not None:
@@ -237,8 +254,8 @@ def save_head(
         },
         "attributes": {name: _plain(f"attribute {name}", v) for name, v in values.items()},
         "provenance": {
-            str(name): _plain(f"provenance[{name!r}]", value)
-            for name, value in {**(provenance or {}), **known}.items()
+            name: _plain(f"provenance[{name!r}]", value)
+            for name, value in {**facts, **known}.items()
         },
         "class_names": class_names,
     }
@@ -309,9 +326,10 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     except Exception as error:  # whatever a constructor or a score makes of other values
         raise _KIND.broken(file, error) from error
     estimator.device = device_here(estimator.device)
-    if isinstance(document.provenance.get(FIT_ROWS), str):
-        setattr(estimator, FITTED_ON, document.provenance[FIT_ROWS])
-    return FittedHead(estimator, dict(document.provenance), document.class_names)
+    provenance = document.provenance.model_dump(exclude_unset=True)
+    if FIT_ROWS in provenance:
+        setattr(estimator, FITTED_ON, provenance[FIT_ROWS])
+    return FittedHead(estimator, provenance, document.class_names)
 
 
 def check_same_model(

@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import save
 
 import adue_sklearn
-from adue_sklearn._row_digests import row_digests, rows_new_to
+from adue_sklearn._row_digests import Digests, row_digests, rows_new_to
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.places import what_instead
@@ -241,7 +241,7 @@ class _Document(Schema):
     score: str
     score_sha256: str
     provenance: dict[str, Any]
-    row_digests: str = ""
+    row_digests: Digests = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:

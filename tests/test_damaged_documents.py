@@ -243,6 +243,27 @@ def test_an_edited_manifest_is_refused_by_reading_and_by_repairing(change, messa
         (lambda d: d["params"].update(device="nowhere"), "nowhere"),
         (lambda d: d.update(arrays="../arrays-0.safetensors"), "'arrays' is '../arrays-0"),
         (lambda d: d["attributes"].pop("_head_given"), "_head_given"),
+        (
+            lambda d: d["provenance"].update(max_length="64"),
+            "'provenance.max_length' is '64'; expected a valid integer",
+        ),
+        (
+            lambda d: d["provenance"].update(max_length=0),
+            "'provenance.max_length' is 0; expected greater than 0",
+        ),
+        (
+            lambda d: d["provenance"].update(fit_row_digests=[1.0]),
+            "'provenance.fit_row_digests' is [1.0]; expected a valid string",
+        ),
+        (
+            lambda d: d["provenance"].update(fit_row_digests="AAAA"),
+            "'provenance.fit_row_digests' is 'AAAA'; expected digests of rows as they were saved",
+        ),
+        (
+            lambda d: d["provenance"].update(choice_row_digests="AADAfwAAwH8AAMB/AADAfw=="),
+            "'provenance.choice_row_digests' is 'AADAfwAAwH8AAMB/AADAfw=='; expected digests of "
+            "rows as they were saved, which are finite",
+        ),
     ],
 )
 def test_an_edited_head_is_refused_and_the_file_named(change, message, tmp_path):
@@ -258,6 +279,21 @@ def test_an_edited_head_is_refused_and_the_file_named(change, message, tmp_path)
         load_head(file.parent)
     assert str(file) in str(caught.value)
     assert "fit again" in str(caught.value)
+
+
+@pytest.mark.parametrize("digests", ["?", "AAAA"])
+def test_a_threshold_with_edited_digests_is_refused(digests, tmp_path):
+    file, use = make_threshold(tmp_path / "it")
+    edit(file, lambda d: d.update(row_digests=digests))
+    with pytest.raises(ValueError, match=r"'row_digests' is '.*'; expected digests of rows"):
+        use(tmp_path / "it")
+
+
+def test_provenance_that_could_not_be_read_again_is_not_saved(tmp_path):
+    scorer = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
+    with pytest.raises(ValueError, match=r"'max_length' is '64'.*FeatureStore's provenance"):
+        save_head(scorer, tmp_path / "head", provenance={"max_length": "64"})
+    assert not (tmp_path / "head").exists()
 
 
 @pytest.mark.parametrize("make", [make_store, make_head, make_threshold])
