@@ -42,6 +42,11 @@ def labelled(tmp_path_factory, make_saved_case):
     return case, folder
 
 
+@pytest.fixture
+def small_grid(monkeypatch):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
+
+
 def extract(case, texts, out):
     """Run ``adue extract`` in this process, which has loaded the libraries already."""
     arguments = ["adue", "extract", case.adapter, texts, "--out", out, "--classes", CLASSES]
@@ -167,7 +172,7 @@ def test_a_bad_row_is_said_before_the_model_is_loaded_and_nothing_is_replaced(ad
 
 def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_path, monkeypatch):
     # Deep heads are fitted one by one: the default grid takes a minute.
-    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1, 1.0]})
     case, folder = labelled
     for name in ("calibration", "test"):
         status, out, err = adue(
@@ -212,7 +217,7 @@ def test_a_head_of_the_other_view_is_refused(adue, head, labelled, tmp_path):
     assert "view is 'head', was 'last_linear'" in err
 
 
-def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path):
+def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path, small_grid):
     status, out, _ = adue(
         "fit",
         stores / "calibration",
@@ -239,7 +244,9 @@ def store_from(source, path, rows, labels):
     return path
 
 
-def test_calibration_rows_that_are_training_rows_are_warned_about(adue, stores, tmp_path):
+def test_calibration_rows_that_are_training_rows_are_warned_about(
+    adue, stores, tmp_path, small_grid
+):
     source = FeatureStore.open(stores / "calibration")
     train = store_from(source, tmp_path / "train", slice(0, 40), source.labels[:40])
     status, _, err = adue(
@@ -251,7 +258,7 @@ def test_calibration_rows_that_are_training_rows_are_warned_about(adue, stores, 
     assert "has not seen" in err
 
 
-def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path):
+def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path, small_grid):
     source = FeatureStore.open(stores / "calibration")
     predicted = np.asarray(source.logits).argmax(axis=1)
     labels = np.where(np.arange(160) < 3, 1 - predicted, predicted)
@@ -285,7 +292,7 @@ def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, labelled, tmp_pa
     assert "has no labels" in err
 
 
-def test_labels_in_another_order_than_the_head_are_said_once(adue, problem, tmp_path):
+def test_labels_in_another_order_than_the_head_are_said_once(adue, problem, tmp_path, small_grid):
     store = tmp_path / "store"
     moved = (problem.y + 1) % 3
     FeatureStore.create(store, features=problem.X, labels=moved, init_W=problem.W, init_b=problem.b)
@@ -457,19 +464,19 @@ def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
     assert out == "Fresh rows: 2 rows with no errors, so no score can be measured."
 
 
-def test_on_a_terminal_a_search_shows_one_bar(monkeypatch, capfd):
-    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
+def test_on_a_terminal_a_search_shows_one_bar(stores, tmp_path, monkeypatch, capfd, small_grid):
     monkeypatch.setattr(console, "_force_terminal", True)
-    monkeypatch.setattr(sys, "argv", ["adue", "demo"])
+    arguments = ["adue", "fit", stores / "calibration", "--out", tmp_path / "head", "--folds", 2]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     with pytest.raises(SystemExit, match="0"):
         cli.main()
     out, _ = capfd.readouterr()
+    assert "Chosen" in out
     assert out.count("AdUEEstimator - ") == 0
     assert len(out) < 100_000
 
 
-def test_the_demo_compares_and_scores_its_sentences(adue, monkeypatch):
-    monkeypatch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.1]})
+def test_the_demo_compares_and_scores_its_sentences(adue, small_grid):
     status, out, err = adue("demo")
     assert status == 0, err
     for piece in ("Cross-validation: 2256 rows", "Fresh rows: 1821 rows", "AdUE", "uncertainty"):

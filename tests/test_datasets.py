@@ -44,14 +44,3 @@ def test_a_missing_base_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(resources, "files", not_there)
     with pytest.raises(ModuleNotFoundError, match=r"adue-sklearn\[demo\]"):
         minilm_path()
-
-
-def test_importing_the_package_imports_neither_transformers_nor_peft():
-    import subprocess
-    import sys
-
-    code = "import sys, adue_sklearn, adue_sklearn.datasets; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"transformers", "peft", "datasets"} & set(modules)

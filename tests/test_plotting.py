@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 
 import matplotlib as mpl
 import numpy as np
@@ -536,18 +534,3 @@ def test_whatever_is_passed_the_error_names_it(display, argument, value):
     few = {"n_resamples": 5} if display is ErrorRocDisplay else {}
     call(lambda: display.from_predictions(**{**rows, **few, argument: value}), argument, *partners)
     plt.close("all")
-
-
-def test_matplotlib_is_imported_when_something_is_drawn_and_named_where_it_is_not_installed():
-    code = """
-import sys
-import adue_sklearn.plotting as plotting
-assert "matplotlib" not in sys.modules
-sys.modules["matplotlib"] = None
-try:
-    plotting.RiskCoverageDisplay.from_predictions([0, 1], [0.1, 0.2])
-except ModuleNotFoundError as error:
-    print(error)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'adue-sklearn[plot]'" in run.stdout

@@ -1,7 +1,5 @@
 import json
 import mmap
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -265,15 +263,6 @@ def test_arguments_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(StoreError, match=message):
         FeatureStore.create(tmp_path / "store", **(arrays | changes))
     assert not (tmp_path / "store").exists()
-
-
-def test_a_store_is_read_without_transformers_and_torch(path):
-    code = (
-        "import sys; from adue_sklearn.features import FeatureStore; "
-        f"FeatureStore.open({str(path)!r}).features; "
-        "assert not {'transformers', 'peft'} & set(sys.modules), 'imported too much'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_shards_are_read_one_by_one_by_memory_map_and_fitted_without_putting_them_together(

@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -546,21 +544,6 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(path, tmp_path):
             with pytest.raises(StoreError, match="is being written by process"):
                 attempt(path) if attempt is FeatureStore.repair else attempt()
         assert len(FeatureStore.open(path)) == 10  # readers are not held up
-        writer.write_shard(np.ones((1, 3)), np.zeros((1, 2)), [0], [10])
-    assert len(FeatureStore.open(path)) == 11
-
-
-def test_a_writer_in_another_process_is_refused_too(path):
-    code = (
-        "import sys; from adue_sklearn.features import FeatureStore, StoreError\n"
-        "try: FeatureStore.open(sys.argv[1]).append(features=[[0, 0, 0]], labels=[0])\n"
-        "except StoreError as error: print(error)"
-    )
-    with FeatureStoreWriter(path, init_W=W, labelled=True, append=True) as writer:
-        run = subprocess.run(
-            [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
-        )
-        assert f"is being written by process {os.getpid()} on" in run.stdout
         writer.write_shard(np.ones((1, 3)), np.zeros((1, 2)), [0], [10])
     assert len(FeatureStore.open(path)) == 11
 
