@@ -12,13 +12,15 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 
 import adue_sklearn
 from adue_sklearn import cli
 from adue_sklearn.adue import search
+from adue_sklearn.cli.app import app
 from adue_sklearn.cli.console import console
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.persistence import load_head
+from adue_sklearn.persistence import load_head, save_head
 from tests.lora_cases import make_texts
 
 CLASSES = "bad,good"
@@ -290,6 +292,105 @@ def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, labelled, tmp_pa
     status, _, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
     assert status == 1
     assert "has no labels" in err
+
+
+@pytest.fixture
+def with_blank_texts(tmp_path):
+    """Write a file of which rows 1 and 3 hold nothing to read, and no label."""
+    rows = [("w1 w2", "bad"), ("", None), ("w3", "good"), (" \u200b", ""), ("w4", "bad")]
+    lines = [json.dumps({"text": text, "label": label, "key": f"k{text}"}) for text, label in rows]
+    (tmp_path / "blank.jsonl").write_text("\n".join(lines))
+    return tmp_path / "blank.jsonl"
+
+
+BLANK = "2 of 5 texts (40.0%) are empty or blank (rows 1, 3, counted from 0)"
+
+
+def test_extract_counts_blank_texts_and_leaves_them_out_on_demand(
+    adue, labelled, with_blank_texts, tmp_path
+):
+    case, _ = labelled
+    command = ["extract", case.adapter, with_blank_texts, "--out"]
+    status, _, err = adue(*command, tmp_path / "all", "--unlabeled")
+    assert status == 0, err
+    assert f"warning: texts: {BLANK}. The model answers them like any other" in err
+    assert FeatureStore.open(tmp_path / "all").labels is None
+    assert len(FeatureStore.open(tmp_path / "all")) == 5
+    status, out, err = adue(*command, tmp_path / "some", "--classes", CLASSES, "--skip-empty")
+    assert status == 0, err
+    assert f"warning: {with_blank_texts}: {BLANK}; left out." in err
+    assert err.count("blank (") == 1
+    store = FeatureStore.open(tmp_path / "some")
+    assert (store.ids.tolist(), store.labels.tolist()) == ([0, 2, 4], [0, 1, 0])
+    assert "some: 3 rows" in out
+    with_blank_texts.write_text('{"text": "", "label": "bad"}\n{"text": "w1", "label": "ugly"}')
+    status, _, err = adue(*command, tmp_path / "new", "--classes", CLASSES, "--skip-empty")
+    assert (status, "labels: row 2 holds 'ugly'" in err) == (1, True)
+
+
+def test_predict_counts_blank_texts_and_leaves_them_out_on_demand(
+    adue, head, labelled, with_blank_texts, monkeypatch
+):
+    case, _ = labelled
+
+    def predict(source, *options):
+        lines = io.TextIOWrapper(io.BytesIO(with_blank_texts.read_bytes()))
+        monkeypatch.setattr(sys, "stdin", lines)
+        status, out, err = adue("predict", head[0], case.adapter, source, "--out", "-", *options)
+        return status, [json.loads(line) for line in out.splitlines()], err
+
+    status, everything, err = predict(with_blank_texts)
+    assert (status, [row["row"] for row in everything]) == (0, [0, 1, 2, 3, 4])
+    assert err.count(BLANK) == 1
+    for source, name in ((with_blank_texts, with_blank_texts), ("-", "standard input")):
+        status, rows, err = predict(source, "--skip-empty")
+        assert (status, [row["row"] for row in rows]) == (0, [0, 2, 4])
+        assert [row["label"] for row in rows] == [everything[row]["label"] for row in (0, 2, 4)]
+        assert f"warning: {name}: {BLANK}; left out." in err
+        assert err.count("blank (") == 1
+    _, rows, _ = predict(with_blank_texts, "--skip-empty", "--id-column", "key")
+    assert [row["id"] for row in rows] == ["kw1 w2", "kw3", "kw4"]
+    with_blank_texts.write_text('{"text": ""}\n{"text": " "}\n')
+    status, _, err = predict(with_blank_texts, "--skip-empty")
+    assert (status, "all 2 texts are empty or blank, so --skip-empty leaves none" in err) == (1, 1)
+
+
+def options_named(said, command):
+    """Return options that messages of a command name, with the command that each belongs to."""
+    named = re.findall(r"(?:adue (\w+) |\B)(--[a-z][a-z-]*)", said)
+    return {(other or command, option) for other, option in named}
+
+
+def test_no_message_of_predict_names_an_option_that_it_lacks(adue, head, labelled, tmp_path):
+    case, _ = labelled
+    commands = typer.main.get_command(app).commands
+    known = {
+        (name, option)
+        for name, command in commands.items()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    short = load_head(head[0])
+    save_head(
+        short.estimator,
+        tmp_path / "short",
+        provenance=short.provenance | {"max_length": 5},
+        class_names=short.class_names,
+    )
+    (tmp_path / "data.jsonl").write_text(
+        '{"text": "w1 w2 w3 w4 w5 w6 w7"}\n{"text": ""}\n{"text": "w1"}\n'
+    )
+    said = ""
+    for options in ([], ["--id-column", "nr"], ["--text-column", "t"], ["--base-model", "nowhere"]):
+        _, _, err = adue(
+            "predict", tmp_path / "short", case.adapter, tmp_path / "data.jsonl", "--out", "-",
+            *options,
+        )  # fmt: skip
+        said += err
+    for words in ("cut at 5 tokens", "empty or blank", "no column 'nr'", "no column 't'", "--base"):
+        assert words in said
+    named = options_named(said, "predict")
+    assert {("extract", "--max-length"), ("predict", "--skip-empty")} <= named <= known
 
 
 def test_labels_in_another_order_than_the_head_are_said_once(adue, problem, tmp_path, small_grid):

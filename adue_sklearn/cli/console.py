@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
+from adue_sklearn._utils.blank_texts import BlankRows
 from adue_sklearn._utils.messages import printable
 
 
@@ -44,6 +45,11 @@ def say(kind: str, colour: str, message: str) -> None:
     stderr.print(
         Text.assemble((f"{kind}: ", f"bold {colour}"), message), highlight=False, soft_wrap=True
     )
+
+
+def say_left_out(source: str, blank: BlankRows, n_texts: int) -> None:
+    """Say which texts --skip-empty leaves out."""
+    say("warning", "yellow", f"{source}: {blank.among(n_texts)}; left out.")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adue_sklearn.cli.console import console, progress, say, tell
+from adue_sklearn.cli.console import console, progress, say, say_left_out, tell
 from adue_sklearn.cli.options import (
     BaseModel,
     BatchTokens,
@@ -15,6 +15,7 @@ from adue_sklearn.cli.options import (
     Device,
     LabelColumn,
     Precision,
+    SkipEmpty,
     TextColumnName,
     parse_classes,
     parse_dtype,
@@ -45,6 +46,7 @@ def extract(
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 256,
+    skip_empty: SkipEmpty = False,
     append: Annotated[
         bool, typer.Option("--append", help="Add the rows to a finished store of the same model.")
     ] = False,
@@ -56,6 +58,7 @@ def extract(
     """Run texts through a model once and store what enters its classification head."""
     import numpy as np
 
+    from adue_sklearn._utils.blank_texts import BlankRows, is_blank
     from adue_sklearn.cli.labels import check_labels
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
@@ -66,9 +69,15 @@ def extract(
     check_store(out, append=append, force=force)
     names = parse_classes(classes)
     texts, labels = read_texts(
-        data, text_column=text_column, label_column=None if unlabelled else label_column
+        data,
+        text_column=text_column,
+        label_column=None if unlabelled else label_column,
+        skip_empty=skip_empty,
     )
-    check_labels(labels, data, names, model, base_model)
+    rows = [row for row, text in enumerate(texts) if not (skip_empty and is_blank(text))]
+    check_labels(labels, data, names, model, base_model, rows=rows)
+    if len(rows) < len(texts):
+        say_left_out(data, BlankRows.of(texts), len(texts))
     replaces = force and (out / MANIFEST).exists()
     place = replacement_of(out) if replaces else out
     try:
@@ -82,14 +91,15 @@ def extract(
             features=check_view(features),
         )
         done = interrupted_rows(place)
-        with progress("Extracting", len(texts)) as advance:
+        with progress("Extracting", len(rows)) as advance:
             store = extract_features(
                 classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
                 shard_rows=shard_rows, append=append, overwrite=force, resume=resume,
+                skip_empty=skip_empty,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = interrupted_rows(place)
-        say("interrupted", "yellow", _what_is_kept(kept, len(texts), place))
+        say("interrupted", "yellow", _what_is_kept(kept, len(rows), place))
         raise typer.Exit(130) from None
     if done and not interrupted_rows(place):
         console.print(f"Went on with an interrupted run, which had done {done} rows.")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
 def check_labels(
-    labels: list[Any] | None, source: str, names: list[str] | None, model: str, base: str | None
+    labels: list[Any] | None,
+    source: str,
+    names: list[str] | None,
+    model: str,
+    base: str | None,
+    *,
+    rows: Sequence[int] | None = None,
 ) -> None:
-    """Raise if a label is none of the classes; ``names`` are those of ``--classes``, if given."""
+    """Raise if a label is none of the classes; ``names`` are those of ``--classes``, if given.
+
+    ``rows`` are those, from 0, whose labels count; None for all.
+    """
     from adue_sklearn.features._labels import label_rows
     from adue_sklearn.features.loading import read_classes
 
@@ -18,5 +28,11 @@ def check_labels(
     if n_classes < 2 or (names is not None and len(names) != n_classes):
         return  # said on loading
     label_rows(
-        labels, len(labels), names or known, n_classes, name=f"{source}, labels", first_row=1
+        labels,
+        len(labels),
+        names or known,
+        n_classes,
+        rows=rows,
+        name=f"{source}, labels",
+        first_row=1,
     )

@@ -26,6 +26,9 @@ Precision = Annotated[
 ]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
 TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
+SkipEmpty = Annotated[
+    bool, typer.Option("--skip-empty", help="Leave out texts that are empty or blank.")
+]
 LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
 OtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Only warn if the model is another one.")

@@ -14,15 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
+from adue_sklearn._utils.blank_texts import BlankRows
 from adue_sklearn._utils.files import make_folder, open_atomically
 from adue_sklearn._utils.messages import printable
-from adue_sklearn.cli.console import progress, tell
+from adue_sklearn.cli.console import progress, say_left_out, tell
 from adue_sklearn.cli.options import (
     BaseModel,
     BatchTokens,
     Device,
     OtherModel,
     Precision,
+    SkipEmpty,
     TextColumnName,
     parse_dtype,
 )
@@ -51,6 +53,7 @@ def predict(
     with_text: Annotated[
         bool, typer.Option("--with-text", help="Write the text into each line too.")
     ] = False,
+    skip_empty: SkipEmpty = False,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -82,11 +85,14 @@ def predict(
     if limit is not None:
         limit.check_score(fitted.estimator)
 
-    def texts_with_ids() -> Iterator[tuple[Any, str]]:
-        return iter_texts(data, text_column=text_column, id_column=id_column)
+    left_out = BlankRows() if skip_empty else None
+
+    def texts_with_ids(left_out: BlankRows | None) -> Iterator[tuple[Any, str]]:
+        return iter_texts(data, text_column=text_column, id_column=id_column, left_out=left_out)
 
     # A file is read once before the model is: what is wrong in its last row shows now.
-    n_texts = None if data == "-" else sum(1 for _ in texts_with_ids())
+    seen = BlankRows() if skip_empty else None
+    n_texts = None if data == "-" else sum(1 for _ in texts_with_ids(seen))
     classifier = load_classifier(
         model,
         base_model=base_model,
@@ -103,7 +109,7 @@ def predict(
         name = "row" if id_column is None else "id"
 
         def texts() -> Iterator[str]:
-            for row in texts_with_ids():
+            for row in texts_with_ids(left_out):
                 known.append(row)
                 yield row[1]
 
@@ -130,6 +136,9 @@ def predict(
                 print(_as_json(row), file=stdout, flush=True)
         else:
             _write_file(out, rows)
+    if left_out is not None and left_out.n:
+        source = "standard input" if data == "-" else data
+        say_left_out(source, left_out, n_rows + left_out.n)
     if not to_stdout:
         tell(f"{out}: {n_rows} rows.")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._utils.places import looks_like_path, not_there, what_instead
 
 #: What separates the columns of a table, by the end of its name.
@@ -26,7 +27,13 @@ class Texts(NamedTuple):
     labels: list[Any] | None
 
 
-def read_texts(source: str, *, text_column: str = "text", label_column: str | None) -> Texts:
+def read_texts(
+    source: str,
+    *,
+    text_column: str = "text",
+    label_column: str | None,
+    skip_empty: bool = False,
+) -> Texts:
     """Read texts, and labels unless ``label_column`` is None.
 
     Parameters
@@ -37,6 +44,9 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
         Column of the texts.
     label_column : str or None
         Column of the labels.
+    skip_empty : bool, default=False
+        Whether blank texts, which are returned all the same, are to be left out: these need no
+        label.
 
     Returns
     -------
@@ -66,7 +76,7 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
         return Texts(texts, None)
     labels = _column(rows, label_column, source, option="--label-column")
     for number, label in enumerate(labels, 1):
-        if label is None:
+        if label is None and not (skip_empty and is_blank(texts[number - 1])):
             raise ValueError(
                 f"{source}, row {number}: column {label_column!r} is null; every row needs a label."
             )
@@ -74,7 +84,11 @@ def read_texts(source: str, *, text_column: str = "text", label_column: str | No
 
 
 def iter_texts(
-    source: str, *, text_column: str = "text", id_column: str | None = None
+    source: str,
+    *,
+    text_column: str = "text",
+    id_column: str | None = None,
+    left_out: BlankRows | None = None,
 ) -> Iterator[tuple[Any, str]]:
     """Yield number (from 0) or id, and text, row by row; memory does not grow with their number.
 
@@ -86,20 +100,28 @@ def iter_texts(
         Column of the texts.
     id_column : str, optional
         Column of the ids.
+    left_out : BlankRows, optional
+        Leave out blank texts, and count them here; the numbers of the others stay what they are.
     """
     n_rows = 0
     for number, row in enumerate(_rows(source, text_column, id_column, chunk_rows=1024)):
         (text,) = _column([row], text_column, source, option="--text-column", first=number + 1)
         if not isinstance(text, str):
             raise _no_text(source, number + 1, text_column, text)
-        if id_column is None:
+        n_rows += 1
+        if left_out is not None and is_blank(text):
+            left_out.add(number)
+        elif id_column is None:
             yield number, text
         else:
             ids = _column([row], id_column, source, option="--id-column", first=number + 1)
             yield ids[0], text
-        n_rows += 1
     if n_rows == 0:
         raise _empty(source)
+    if left_out is not None and left_out.n == n_rows:
+        raise ValueError(
+            f"{source}: all {n_rows} texts are empty or blank, so --skip-empty leaves none."
+        )
 
 
 def _rows(

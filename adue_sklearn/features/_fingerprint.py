@@ -17,9 +17,15 @@ _SAMPLE = 256  # texts
 
 
 def fingerprint(
-    classifier: LoadedClassifier, texts: Sequence[str], labels: npt.NDArray[np.int64] | None
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    labels: npt.NDArray[np.int64] | None,
+    rows: Sequence[int],
 ) -> dict[str, Any]:
-    """Return what tells the input of this extraction from that of any other."""
+    """Return what tells the input of this extraction from that of any other.
+
+    ``rows`` are the numbers of the texts in the input, from which others may have been left out.
+    """
     content = hashlib.sha256()
     for text in texts:
         encoded = text.encode()
@@ -29,7 +35,7 @@ def fingerprint(
         classifier.tokenizer, texts[:_SAMPLE], classifier.max_length, classifier.vocabulary
     )
     tokens = json.dumps([some.columns[name] for name in sorted(some.columns)])
-    return {
+    record: dict[str, Any] = {
         "n_rows": len(texts),
         "texts_sha256": content.hexdigest(),
         "labels_sha256": None
@@ -37,3 +43,7 @@ def fingerprint(
         else hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
         "tokens_sha256": hashlib.sha256(tokens.encode()).hexdigest(),
     }
+    if list(rows) != list(range(len(rows))):
+        record["skip_empty"] = True
+        record["row_numbers_sha256"] = hashlib.sha256(np.array(rows, "<i8").tobytes()).hexdigest()
+    return record

@@ -18,6 +18,7 @@ def label_rows(
     classes: Sequence[str] | None,
     n_classes: int,
     *,
+    rows: Sequence[int] | None = None,
     name: str = "labels",
     first_row: int = 0,
 ) -> npt.NDArray[np.int64] | None:
@@ -33,6 +34,8 @@ def label_rows(
         Class names in the order of the head's rows.
     n_classes : int
         Rows of the head.
+    rows : sequence of int, optional
+        The texts whose labels count, by number from 0; by default all.
     name : str, default="labels"
         What the labels are called in messages.
     first_row : int, default=0
@@ -40,7 +43,7 @@ def label_rows(
 
     Returns
     -------
-    ndarray of shape (n_rows,), int64, or None
+    ndarray of shape (n_rows,), or of as many as ``rows``, int64, or None
 
     Raises
     ------
@@ -58,9 +61,12 @@ def label_rows(
     listed = _as_list(labels)
     if len(listed) != n_rows:
         raise ValueError(f"{name}: expected one a text ({n_rows}), got {len(listed)}.")
+    numbers = range(n_rows) if rows is None else rows
+    listed = [listed[number] for number in numbers]
+    shown = [number + first_row for number in numbers]
     if all(isinstance(label, str) for label in listed):
-        return _rows_of_names(listed, classes, n_classes, name, first_row)
-    for row, label in enumerate(listed, first_row):
+        return _rows_of_names(listed, classes, n_classes, name, shown)
+    for row, label in zip(shown, listed, strict=True):
         if isinstance(label, bool) or not isinstance(label, int | np.integer):
             raise ValueError(
                 f"{name}: expected integers (row numbers of the head) or strings (class names), "
@@ -93,7 +99,11 @@ def _as_list(labels: Any) -> list[Any]:
 
 
 def _rows_of_names(
-    labels: list[str], classes: Sequence[str] | None, n_classes: int, name: str, first_row: int
+    labels: list[str],
+    classes: Sequence[str] | None,
+    n_classes: int,
+    name: str,
+    shown: Sequence[int],
 ) -> npt.NDArray[np.int64]:
     numbers = {str(row) for row in range(n_classes)}
     quoted = (
@@ -114,7 +124,7 @@ def _rows_of_names(
         more = f" (nor are those of {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
         close = f" Did you mean {meant[0]!r}?" if meant else ""
         raise ValueError(
-            f"{name}: row {unknown[0] + first_row} holds {first!r}, which is not among the classes"
+            f"{name}: row {shown[unknown[0]]} holds {first!r}, which is not among the classes"
             f"{more}; expected one of {list(classes)}.{close}{quoted}"
         )
     return np.array([row_of[label] for label in labels], dtype=np.int64)

@@ -107,7 +107,7 @@ def encode(
     for row in np.flatnonzero(lengths == 0)[:1]:
         raise ValueError(
             f"texts: row {row + first_row} ({texts[row]!r}) gives no token with this tokenizer; "
-            "drop or fill the empty texts."
+            "drop or fill the empty texts, or leave them out with skip_empty=True (--skip-empty)."
         )
     largest = max(max(ids) for ids in columns["input_ids"])
     if largest >= vocabulary:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn._label_order import label_order
+from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._validation import callers_level
 from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._fingerprint import fingerprint
@@ -24,7 +25,7 @@ from adue_sklearn.features._replace import (
     replace_store,
     replacement_of,
 )
-from adue_sklearn.features._warnings import warn_of_cut_texts
+from adue_sklearn.features._warnings import warn_of_blank_texts, warn_of_cut_texts
 from adue_sklearn.features.batching import Encoded, buckets, check_texts, encode, pad, windows
 from adue_sklearn.features.finding import run_head
 from adue_sklearn.features.heads import check_batch
@@ -198,19 +199,23 @@ def stream_features(
     Warns
     -----
     UserWarning
-        After the last: how many texts were cut at ``max_length``.
+        After the last: how many texts are empty or blank, and were cut at ``max_length``.
     """
     _check_classifier(classifier)
     check_count("window_rows", window_rows)
     check_count("batch_tokens", batch_tokens)
 
     def batches() -> Iterator[FeatureBatch]:
-        coming, n_rows, n_cut = iter(texts), 0, 0
+        coming, n_rows, n_cut, blank = iter(texts), 0, 0, BlankRows()
         while window := list(islice(coming, window_rows)):
             batch = collect_features(classifier, window, batch_tokens, first_row=n_rows)
             yield replace(batch, rows=batch.rows + n_rows)
+            for row, text in enumerate(window, n_rows):
+                if is_blank(text):
+                    blank.add(row)
             n_rows += len(window)
             n_cut += int(batch.truncated.sum())
+        warn_of_blank_texts(blank, n_rows)
         warn_of_cut_texts(n_cut, n_rows, classifier.max_length)
 
     return batches()
@@ -227,6 +232,7 @@ def extract_features(
     append: bool = False,
     overwrite: bool = False,
     resume: bool = True,
+    skip_empty: bool = False,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Write the features of texts to a feature store, shard by shard.
@@ -264,6 +270,9 @@ def extract_features(
         Go on after the last whole shard of an interrupted run, if model, texts, labels,
         ``max_length``, precision, ``shard_rows`` and library versions are the same; otherwise the
         error names what differs. False refuses to touch what an interrupted run left.
+    skip_empty : bool, default=False
+        Leave out texts that are empty or hold nothing but white space, and their labels, which may
+        be anything. ``ids`` of the others are their row numbers in ``texts`` all the same.
     progress : callable, optional
         Called after each batch with the number of rows just done, and at once with the rows that
         an interrupted run had done.
@@ -284,7 +293,8 @@ def extract_features(
     Warns
     -----
     UserWarning
-        How many texts were cut at ``max_length``; labels that agree with the model no more than
+        How many texts are empty or blank, unless they are left out; how many were cut at
+        ``max_length``; labels that agree with the model no more than
         chance, or far better with the classes in another order; or that the store holds all these
         rows already, so that nothing was done.
     """
@@ -293,6 +303,7 @@ def extract_features(
     path = check_path("out", out)
     check_flag("append", append)
     check_flag("overwrite", overwrite)
+    check_flag("skip_empty", skip_empty)
     if overwrite:
         finish_replacing(path)
         if (path / MANIFEST).exists() and not append:
@@ -305,12 +316,16 @@ def extract_features(
                 batch_tokens=batch_tokens,
                 shard_rows=shard_rows,
                 resume=resume,
+                skip_empty=skip_empty,
                 progress=progress,
             )
             replace_store(path)
             return FeatureStore.open(path)
     check_progress(progress)
-    y = label_rows(labels, len(checked), classifier.classes, classifier.n_classes)
+    n_texts, blank = len(checked), BlankRows.of(checked)
+    rows_kept = _rows_kept(checked, skip_empty)
+    y = label_rows(labels, n_texts, classifier.classes, classifier.n_classes, rows=rows_kept)
+    checked = [checked[row] for row in rows_kept]
     check_count("batch_tokens", batch_tokens)
     check_count("shard_rows", shard_rows)
     writer = FeatureStoreWriter(
@@ -321,10 +336,12 @@ def extract_features(
         classes=classifier.classes,
         labelled=y is not None,
         provenance=classifier.provenance,
-        extraction={**fingerprint(classifier, checked, y), "shard_rows": shard_rows},
+        extraction={**fingerprint(classifier, checked, y, rows_kept), "shard_rows": shard_rows},
         append=append,
         resume=resume,
     )
+    if not skip_empty:
+        warn_of_blank_texts(blank, n_texts)
     with writer:
         if writer.finished_before:
             warnings.warn(
@@ -334,7 +351,8 @@ def extract_features(
                 stacklevel=callers_level(),
             )
             return FeatureStore.open(out)
-        first_id, n_done = writer.first_id_for(len(checked)), writer.n_done
+        first_id, n_done = writer.first_id_for(n_texts), writer.n_done
+        ids = np.array(rows_kept) + first_id
         if progress is not None and n_done:
             progress(n_done)
         for rows, encoded in _windows_after(n_done, classifier, checked, shard_rows, batch_tokens):
@@ -346,12 +364,24 @@ def extract_features(
                     window.features[here],
                     window.logits[here],
                     None if y is None else y[shard],
-                    np.arange(shard.start, shard.stop) + first_id,
+                    ids[shard],
                     truncated=int(window.truncated[here].sum()),
                 )
     store = FeatureStore.open(out)
     _warn(classifier, store)
     return store
+
+
+def _rows_kept(texts: Sequence[str], skip_empty: bool) -> Sequence[int]:
+    """Return which rows are extracted; raise if none are."""
+    if not skip_empty:
+        return range(len(texts))
+    rows = [row for row, text in enumerate(texts) if not is_blank(text)]
+    if not rows:
+        raise ValueError(
+            f"texts: all {len(texts)} are empty or blank, so skip_empty (--skip-empty) leaves none."
+        )
+    return rows
 
 
 def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
