@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_scalar
 
 from adue_sklearn._fit_rows import FitRowsWarning
+from adue_sklearn._folds import Divisible
 from adue_sklearn._heads import (
     BoolArray,
     IntArray,
@@ -72,17 +73,19 @@ class Labelled(NamedTuple):
 
 
 def check_folds(
-    cv: Any, errors: BoolArray, y: npt.NDArray[Any], random_state: int
+    cv: Any, rows: Labelled, errors: BoolArray, random_state: int
 ) -> list[tuple[IntArray, IntArray]]:
-    """Return folds that have each row in one test part: stratified on errors, or as given."""
+    """Return folds that have each row in one test part: stratified on errors, or as given.
+
+    In the former, copies of a row are in the same part.
+    """
+    y = rows.y
     if isinstance(cv, Integral):
         check_scalar(cv, "cv", Integral, min_val=2)
-        few = int(min(errors.sum(), (~errors).sum()))
-        n_splits = max(2, min(int(cv), few))
-        splitter = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
-        with warnings.catch_warnings(), naming("X"):
-            warnings.filterwarnings("ignore", message="The least populated class")
-            return list(splitter.split(errors, errors))
+        with naming("X"):
+            known = Divisible(rows.X, errors)
+            n_splits = max(2, min(int(cv), known.n_errors, known.n_correct))
+            return known.folds(n_splits, random_state)
     with naming("cv", "folds, a splitter of scikit-learn, or pairs (train, test) of row numbers"):
         folds = [
             (_numbers(rest, len(y)), _numbers(fold, len(y)))

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from adue_sklearn._torch import as_numpy
@@ -21,6 +23,8 @@ from adue_sklearn._validation import callers_level
 #: A hundred times what float32 arithmetic leaves open; different texts are farther apart.
 _TOLERANCE = 1e-4
 _PROJECTIONS = 3
+#: So many rows at a time in float64.
+_BLOCK = 8192
 #: Attribute of an estimator that keeps digests of the rows it was fitted on.
 FITTED_ON = "_fitted_on"
 
@@ -63,6 +67,21 @@ def _read(digests: str) -> npt.NDArray[np.float64]:
     if not np.isfinite(known).all():
         raise ValueError("digests of rows as they were saved, which are finite")
     return known
+
+
+def row_groups(features: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return a number for each finite row, the same for copies, in the order of first copies."""
+    blocks = [features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK)]
+    digests = np.concatenate([np.empty((0, 1 + _PROJECTIONS)), *map(_digests, blocks)])
+    # Rows of a cell are alike; looking at one of each keeps thousands of copies cheap.
+    _, first, cell_of = np.unique(
+        np.round(digests / _TOLERANCE), axis=0, return_index=True, return_inverse=True
+    )
+    pairs = KDTree(digests[first]).query_pairs(_TOLERANCE, p=np.inf, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(first), len(first)))
+    groups = connected_components(links, directed=False)[1][cell_of]
+    _, first_row, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first_row))[numbers]
 
 
 def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:

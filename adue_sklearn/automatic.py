@@ -11,9 +11,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from adue_sklearn._comparison_arguments import Labelled, Named, check_scorers
+from adue_sklearn._comparison_arguments import Labelled, Named, check_scorers, without_shared
 from adue_sklearn._comparison_table import FEW_ERRORS, REFERENCE, Comparison, holm
-from adue_sklearn._heads import IntArray, OriginalHead
+from adue_sklearn._heads import IntArray, OriginalHead, encode_labels
 from adue_sklearn._torch import Array, as_numpy
 from adue_sklearn._validation import callers_level
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
@@ -57,7 +57,8 @@ class AutoScorer(UncertaintyEstimator):
     frozen : list of (str, estimator), default=None
         More candidates: scores that describe the rows the classifier was trained on, fitted on
         these, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
-        enter the stack too, beside its own scores.
+        enter the stack too, beside its own scores. Rows of ``fit`` that fitted one that was loaded
+        by ``load_head`` are left out.
     significance : float in (0, 1), default=0.05
         Largest chance that anything but softmax response is chosen where nothing is better.
     cv : int, default=5
@@ -84,7 +85,7 @@ class AutoScorer(UncertaintyEstimator):
         One-sided p-values of the candidates after Holm's adjustment; without those that failed or
         rank as softmax response does.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Errors of the original head among the fit rows, without those left out.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -97,13 +98,15 @@ class AutoScorer(UncertaintyEstimator):
     Raises
     ------
     ValueError
-        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors; if
+        under two rows remain that did not fit a frozen score.
 
     Warns
     -----
     UserWarning
-        The same without ``init_W``, and if there are under 20 errors, or correct answers: softmax
-        response is kept then. Also if a candidate fails; the others are compared.
+        If rows that fitted a frozen score are left out. The same without ``init_W``, and if there
+        are under 20 errors, or correct answers: softmax response is kept then. Also if a candidate
+        fails; the others are compared.
     MissingClassesWarning, ClassSharesWarning, LabelOrderWarning
         If the rows lack classes of a given head, hold one far less often than the head answers it,
         or have labels in another order: nothing is concluded from such rows, and softmax response
@@ -176,8 +179,6 @@ class AutoScorer(UncertaintyEstimator):
                 "init_W is None, but a frozen candidate belongs to the head that it was fitted "
                 "with; pass that head, init_W and init_b."
             )
-        errors = self._original_errors(X, labels, head)
-        self.n_errors_ = int(errors.sum())
         rows = Labelled(X, self.classes_[labels])
         if head.given:
             linear = len(head.weights) == 1
@@ -186,6 +187,10 @@ class AutoScorer(UncertaintyEstimator):
                 init_b=head.biases[0] if linear else list(head.biases),
                 classes=self.classes_,
             )
+        rows = without_shared(rows, "X", {}, candidates)
+        X, labels = rows.X, encode_labels(rows.y, self.classes_, named=True)
+        errors = self._original_errors(X, labels, head)
+        self.n_errors_ = int(errors.sum())
         response = SoftmaxResponseScorer(activation=self.activation, device=self.device)
         judge = Judge(errors, {"roc_auc": error_roc_auc_score}, 0.95, 1, 0)
         self.selected_ = REFERENCE

@@ -170,8 +170,8 @@ def compare_scorers(
         Rows to judge on, looked at once: everything is then fitted on ``X, y`` (or the training
         rows), and there are no folds. Those that stand in ``X`` too are left out.
     cv : int, cross-validation generator or iterable of (train, test), default=5
-        A number of folds stratified on the original head's errors, or scikit-learn's splitters;
-        every row has to be in one test part.
+        A number of folds stratified on the original head's errors, with copies of a row in the
+        same one, or scikit-learn's splitters; every row has to be in one test part.
     metrics : dict of str to callable, default=None
         ``metric(errors, uncertainty) -> float``, measured besides the ROC-AUC, which is
         ``"roc_auc"``. By default ``"aurc"``, ``"eaurc"``, ``"average_precision"``, ``"fpr95"``.
@@ -470,10 +470,10 @@ class Run:
         X, y = self.rows.X, self.rows.y
         if self.head_given:
             errors = self.fitted_response.errors(X, y)
-            return errors, check_folds(cv, errors, y, random_state)
+            return errors, check_folds(cv, self.rows, errors, random_state)
         labels = np.unique(y, return_inverse=True)[1]
         guess = out_of_fold_predictions(as_numpy(X), labels) != labels
-        folds = check_folds(cv, guess, y, random_state)
+        folds = check_folds(cv, self.rows, guess, random_state)
         errors = np.zeros(len(y), dtype=bool)
         for rest, fold in folds:
             part = self.rows.part(rest).fit(self.response)

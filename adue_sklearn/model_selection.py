@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import fisher_exact
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, check_scalar
 
+from adue_sklearn._folds import Divisible, Fold
 from adue_sklearn._row_digests import row_digests, rows_among
 from adue_sklearn._torch import as_numpy
 from adue_sklearn._validation import naming
@@ -21,8 +21,6 @@ __all__ = [
     "error_stratified_folds",
     "fit_rows_look_memorised",
 ]
-
-Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def error_stratified_folds(
@@ -37,6 +35,9 @@ def error_stratified_folds(
     random_state: int | None = 0,
 ) -> list[Fold]:
     """Split rows into folds with equal shares of the original head's errors.
+
+    Copies of a row, such as features of the same text, are in the same fold: in both parts of one
+    they would flatter whatever remembers rows.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def error_stratified_folds(
     --------
     >>> import numpy as np
     >>> from adue_sklearn.model_selection import error_stratified_folds
-    >>> X = np.array([[1.0, 0.0]] * 8)
+    >>> X = np.column_stack([np.arange(1.0, 9.0), np.zeros(8)])
     >>> folds = error_stratified_folds(X, [0, 0, 0, 0, 0, 0, 1, 1], np.eye(2), n_splits=2)
     >>> [len(test) for _, test in folds]
     [4, 4]
@@ -79,16 +80,18 @@ def error_stratified_folds(
         check_random_state(random_state)
     scorer = SoftmaxResponseScorer(activation=activation)
     errors = scorer.fit(X, y, init_W, init_b, classes=classes).errors(X, y)
-    n_errors, n_correct = int(errors.sum()), int((~errors).sum())
+    known = Divisible(scorer._check_features(X), as_numpy(errors))
+    n_errors, n_correct = known.n_errors, known.n_correct
     if min(n_errors, n_correct) < n_splits:
         few, kind = (n_errors, "errors") if n_errors < n_splits else (n_correct, "correct answers")
+        n_copies = len(known.groups) - len(known.errors)
+        copies = f" (not counting {n_copies} copies of others)" if n_copies else ""
         raise ValueError(
-            f"The original head makes {few} {kind} on {len(errors)} rows, too few for "
-            f"n_splits={n_splits} folds with at least one each. Use fewer folds, or more rows that "
-            "the classifier was not trained on."
+            f"The original head makes {few} {kind} on {len(known.errors)} rows{copies}, too few "
+            f"for n_splits={n_splits} folds with at least one each. Use fewer folds, or more rows "
+            "that the classifier was not trained on."
         )
-    folds = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
-    return list(folds.split(np.zeros(len(errors)), as_numpy(errors)))
+    return known.folds(n_splits, random_state)
 
 
 def fit_rows_look_memorised(

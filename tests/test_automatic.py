@@ -21,6 +21,7 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
     StackedScorer,
 )
+from adue_sklearn.persistence import load_head, save_head
 from tests.problems import Problem
 from tests.profiles import repeated
 from tests.toy_scorers import Failing, Oracle, with_oracle
@@ -110,6 +111,31 @@ def test_a_frozen_score_can_be_chosen_and_stays_as_it_is(problem):
     auto = AutoScorer(CHEAP[1:], frozen=[("oracle", FrozenEstimator(frozen))]).fit(X, y, W, b)
     assert auto.selected_ == "oracle"
     assert auto.estimator_ is frozen
+
+
+def loaded(folder, problem, rows):
+    """Return a frozen score that knows which rows it was fitted on."""
+    X, y, W, b = problem.fit_args
+    scorer = MahalanobisScorer().fit(X[rows], y[rows], W, b)
+    known = load_head(save_head(scorer, folder / "head", fitted_on=X[rows]))
+    return FrozenEstimator(known.estimator)
+
+
+def test_rows_that_fitted_a_frozen_candidate_are_left_out(problem, tmp_path):
+    rows = np.arange(100)
+    frozen = [("distance", loaded(tmp_path, problem, rows))]
+    with pytest.warns(UserWarning, match="X: 100 of 400 rows stand in what fitted distance too"):
+        auto = AutoScorer(CHEAP, frozen=frozen, cv=2).fit(*problem.fit_args)
+    assert auto.n_errors_ == problem.errors[100:].sum() == auto.comparison_.n_errors
+    rest = (problem.X[100:], problem.y[100:], problem.W, problem.b)
+    expected = AutoScorer(CHEAP, frozen=frozen, cv=2).fit(*rest)
+    assert auto.p_values_ == expected.p_values_
+
+
+def test_rows_that_all_fitted_a_frozen_candidate_are_refused(problem, tmp_path):
+    frozen = [("distance", loaded(tmp_path, problem, np.arange(400)))]
+    with pytest.raises(ValueError, match="so no rows remain; expected rows that nothing was"):
+        AutoScorer(CHEAP, frozen=frozen).fit(*problem.fit_args)
 
 
 def test_no_errors_is_an_error_with_a_head_and_a_warning_without(problem):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from adue_sklearn import compare_scorers
 from adue_sklearn.model_selection import (
     count_shared_rows,
     error_stratified_folds,
     fit_rows_look_memorised,
 )
+from tests.toy_scorers import ToyScorer
 
 
 def test_folds_share_the_errors_evenly_and_cover_every_row_once(problem):
@@ -59,3 +62,64 @@ def test_shared_rows_are_counted_whatever_their_order(problem):
     assert count_shared_rows(problem.X, np.zeros((3, 12))) == 0
     again = problem.X * (1 + 1e-7)  # the last bits depend on what was extracted with a text
     assert count_shared_rows(again, problem.X[150:]) == 250
+
+
+def with_copies(problem, rng, *, noise=0.0):
+    """Return a problem whose first hundred rows are there again, at random places."""
+    numbers = rng.permutation(np.r_[np.arange(400), np.arange(100)])
+    X = problem.X[numbers]
+    return X + noise * rng.normal(size=X.shape), problem.y[numbers], numbers
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_copies_of_a_row_are_in_one_fold_and_other_rows_where_they_were(problem, noise):
+    X, y, numbers = with_copies(problem, np.random.default_rng(0), noise=noise)
+    folds = error_stratified_folds(X, y, problem.W, problem.b)
+    fold_of = np.empty(len(X), dtype=int)
+    for number, (train, test) in enumerate(folds):
+        assert set(train) | set(test) == set(range(500))
+        assert not set(numbers[train]) & set(numbers[test])
+        fold_of[test] = number
+    sizes = np.bincount(fold_of)
+    assert sizes.sum() == 500
+    assert sizes.max() - sizes.min() < 30
+    first = np.sort(np.unique(numbers, return_index=True)[1])
+    alone = error_stratified_folds(X[first], y[first], problem.W, problem.b)
+    for number, (_, test) in enumerate(alone):
+        assert (fold_of[first[test]] == number).all()
+
+
+def test_errors_that_are_copies_count_once_for_the_folds(problem):
+    wrong, right = np.flatnonzero(problem.errors), np.flatnonzero(~problem.errors)
+    rows = np.r_[right, np.repeat(wrong[:3], 9)]
+    arguments = (problem.X[rows], problem.y[rows], problem.W, problem.b)
+    with pytest.raises(ValueError, match=r"makes 3 errors on .* \(not counting 24 copies"):
+        error_stratified_folds(*arguments, n_splits=4)
+    folds = error_stratified_folds(*arguments, n_splits=3)
+    assert [len(set(rows[test]) & set(wrong)) for _, test in folds] == [1, 1, 1]
+
+
+class Remembering(ToyScorer):
+    """Doubts what it has seen the head err on."""
+
+    def _fit(self, X, labels, head):
+        self.wrong_ = set(X[self._original_errors(X, labels, head), 0].tolist())
+
+    def _uncertainty(self, X):
+        return torch.tensor([float(value in self.wrong_) for value in X[:, 0].tolist()])
+
+
+def test_copies_in_other_folds_do_not_flatter_what_remembers_rows(problem):
+    X, y = (np.repeat(part[:150], 2, axis=0) for part in (problem.X, problem.y))
+    arguments = (X, y, problem.W, problem.b)
+    options = {"scorers": {"memory": Remembering()}, "metrics": {}}
+    together = compare_scorers(*arguments, **options)
+    assert together["memory"].metrics["roc_auc"].value < 0.55
+    apart = [(np.arange(k, 300, 2), np.arange(1 - k, 300, 2)) for k in (0, 1)]
+    flattered = compare_scorers(*arguments, cv=apart, **options)
+    assert flattered["memory"].metrics["roc_auc"].value > 0.9
+
+
+def test_rows_that_are_all_alike_are_divided_all_the_same():
+    folds = error_stratified_folds(np.ones((8, 2)), [0, 0, 0, 0, 0, 0, 1, 1], np.eye(2), n_splits=2)
+    assert [len(test) for _, test in folds] == [4, 4]
