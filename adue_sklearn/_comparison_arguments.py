@@ -84,6 +84,7 @@ def check_folds(
         check_scalar(cv, "cv", Integral, min_val=2)
         with naming("X"):
             known = Divisible(rows.X, errors)
+            _check_enough(known)
             n_splits = max(2, min(int(cv), known.n_errors, known.n_correct))
             return known.folds(n_splits, random_state)
     with naming("cv", "folds, a splitter of scikit-learn, or pairs (train, test) of row numbers"):
@@ -99,6 +100,18 @@ def check_folds(
             "several; every row must be in one."
         )
     return folds
+
+
+def _check_enough(known: Divisible) -> None:
+    """Raise unless rows can be divided into two folds."""
+    if max(known.n_errors, known.n_correct) < 2:
+        n_rows = len(known.errors)
+        different = "different " if n_rows < len(known.groups) else ""
+        raise ValueError(
+            f"X has {n_rows} {different}row{'' if n_rows == 1 else 's'}, too few for "
+            "cross-validation, which takes at least 3, and a few hundred to say much; expected "
+            "more rows, or others to judge on (X_test and y_test, --test-store)."
+        )
 
 
 def _numbers(rows: Any, n_rows: int) -> IntArray:

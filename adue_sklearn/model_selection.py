@@ -88,8 +88,8 @@ def error_stratified_folds(
         copies = f" (not counting {n_copies} copies of others)" if n_copies else ""
         raise ValueError(
             f"The original head makes {few} {kind} on {len(known.errors)} rows{copies}, too few "
-            f"for n_splits={n_splits} folds with at least one each. Use fewer folds, or more rows "
-            "that the classifier was not trained on."
+            f"for n_splits={n_splits} folds with at least one each. Use fewer folds (--folds), or "
+            "more rows that the classifier was not trained on."
         )
     return known.folds(n_splits, random_state)
 

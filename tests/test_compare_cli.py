@@ -130,6 +130,28 @@ def test_bad_options_are_named_before_the_work_is_done(adue, stores, options, me
     assert message in err
 
 
+@pytest.mark.parametrize(("n_right", "n_wrong"), [(1, 0), (0, 1), (1, 1)])
+def test_a_store_of_one_or_two_rows_is_said_to_be_too_small(adue, tmp_path, n_right, n_wrong):
+    problem = Problem(n=60)
+    right, wrong = np.flatnonzero(~problem.errors), np.flatnonzero(problem.errors)
+    rows = np.r_[right[:n_right], wrong[:n_wrong]]
+    store = tmp_path / "store"
+    FeatureStore.create(
+        store, features=problem.X[rows], labels=problem.y[rows], init_W=problem.W, init_b=problem.b
+    )
+    n_rows = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+    fit = ("fit", store, "--out", tmp_path / "head")
+    for command in (("compare", store), (*fit, "--score", "Entropy")):
+        status, _, err = adue(*command)
+        assert status == 1
+        assert f"error: X has {n_rows}, too few for cross-validation, which takes at least 3" in err
+    status, _, err = adue(*fit)
+    assert status == 1
+    assert f"error: The original head makes {n_wrong} errors on {len(rows)} rows, too few" in err
+    assert "(--folds)" in err
+    assert not (tmp_path / "head").exists()
+
+
 def test_stores_of_other_models_and_shared_rows_are_told(adue, stores, tmp_path):
     other = Problem(n=50, seed=5)
     FeatureStore.create(
