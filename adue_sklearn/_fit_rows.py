@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from adue_sklearn._torch import Array, as_numpy
+from adue_sklearn._utils.messages import one_line
 from adue_sklearn._validation import callers_level
 
 IntArray = npt.NDArray[np.int64]
@@ -124,7 +125,9 @@ def odd_shares(
 
 
 def _shortened(parts: list[str]) -> str:
-    return ", ".join(parts[:_LONGEST_LIST]) + (", ..." if len(parts) > _LONGEST_LIST else "")
+    return ", ".join(map(one_line, parts[:_LONGEST_LIST])) + (
+        ", ..." if len(parts) > _LONGEST_LIST else ""
+    )
 
 
 def warn_of_changed_features(X: Array) -> None:

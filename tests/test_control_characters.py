@@ -79,6 +79,22 @@ def test_no_output_of_a_command_holds_a_control_character(
     assert not COMMANDS.search((out + err).replace("\n", " "))
 
 
+def test_a_line_feed_in_a_class_name_breaks_no_line(adue, problem, tmp_path):
+    rows = problem.y > 0  # none of the first class, whose name is told
+    store = FeatureStore.create(
+        tmp_path / "store", features=problem.X[rows], labels=problem.y[rows],
+        init_W=problem.W, init_b=problem.b, classes=["two\nlines", "a\tb", "c"],
+        provenance={"model": "here\nthere"},
+    )  # fmt: skip
+    _, out, _ = adue("store", "info", store.path)
+    assert "classes: 3 (two\\nlines, a\\tb, c)" in out.splitlines()
+    assert "model: here\\nthere" in out.splitlines()
+    status, out, err = adue("compare", store.path, "--scorers", "entropy", "--cv", 2)
+    assert status == 0
+    assert "holds no row of class two\\nlines" in out
+    assert "holds no row of class two\\nlines (rows: two\\nlines 0, a\\tb" in err
+
+
 @pytest.mark.parametrize("options", [[], ["--debug"]])
 def test_no_error_holds_a_control_character(options, adue, tmp_path):
     status, out, err = adue(*options, "store", "info", tmp_path / HOSTILE)

@@ -20,3 +20,14 @@ def printable(text: str) -> str:
     red: \u001b[31m, backwards: \u202e
     """
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    r"""Return text as `printable` does, with line feeds and tabs written out too.
+
+    Examples
+    --------
+    >>> print(one_line("two\nlines"))
+    two\nlines
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")

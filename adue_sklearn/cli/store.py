@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adue_sklearn._utils.messages import one_line
 from adue_sklearn.cli.console import SafeConsole
 
 if TYPE_CHECKING:
@@ -117,4 +118,4 @@ def _print(facts: list[tuple[str, Any]]) -> None:
     for name, value in facts:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
-        _console.print(f"{name.replace('_', ' ')}: {value}", markup=False)
+        _console.print(one_line(f"{name.replace('_', ' ')}: {value}"), markup=False)
