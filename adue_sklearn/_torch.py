@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -199,6 +199,8 @@ _limits = _ThreadLimits()
 def threads_for(elements: int) -> Iterator[None]:
     """Limit threads during a descent over so many array elements, if its steps are short.
 
+    Its products are exact (no TF32).
+
     A short parallel product waits for a core whenever another process holds one, up to a hundred
     times one thread's time. numpy's and scipy's BLAS, which only see vectors as long as the head,
     get one thread; torch does if there are few elements. Both get back what they had when the
@@ -206,9 +208,44 @@ def threads_for(elements: int) -> Iterator[None]:
     """
     _limits.enter(1 if elements < _SHARED_ELEMENTS else None)
     try:
-        yield
+        with exact_products:
+            yield
     finally:
         _limits.leave()
+
+
+class _ExactProducts(ContextDecorator):
+    """Forbids TF32, whose 10 bits hide what float32 distances and small changes of a head say.
+
+    The setting is of the whole process: the first to enter remembers it, the last restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        matmul = torch.backends.cuda.matmul
+        with self._lock:
+            if self._inside == 0:
+                self._before = getattr(matmul, _PRECISION)
+                setattr(matmul, _PRECISION, "ieee" if _PRECISION == "fp32_precision" else False)
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                setattr(torch.backends.cuda.matmul, _PRECISION, self._before)
+
+
+# torch 2.9 brought another setting; where that was used, reading the older one raises.
+_PRECISION = (
+    "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+)
+#: A context in which float32 products on a GPU are computed in float32.
+exact_products = _ExactProducts()
 
 
 def map_rows(
@@ -218,7 +255,7 @@ def map_rows(
     dtype: torch.dtype,
 ) -> Tensor:
     """Apply a row-wise ``function`` to ``X`` chunk by chunk and concatenate the results."""
-    with torch.no_grad():
+    with torch.no_grad(), exact_products:
         return torch.cat([function(chunk) for chunk in row_chunks(X, device, dtype)])
 
 

@@ -5,7 +5,9 @@
 From a middle case (n = 4,000 rows, d = 384 features, C = 4 classes, 16 settings x 5 folds) one
 quantity grows at a time. Features are random, the head errs on a quarter to a half of the rows.
 Seconds are medians of three rounds in which all sizes take turns; memory is what one search in a
-fresh process adds to its resident set at most (Linux). Slopes are of the logarithms: 1 is linear.
+fresh process adds to its resident set at most (Linux). Last, the features of a small case are
+multiplied, with the head divided by as much (the same classifier) and with the head as it is (an
+ever more saturated one). Slopes are of the logarithms: 1 is linear.
 Asserted first: in the middle case the search's best mean score is that of AdUEEstimator on the same
 folds, within 0.005.
 """
@@ -45,6 +47,7 @@ SIZES = {
     "C": [2, 4, 8, 16, 32],
     "settings": [8, 16, 32, 64, 128],
 }
+SCALES = [1e-8, 1.0, 1e2, 1e4, 1e6]
 NAMES = {"n": "rows", "d": "features", "C": "classes", "settings": "settings (x 5 folds)"}
 
 
@@ -57,10 +60,12 @@ def main() -> None:
         sizes = {str(v): Size()._replace(**{quantity: v}) for v in values}
         results[quantity] = measure(sizes, rounds=1 if args.quick else 3)
         print_table(quantity, results[quantity])
+    results["scale"] = measure_scales(rounds=1 if args.quick else 3)
+    print_scales(results["scale"])
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
     if args.figure is not None:
-        draw(results, args.figure)
+        draw({quantity: results[quantity] for quantity in SIZES}, args.figure)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,6 +87,23 @@ def measure(sizes: dict[str, Size], rounds: int) -> dict[str, dict[str, float]]:
     fit = medians({name: partial(run_fit, case) for name, case in cases.items()}, rounds=rounds)
     memory = {name: in_fresh_process(search_memory, size) for name, size in sizes.items()}
     return {"search s": search, "fit s": fit, "search MiB": memory}
+
+
+def measure_scales(rounds: int) -> dict[str, dict[str, float]]:
+    X, y, W, b = make_case(Size(400, 8, 3))
+    together = {f"{s:g}": partial(run_fit, (s * X, y, W / s, b)) for s in SCALES}
+    alone = {f"{s:g}": partial(run_fit, (s * X, y, W, b)) for s in SCALES}
+    return {
+        "same classifier": medians(together, rounds=rounds),
+        "same head": medians(alone, rounds=rounds),
+    }
+
+
+def print_scales(result: dict[str, dict[str, float]]) -> None:
+    print(f"\n| X times | {' | '.join(result['same head'])} |")
+    print("|---" * (len(SCALES) + 1) + "|")
+    for what, measured in result.items():
+        print(f"| {what}: fit s | {' | '.join(f'{s:.2f}' for s in measured.values())} |")
 
 
 def check(case: tuple[np.ndarray, ...]) -> None:

@@ -1,14 +1,15 @@
-"""Numbers of threads while fits run beside each other, and after them."""
+"""What fits set for the whole process, threads and TF32: while they run, and after them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from adue_sklearn import AdUEEstimator
-from adue_sklearn._torch import threads_for
+from adue_sklearn import AdUEEstimator, KNNScorer, MahalanobisScorer, TrustScoreScorer
+from adue_sklearn._torch import exact_products, threads_for
 from tests.problems import Problem
 
 
@@ -61,3 +62,50 @@ def test_a_large_descent_beside_a_small_one_keeps_torchs_threads(two_threads):
 def threads_within(elements):
     with threads_for(elements):
         return torch.get_num_threads()
+
+
+def tf32_is_allowed():
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, "fp32_precision", None)
+    return matmul.allow_tf32 if newer is None else newer == "tf32"
+
+
+@pytest.fixture
+def tf32():
+    """What a training script may have set: TF32 for every product."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_is_off_during_descents_distances_and_scores_and_back_on_afterwards(tf32, monkeypatch):
+    seen = []
+
+    def watched(product):
+        def multiply(*args, **kwargs):
+            if args[-1].dtype == torch.float32:  # others never are in TF32
+                seen.append(tf32_is_allowed())
+            return product(*args, **kwargs)
+
+        return multiply
+
+    problem = Problem(n=60, d=4)
+    for name in ("__matmul__", "addmm"):
+        monkeypatch.setattr(torch.Tensor, name, watched(getattr(torch.Tensor, name)))
+    monkeypatch.setattr(torch, "addmm", watched(torch.addmm))
+    for estimator in (AdUEEstimator(), KNNScorer(), TrustScoreScorer(), MahalanobisScorer()):
+        seen.clear()
+        estimator.fit(problem.X.astype(np.float32), *problem.fit_args[1:])
+        estimator.predict_uncertainty(problem.X.astype(np.float32))
+        assert seen, type(estimator).__name__
+        assert not any(seen), type(estimator).__name__
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_tf32_comes_back_with_the_last_that_forbade_it(tf32):
+    with exact_products:
+        with exact_products:
+            pass
+        assert not tf32_is_allowed()
+    assert tf32_is_allowed()

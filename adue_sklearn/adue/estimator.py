@@ -51,7 +51,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         Weight of the pull towards the softmax response, at least 0.
     beta : float, default=0.01
         Weight of the pull towards the original head, at least 0. Below about 0.001 the head
-        overfits a few thousand rows.
+        overfits a few thousand rows. It belongs to the features' scale: for features times `s`
+        and weights over `s`, `beta` times `s` squared is the same pull on the weights.
     lam : float, default=100.0
         Sharpness of the smooth maximum, at least 0.001. Large is the maximum itself, small weighs
         the whole distribution.
@@ -73,7 +74,8 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     max_iter : int, default=1000
         L-BFGS: most iterations of one descent.
     tol : float, default=1e-4
-        L-BFGS: a descent has converged when no entry of the gradient is larger.
+        L-BFGS: a descent has converged when no entry of the gradient is larger, weights being
+        counted in units of four times the features' root mean square.
     learning_rate : float, default=1e-4
         Adam: the highest rate of the cycle.
     epochs : int, default=10

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from adue_sklearn._heads import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
-from adue_sklearn._torch import Array, gemm_dtype, to_tensor
-from adue_sklearn.adue.descents import TARGET, Stage, typical_gap
+from adue_sklearn._torch import Array, exact_products, gemm_dtype, to_tensor
+from adue_sklearn.adue.descents import TARGET, Stage, typical_gap, unit_of
 from adue_sklearn.adue.objective import LossTerms, Measure, RowLoss, Scale, reference_score
 from adue_sklearn.adue.solvers import Objective
 from adue_sklearn.adue.stack import Stack
@@ -58,6 +58,7 @@ class HeadProblem:
     ) -> None:
         device = original.device
         self._X = to_tensor(X, device, gemm_dtype(X))
+        self._weight_unit = unit_of(self._X)
         self._original = original
         self._lam = lam
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
@@ -88,6 +89,13 @@ class HeadProblem:
     def typical_gap(self) -> float:
         """Median difference of the two largest original logits."""
         return typical_gap(self._original)
+
+    @property
+    def units(self) -> Tensor:
+        """The unit of weights of the first layer, 1 for all else (m,)."""
+        units = torch.ones_like(self._init)
+        units[: self._head.weights[0].size] = self._weight_unit
+        return units
 
     def start(self) -> Tensor:
         """Return the change of the original head (1, m): zeros."""
@@ -142,8 +150,10 @@ class HeadProblem:
             self._lam * one,
             self._scale,
             self._measure,
+            self._weight_unit,
         )
 
+    @exact_products
     def terms(self, shift: Tensor) -> LossTerms:
         """Return the objective's three summands."""
         with torch.no_grad():

@@ -36,6 +36,7 @@ from adue_sklearn._torch import (
     where_it_computes,
 )
 from adue_sklearn._validation import callers_level
+from adue_sklearn.adue.descents import unit_of
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
 from adue_sklearn.adue.objective import reference_score
@@ -429,6 +430,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             per_problem("lam"),
             kind.scale,
             kind.measure,
+            unit_of(X),
         )
 
     def _score(

@@ -49,6 +49,8 @@ class Stack:
         Each problem's setting.
     scale, measure
         As in :class:`adue_sklearn.AdUEEstimator`; the same for all.
+    weight_unit : Tensor of float64 of shape ()
+        What weights are counted in during a descent, by the size of the features.
     """
 
     X: Tensor
@@ -64,6 +66,7 @@ class Stack:
     lam: Tensor
     scale: Scale
     measure: Measure
+    weight_unit: Tensor
 
     def __len__(self) -> int:
         return len(self.lam)
@@ -87,6 +90,14 @@ class Stack:
     def typical_gap(self) -> float:
         """Median difference of the two largest original logits."""
         return typical_gap(self.original)
+
+    @property
+    def units(self) -> Tensor:
+        """The unit of weights, 1 for biases (m,)."""
+        n_biases = self.head.shape[1] - self.X.shape[1]
+        units = self.original.new_ones(self._n_outputs * (self.X.shape[1] + n_biases))
+        units[: self._n_outputs * self.X.shape[1]] = self.weight_unit
+        return units
 
     def start(self) -> Tensor:
         """Return the original head (P, m): zeros."""

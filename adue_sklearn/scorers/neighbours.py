@@ -17,7 +17,14 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from adue_sklearn._heads import IntArray, OriginalHead
-from adue_sklearn._torch import Array, gemm_dtype, map_rows, resolve_device, row_chunks
+from adue_sklearn._torch import (
+    Array,
+    exact_products,
+    gemm_dtype,
+    map_rows,
+    resolve_device,
+    row_chunks,
+)
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import unit_rows
@@ -28,6 +35,7 @@ _BLOCK_ELEMENTS = 2**22
 LARGEST_RATIO = 1e6
 
 
+@exact_products
 def kth_distances(X: Tensor, references: Tensor, k: int) -> Tensor:
     """Return the distance (n,) in float64 of rows (n, d) to their k-th nearest reference (m, d)."""
     found = [
@@ -37,6 +45,7 @@ def kth_distances(X: Tensor, references: Tensor, k: int) -> Tensor:
     return _distances(X, references, torch.cat(found))
 
 
+@exact_products
 def class_distances(
     X: Tensor, references: Tensor, labels: Tensor, classes: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -17,6 +18,11 @@ from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
 from tests.adue.formulas import plain_loss
 from tests.problems import Problem
+
+
+def QuickSearch(beta=0.01):
+    """Return a search over two settings."""
+    return AdUESearchCV({"beta": [beta], "lam": [50.0, 100.0]}, cv=2)
 
 
 def objective(problem, W, b, *, alpha, beta, lam, scale):
@@ -70,7 +76,8 @@ def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_clas
     loss.backward()
     assert adue.loss_ == pytest.approx(loss.item(), rel=1e-9)
     assert sum(adue.loss_terms_.values()) == pytest.approx(adue.loss_, rel=1e-12)
-    assert max(W.grad.abs().max(), b.grad.abs().max()) <= 1.01e-4
+    unit = 4 * np.sqrt(np.mean(problem.X**2))
+    assert max(W.grad.abs().max() / unit, b.grad.abs().max()) <= 1.01e-4
     assert adue.loss_ < objective(problem, *map(torch.tensor, problem.fit_args[2:]), **options)
 
 
@@ -261,6 +268,51 @@ def test_awkward_features_give_finite_scores(X, scale):
     assert np.isfinite(adue.loss_)
 
 
+@pytest.mark.parametrize("factor", [1e-8, 1e4, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cls", [AdUEEstimator, QuickSearch], ids=["one fit", "search"])
+def test_the_same_classifier_counted_otherwise_gets_the_same_scores(cls, dtype, factor):
+    problem = Problem(n=200, d=6)
+    X, y, W, b = problem.X.astype(dtype), problem.y, problem.W, problem.b
+    scaled = X * dtype(factor)
+    expected = cls(beta=0.0).fit(X, y, W, b).predict_uncertainty(X)
+    found = cls(beta=0.0).fit(scaled, y, W / factor, b).predict_uncertainty(scaled)
+    assert spearmanr(found, expected).statistic > 0.999
+
+
+def test_with_its_penalty_rescaled_the_anchored_head_is_the_same_too():
+    problem = Problem(n=200, d=6)
+    problem.b = None  # whose penalty would stay as it is
+    expected = AdUEEstimator(beta=0.01).fit(problem.X, problem.y, problem.W)
+    found = AdUEEstimator(beta=0.01 * 1e8).fit(1e4 * problem.X, problem.y, problem.W / 1e4)
+    assert found.loss_ == pytest.approx(expected.loss_, rel=1e-6)
+    np.testing.assert_allclose(
+        found.predict_uncertainty(1e4 * problem.X),
+        expected.predict_uncertainty(problem.X),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("factor", [1e2, 1e4])
+def test_the_work_for_features_out_of_scale_is_bounded(factor):
+    problem = Problem(n=200, d=6)
+    adue = AdUEEstimator(max_iter=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        adue.fit(factor * problem.X, problem.y, problem.W, problem.b)
+    # Four descents; in two of them eight stages at most come before the last.
+    assert adue.n_iter_ <= 4 * 50 + 2 * 8 * 50
+    assert len(np.unique(adue.predict_uncertainty(factor * problem.X))) > 1
+
+
+@pytest.mark.parametrize("cls", [AdUEEstimator, QuickSearch], ids=["one fit", "search"])
+@pytest.mark.parametrize("factor", [1e9, 1e30])
+def test_logits_that_rounding_hides_are_refused(cls, factor):
+    problem = Problem(n=200, d=6)
+    with pytest.raises(ValueError, match=r"X and init_W give logits .* expected at most 1\.7e\+07"):
+        cls().fit(factor * problem.X, problem.y, problem.W, problem.b)
+
+
 def test_a_real_case_gains_nothing_less_than_softmax_response(movie):
     adue = AdUEEstimator().fit(*movie.calibration, movie.init_W, movie.init_b)
     response = SoftmaxResponseScorer().fit(*movie.calibration, movie.init_W, movie.init_b)
@@ -279,7 +331,7 @@ def test_the_entropy_score_is_fitted_to_its_own_objective(problem, scale):
     loss = sum(p.mean() for p in parts) + 0.1 * ((W - W0).square().sum() + (b - b0).square().sum())
     loss.backward()
     assert adue.loss_ == pytest.approx(loss.item(), rel=1e-9)
-    assert W.grad.abs().max() <= 1.01e-4
+    assert W.grad.abs().max() <= 1.01e-4 * 4 * np.sqrt(np.mean(problem.X**2))
     p = adue.predict_proba(problem.X)
     entropy = -(p * np.log(p)).sum(axis=1) / np.log(3)
     still = AdUEEstimator(measure="entropy", beta=1e9).fit(*problem.fit_args)
@@ -327,9 +379,10 @@ def test_all_layers_of_a_deep_head_are_trained_to_a_stationary_point(deep, activ
     loss = sum(part.mean() for part in parts) + 0.05 * anchor
     loss.backward()
     assert adue.loss_ == pytest.approx(loss.item(), rel=1e-8)
-    for parameter, start in zip(parameters, starts, strict=True):
+    units = [4 * np.sqrt(np.mean(X**2)), 1.0, 1.0]
+    for parameter, start, unit in zip(parameters, starts, units, strict=True):
         # relu has kinks: a descent may end at one, where no gradient vanishes.
-        assert activation == "relu" or parameter.grad.abs().max() <= 1.01e-4
+        assert activation == "relu" or parameter.grad.abs().max() / unit <= 1.01e-4
         assert (parameter - start).abs().max() > 1e-3
     np.testing.assert_array_equal(adue.predict(X), original.argmax(dim=1).numpy())
     np.testing.assert_array_equal(adue.intercepts_[1], 0)
