@@ -475,7 +475,10 @@ def test_extraction(value, classifier, tmp_path_factory):
         call(lambda: extract_features(classifier, texts, value), "out")
         call(lambda: FeatureStore.open(value), "path")
         call(lambda: FeatureStore.repair(value), "path")
-    for argument in ("labels", "batch_tokens", "shard_rows", "append", "resume", "progress"):
+    for argument in (
+        *("labels", "batch_tokens", "shard_rows"),
+        *("append", "resume", "skip_empty", "progress"),
+    ):
         if argument == "progress" and callable(value):
             continue
         # All or nothing: what was refused leaves no folder behind.

@@ -32,7 +32,11 @@ def fingerprint(
         content.update(len(encoded).to_bytes(8, "little") + encoded)
     # Tokenizers have no name that can be trusted, but what they do to some texts tells them apart.
     some = encode(
-        classifier.tokenizer, texts[:_SAMPLE], classifier.max_length, classifier.vocabulary
+        classifier.tokenizer,
+        texts[:_SAMPLE],
+        classifier.max_length,
+        classifier.vocabulary,
+        rows[:_SAMPLE],
     )
     tokens = json.dumps([some.columns[name] for name in sorted(some.columns)])
     record: dict[str, Any] = {

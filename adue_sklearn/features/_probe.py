@@ -52,7 +52,7 @@ class Probe:
             for name, rows in encoded.columns.items()
         }
         cut = np.zeros(len(_TEXTS) + _MORE, dtype=np.bool_)
-        return cls(Encoded(columns, cut), pad_id)
+        return cls(Encoded(columns, cut, np.arange(len(cut))), pad_id)
 
     def inputs(self, model: Any, rows: range, side: PaddingSide) -> Mapping[str, torch.Tensor]:
         """Return these rows as a padded batch for this model."""

@@ -29,10 +29,13 @@ class Encoded:
         ``input_ids`` and, where the tokenizer gives them, ``token_type_ids``; one list a text.
     truncated : ndarray of shape (n,), bool
         Texts that were longer than the maximal length.
+    numbers : ndarray of shape (n,), int64
+        Row numbers of the texts in the input, for messages.
     """
 
     columns: dict[str, list[list[int]]]
     truncated: npt.NDArray[np.bool_]
+    numbers: npt.NDArray[np.int64]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -43,7 +46,7 @@ class Encoded:
         """Return some consecutive texts."""
         here = slice(rows.start, rows.stop)
         columns = {name: values[here] for name, values in self.columns.items()}
-        return Encoded(columns, self.truncated[here])
+        return Encoded(columns, self.truncated[here], self.numbers[here])
 
 
 def check_texts(texts: Any) -> list[str]:
@@ -69,7 +72,11 @@ def check_texts(texts: Any) -> list[str]:
 
 
 def encode(
-    tokenizer: Any, texts: Sequence[str], max_length: int, vocabulary: int, first_row: int = 0
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    vocabulary: int,
+    numbers: Sequence[int] | None = None,
 ) -> Encoded:
     """Tokenise texts, cutting those longer than `max_length`.
 
@@ -83,8 +90,8 @@ def encode(
         Most tokens a text may have, special tokens included.
     vocabulary : int
         Rows of the model's embedding; larger token ids are an error here, not in the model.
-    first_row : int, default=0
-        Row number of the first text, for messages.
+    numbers : sequence of int, optional
+        Row numbers of the texts, for messages; by default from 0.
 
     Returns
     -------
@@ -95,6 +102,7 @@ def encode(
     ValueError
         A text without tokens, or a tokenizer that does not belong to the model.
     """
+    rows = np.array(range(len(texts)) if numbers is None else numbers, dtype=np.int64)
     columns = _tokenise(tokenizer, texts)
     lengths = np.array([len(ids) for ids in columns["input_ids"]])
     truncated = lengths > max_length
@@ -106,7 +114,7 @@ def encode(
                 columns[name][row] = value
     for row in np.flatnonzero(lengths == 0)[:1]:
         raise ValueError(
-            f"texts: row {row + first_row} ({texts[row]!r}) gives no token with this tokenizer; "
+            f"texts: row {rows[row]} ({texts[row]!r}) gives no token with this tokenizer; "
             "drop or fill the empty texts, or leave them out with skip_empty=True (--skip-empty)."
         )
     largest = max(max(ids) for ids in columns["input_ids"])
@@ -115,7 +123,7 @@ def encode(
             f"tokenizer: '{_place(tokenizer)}' gives token id {largest}, but the model has "
             f"{vocabulary} embeddings; the tokenizer does not belong to this model."
         )
-    return Encoded(columns, truncated)
+    return Encoded(columns, truncated, rows)
 
 
 def _tokenise(

@@ -355,7 +355,9 @@ def extract_features(
         ids = np.array(rows_kept) + first_id
         if progress is not None and n_done:
             progress(n_done)
-        for rows, encoded in _windows_after(n_done, classifier, checked, shard_rows, batch_tokens):
+        for rows, encoded in _windows_after(
+            n_done, classifier, checked, rows_kept, shard_rows, batch_tokens
+        ):
             window = _collect(classifier, encoded, batch_tokens, progress, rows.start, n_done)
             for start in range(max(rows.start, n_done), rows.stop, shard_rows):
                 shard = slice(start, min(start + shard_rows, rows.stop))
@@ -407,9 +409,11 @@ def _check_classifier(classifier: Any) -> None:
         )
 
 
-def _encode(classifier: LoadedClassifier, texts: Sequence[str], first_row: int = 0) -> Encoded:
+def _encode(
+    classifier: LoadedClassifier, texts: Sequence[str], numbers: Sequence[int] | None = None
+) -> Encoded:
     return encode(
-        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, first_row
+        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, numbers
     )
 
 
@@ -417,6 +421,7 @@ def _windows_after(
     n_done: int,
     classifier: LoadedClassifier,
     texts: Sequence[str],
+    numbers: Sequence[int],
     shard_rows: int,
     batch_tokens: int,
 ) -> Iterator[tuple[range, Encoded]]:
@@ -427,7 +432,8 @@ def _windows_after(
     """
     block_rows = shard_rows * max(1, _BLOCK_ROWS // shard_rows)
     for first in range(n_done // block_rows * block_rows, len(texts), block_rows):
-        encoded = _encode(classifier, texts[first : first + block_rows], first)
+        block = slice(first, first + block_rows)
+        encoded = _encode(classifier, texts[block], numbers[block])
         for rows in windows(encoded.lengths, shard_rows, batch_tokens):
             if first + rows.stop > n_done:
                 yield range(first + rows.start, first + rows.stop), encoded.part(rows)
@@ -438,7 +444,6 @@ def _iterate(
     encoded: Encoded,
     batch_tokens: int,
     verify: bool,
-    first_row: int = 0,
 ) -> Iterator[FeatureBatch]:
     names, eps = classifier.input_names, classifier.eps
     for rows in buckets(encoded.lengths, batch_tokens):
@@ -452,7 +457,7 @@ def _iterate(
         )
         features, logits = run_head(classifier.model, classifier.head, inputs)
         if verify:
-            check_batch(classifier.head, features, logits, rows + first_row, eps)
+            check_batch(classifier.head, features, logits, encoded.numbers[rows], eps)
         yield FeatureBatch(rows, features, logits, encoded.truncated[rows])
 
 
@@ -468,7 +473,7 @@ def collect_features(
     _check_classifier(classifier)
     check_progress(progress)
     check_count("batch_tokens", batch_tokens)
-    encoded = _encode(classifier, checked, first_row)
+    encoded = _encode(classifier, checked, range(first_row, first_row + len(checked)))
     return _collect(classifier, encoded, batch_tokens, progress, first_row)
 
 
@@ -487,7 +492,7 @@ def _collect(
         logits=np.empty((n_rows, classifier.n_classes), dtype=np.float32),
         truncated=encoded.truncated,
     )
-    for batch in _iterate(classifier, encoded, batch_tokens, True, first_row):
+    for batch in _iterate(classifier, encoded, batch_tokens, True):
         result.features[batch.rows] = batch.features
         result.logits[batch.rows] = batch.logits
         if progress is not None:

@@ -6,7 +6,13 @@ import warnings
 import numpy as np
 import pytest
 
-from adue_sklearn.features import StoreError, extract_features, load_classifier
+from adue_sklearn.features import (
+    StoreError,
+    batching,
+    extract_features,
+    extractor,
+    load_classifier,
+)
 from adue_sklearn.features.extractor import stream_features
 
 TEXTS = ["w1 w2", "", "w3", " \n\t\u200b", "w4 w5 w6", "w7", "\xa0", "w8"]
@@ -73,6 +79,24 @@ def test_a_label_that_counts_is_named_by_its_row_in_the_input(classifier, tmp_pa
     with pytest.raises(ValueError, match=r"labels: expected one a text \(8\), got 5"):
         extract(classifier, tmp_path / "s", labels=[0, 1, 1, 0, 1])
     assert not (tmp_path / "s").exists()
+
+
+def test_what_goes_wrong_later_is_named_by_its_row_in_the_input_too(
+    classifier, tmp_path, monkeypatch
+):
+    def half_tokenised(tokenizer, texts, max_length=None):
+        return {"input_ids": [[] if text == "w7" else [0, 2] for text in texts]}
+
+    def check(head, features, logits, rows, eps):
+        checked.extend(rows.tolist())
+
+    checked = []
+    monkeypatch.setattr(extractor, "check_batch", check)
+    extract(classifier, tmp_path / "s")
+    assert sorted(checked) == KEPT
+    monkeypatch.setattr(batching, "_tokenise", half_tokenised)
+    with pytest.raises(ValueError, match=r"row 5 \('w7'\) gives no token.*skip_empty=True"):
+        extract(classifier, tmp_path / "t")
 
 
 def test_an_interrupted_run_is_gone_on_with_only_if_it_leaves_out_the_same(classifier, tmp_path):
