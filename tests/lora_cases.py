@@ -151,13 +151,20 @@ class Case:
     tokenizer: PreTrainedTokenizerFast
     head: str
     texts: list[str] = field(default_factory=make_texts)
+    known_logits: dict = field(default_factory=dict)
 
     @property
     def is_encoder(self):
         return ARCHITECTURES[self.family].encoder
 
     def logits_one_by_one(self, texts=None):
-        return one_by_one(self.live, self.tokenizer, self.texts if texts is None else texts)
+        """Return the live model's logits, run once for the same texts: no test changes it."""
+        texts = tuple(self.texts if texts is None else texts)
+        if texts not in self.known_logits:
+            logits = one_by_one(self.live, self.tokenizer, texts)
+            logits.flags.writeable = False
+            self.known_logits[texts] = logits
+        return self.known_logits[texts]
 
 
 def make_case(

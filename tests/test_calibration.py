@@ -477,7 +477,8 @@ def test_an_estimator_with_a_deep_head_can_be_wrapped():
     rng = np.random.default_rng(0)
     W = [rng.normal(size=(8, 5)), rng.normal(size=(3, 8))]
     X, y = rng.normal(size=(200, 5)), rng.integers(0, 3, 200)
-    for estimator in (SoftmaxResponseScorer(activation="tanh"), AdUEEstimator(activation="tanh")):
+    adue = AdUEEstimator(activation="tanh", lam=10, beta=1.0)  # short descents
+    for estimator in (SoftmaxResponseScorer(activation="tanh"), adue):
         model = ErrorProbability(estimator, cv=2).fit(X, y, W)
         expected = estimator.fit(X, y, W).predict_proba(X)
         np.testing.assert_allclose(model.predict_proba(X), expected)

@@ -277,7 +277,8 @@ def test_folds_as_long_as_the_head_are_no_cut_head():
 
 
 def test_without_a_head_each_fold_has_one_of_its_own(problem):
-    found = compare_scorers(problem.X, problem.y, scorers=[EntropyScorer(), AdUEEstimator()])
+    scorers = [EntropyScorer(), AdUEEstimator()]
+    found = compare_scorers(problem.X, problem.y, scorers=scorers, cv=2, n_resamples=20)
     assert found["entropy"].fitted_on == "other folds"
     assert 0 < found.n_errors < 200
     assert found["AdUE"].failure == ""
@@ -314,11 +315,11 @@ def test_tensors_and_string_labels_give_the_same_comparison(problem):
 
 
 def test_the_same_call_gives_the_same_numbers_and_names_are_told_apart(problem):
-    scorers = [AdUEEstimator(), AdUEEstimator(alpha=0.0), AdUEEstimator(alpha=0.0)]
+    scorers = [AdUEEstimator(beta=1.0), AdUEEstimator(beta=10.0), AdUEEstimator(beta=10.0)]
     first, second = (
         compare_scorers(*problem.fit_args, scorers=scorers, cv=2, n_resamples=20) for _ in "ab"
     )
-    assert {r.name for r in first.results[1:]} == {"AdUE", "AdUE (alpha=0.0)", "AdUE (alpha=0.0) 2"}
+    assert {r.name for r in first.results[1:]} == {"AdUE", "AdUE (beta=10.0)", "AdUE (beta=10.0) 2"}
     for one, other in zip(first.results, second.results, strict=True):
         assert one.metrics == other.metrics
 

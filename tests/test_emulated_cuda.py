@@ -432,7 +432,7 @@ def test_an_evaluation_waits_for_the_device_once_each_way(n_classes, hidden, mos
             AdUEEstimator(max_iter=max_iter, tol=1e-12, activation=activation).fit(*args)
         return seen.ops.total(), sum(of == "to host" for of, _ in seen.waits.elements()), seen.waits
 
-    (few, few_answers, _), (many, many_answers, waits) = count(2), count(12)
+    (few, few_answers, _), (many, many_answers, waits) = count(2), count(7)
     evaluations = many_answers - few_answers  # each says once what it gave
     assert many - few <= most * evaluations
     assert waits.total() <= 2 * many_answers + 40  # those before and after

@@ -24,6 +24,7 @@ from tests.adue.formulas import plain_score
 from tests.problems import Problem
 
 GRID = {"alpha": [0.1, 1.0], "beta": [0.01, 0.1, 10.0], "lam": [10.0, 100.0]}
+SMALL_GRID = {"beta": [0.01, 10.0], "lam": [10.0, 100.0]}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ GRID = {"alpha": [0.1, 1.0], "beta": [0.01, 0.1, 10.0], "lam": [10.0, 100.0]}
 )
 def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
     problem = Problem(n=600, d=15, n_classes=n_classes, gap=gap)
-    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    folds = error_stratified_folds(*problem.fit_args, n_splits=2)
     head = {"init_W": problem.W, "init_b": problem.b}
     expected = GridSearchCV(AdUEEstimator(), GRID, cv=folds).fit(problem.X, problem.y, **head)
     search = AdUESearchCV(GRID, cv=folds).fit(problem.X, problem.y, **head)
@@ -50,7 +51,7 @@ def test_scores_are_those_of_a_grid_search_over_the_estimator(n_classes, gap):
     # neighbours, may be in another minimum.
     assert difference[search.best_index_] < 2e-3
     assert np.median(difference) < 1e-2
-    assert search.n_splits_ == 3
+    assert search.n_splits_ == 2
 
 
 def test_the_chosen_setting_is_fitted_on_all_rows(problem):
@@ -203,14 +204,14 @@ def test_lbfgs_gives_up_where_rounding_hides_the_way_down():
 
 
 def test_turns_change_nothing_but_the_memory(problem, capsys):
-    whole = AdUESearchCV(GRID, cv=3, verbose=1).fit(*problem.fit_args)
-    cut = AdUESearchCV(GRID, cv=3, verbose=1, max_memory=2e-4).fit(*problem.fit_args)
+    whole = AdUESearchCV(SMALL_GRID, cv=2, verbose=1).fit(*problem.fit_args)
+    cut = AdUESearchCV(SMALL_GRID, cv=2, verbose=1, max_memory=2e-4).fit(*problem.fit_args)
     np.testing.assert_allclose(
         cut.cv_results_["mean_test_score"], whole.cv_results_["mean_test_score"], atol=2e-3
     )
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "[AdUESearchCV] 36 problems over 400 rows"
-    assert second == "[AdUESearchCV] 36 problems over 400 rows, 3 at a time"
+    assert first == "[AdUESearchCV] 8 problems over 400 rows"
+    assert second == "[AdUESearchCV] 8 problems over 400 rows, 4 at a time"
 
 
 def test_threads_change_nothing_and_their_number_comes_back():
@@ -240,8 +241,8 @@ def test_scale_and_measure_can_be_searched_too(problem):
 
 @pytest.mark.parametrize("scorer", [aurc_scorer, error_average_precision_scorer])
 def test_any_of_our_metrics_can_be_maximised(problem, scorer):
-    search = AdUESearchCV(GRID, cv=3, scoring=scorer).fit(*problem.fit_args)
-    folds = error_stratified_folds(*problem.fit_args, n_splits=3)
+    search = AdUESearchCV(SMALL_GRID, cv=2, scoring=scorer).fit(*problem.fit_args)
+    folds = error_stratified_folds(*problem.fit_args, n_splits=2)
     scores = []
     for rest, fold in folds:
         fitted = AdUEEstimator(**search.best_params_).fit(
@@ -252,8 +253,9 @@ def test_any_of_our_metrics_can_be_maximised(problem, scorer):
 
 
 def test_one_standard_error_prefers_the_tightest_anchor(problem):
-    best = AdUESearchCV(GRID, cv=5).fit(*problem.fit_args)
-    tight = AdUESearchCV(GRID, cv=5, selection="one_standard_error").fit(*problem.fit_args)
+    grid = {"beta": GRID["beta"]}
+    best = AdUESearchCV(grid, cv=5).fit(*problem.fit_args)
+    tight = AdUESearchCV(grid, cv=5, selection="one_standard_error").fit(*problem.fit_args)
     assert tight.best_params_["beta"] >= best.best_params_["beta"]
     scores = [best.cv_results_[f"split{i}_test_score"][best.best_index_] for i in range(5)]
     error = np.std(scores, ddof=1) / np.sqrt(5)
@@ -266,13 +268,13 @@ def test_one_standard_error_prefers_the_tightest_anchor(problem):
     ids=["KFold", "ShuffleSplit", "list"],
 )
 def test_any_splitter_can_be_used(problem, cv):
-    search = AdUESearchCV(GRID, cv=cv).fit(*problem.fit_args)
+    search = AdUESearchCV(SMALL_GRID, cv=cv).fit(*problem.fit_args)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_string_labels_tensors_and_pipelines(problem):
     names = np.array(["a", "b", "c"])
-    search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=2)
+    search = AdUESearchCV({"beta": [0.1, 1.0]}, cv=2)
     expected = clone(search).fit(*problem.fit_args).predict_uncertainty(problem.X)
     named = clone(search).fit(problem.X, names[problem.y], problem.W, problem.b, classes=names)
     np.testing.assert_array_equal(named.predict_uncertainty(problem.X), expected)
@@ -398,15 +400,18 @@ def test_minima_satisfy_the_tolerance_and_no_problem_disturbs_another():
 
 
 def test_overlapping_grids_solve_equal_settings_alike(problem):
-    grids = [{"beta": [0.01, 0.1, 1.0]}, {"alpha": [1.0], "beta": [0.1, 1.0, 10.0]}]
+    grids = [{"beta": [0.01, 0.1, 1.0]}, {"alpha": [1.0], "beta": [0.1, 1.0]}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        search = AdUESearchCV(grids, cv=3).fit(*problem.fit_args)
+        search = AdUESearchCV(grids, cv=2).fit(*problem.fit_args)
     scores = search.cv_results_["mean_test_score"]
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[[1, 2]], scores[[3, 4]], atol=1e-3)
     head = {"init_W": problem.W, "init_b": problem.b}
-    expected = GridSearchCV(AdUEEstimator(), grids, cv=3).fit(problem.X, problem.y, **head)
+    expected = GridSearchCV(AdUEEstimator(max_iter=1), grids, cv=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # only what it calls things is asked
+        expected.fit(problem.X, problem.y, **head)
     for name in ("param_alpha", "param_beta"):
         theirs, ours = expected.cv_results_[name], search.cv_results_[name]
         np.testing.assert_array_equal(ours.mask, theirs.mask)
@@ -425,7 +430,7 @@ def test_one_standard_error_is_that_of_the_best_mean():
 @pytest.mark.parametrize("scorer", [aurc_scorer, error_average_precision_scorer])
 def test_score_is_what_scoring_measures(problem, scorer):
     head = {"init_W": problem.W, "init_b": problem.b}
-    grid, folds = {"beta": [0.01, 0.1]}, error_stratified_folds(*problem.fit_args, n_splits=3)
+    grid, folds = {"beta": [0.1, 1.0]}, error_stratified_folds(*problem.fit_args, n_splits=2)
     ours = AdUESearchCV(grid, cv=folds, scoring=scorer).fit(problem.X, problem.y, **head)
     theirs = GridSearchCV(AdUEEstimator(), grid, cv=folds, scoring=scorer)
     theirs.fit(problem.X, problem.y, **head)
@@ -478,7 +483,7 @@ def test_folds_without_errors_to_judge_on_are_named(problem):
 
 def test_what_verbose_says_of_turns_is_true(problem, capsys):
     kinds = {"scale": ["unit", "paper"], "measure": ["entropy", "smoothmax"]}
-    search = AdUESearchCV({"beta": [0.1, 0.2, 0.3], **kinds}, cv=2, verbose=1, refit=False)
+    search = AdUESearchCV({"beta": [0.3, 0.6, 1.0], **kinds}, cv=2, verbose=1, refit=False)
     search.fit(*problem.fit_args)
     assert capsys.readouterr().out.endswith(f"24 problems over {len(problem.y)} rows\n")
     search.set_params(max_memory=1e-6).fit(*problem.fit_args)

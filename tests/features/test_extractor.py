@@ -23,7 +23,14 @@ from adue_sklearn.features import (
     load_classifier,
     stream_features,
 )
-from tests.lora_cases import FAMILIES, PAD_ID, head_logits, make_config, make_tokenizer
+from tests.lora_cases import (
+    FAMILIES,
+    PAD_ID,
+    head_logits,
+    make_config,
+    make_tokenizer,
+    one_by_one,
+)
 from tests.problems import DEVICES
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -54,7 +61,7 @@ def test_features_are_what_enters_the_last_linear_layer(case):
     last = last.out_proj if case.is_encoder else last
     seen = []
     handle = last.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    case.logits_one_by_one()
+    one_by_one(case.live, case.tokenizer, case.texts)
     handle.remove()
     per_text = [x.reshape(-1, x.shape[-1])[-1].numpy() for x in seen]
     np.testing.assert_allclose(features, per_text, **TOLERANCE)
@@ -446,10 +453,7 @@ def test_string_labels_become_rows_of_the_head(roberta, tmp_path):
         ("no", r"labels: expected"),
     ],
 )
-def test_labels_that_cannot_be_are_refused_before_the_model_runs(
-    roberta, tmp_path, labels, message
-):
-    loaded = load_classifier(roberta.adapter, classes=["no", "yes"])
+def test_labels_that_cannot_be_are_refused_before_the_model_runs(loaded, tmp_path, labels, message):
     classifier = dataclasses.replace(loaded, model=None)
     with pytest.raises(ValueError, match=message):
         extract_features(classifier, ["w1", "w2"], tmp_path / "s", labels=labels)
@@ -475,13 +479,12 @@ def test_string_labels_without_class_names_are_refused(roberta, tmp_path):
         (["w1", "\ud83d"], r"texts: row 1 holds half a surrogate pair.*expected"),
     ],
 )
-def test_texts_that_cannot_be_are_refused(roberta, tmp_path, texts, message):
-    classifier = load_classifier(roberta.adapter)
+def test_texts_that_cannot_be_are_refused(loaded, tmp_path, texts, message):
     for call in (compute_features, iter_features):
         with pytest.raises(ValueError, match=message):
-            call(classifier, texts)
+            call(loaded, texts)
     with pytest.raises(ValueError, match=message):
-        extract_features(classifier, texts, tmp_path / "s")
+        extract_features(loaded, texts, tmp_path / "s")
 
 
 def test_an_empty_text_is_legal_where_the_tokenizer_gives_a_token(roberta, llama, tmp_path):
@@ -494,6 +497,6 @@ def test_an_empty_text_is_legal_where_the_tokenizer_gives_a_token(roberta, llama
 
 @pytest.mark.parametrize("name", ["batch_tokens", "shard_rows"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, None, "8"])
-def test_counts_that_cannot_be_are_refused(roberta, tmp_path, name, value):
+def test_counts_that_cannot_be_are_refused(loaded, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 1"):
-        extract_features(load_classifier(roberta.adapter), ["w1"], tmp_path / "s", **{name: value})
+        extract_features(loaded, ["w1"], tmp_path / "s", **{name: value})
