@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 
 import datasets
 import pytest
@@ -210,6 +212,20 @@ def test_a_file_of_class_names_that_is_no_json_is_not_taken_for_a_name(tmp_path)
     (tmp_path / "classes.txt").write_text("no\nyes\n")
     with pytest.raises(ValueError, match=r"--classes: '.*classes\.txt' is a file; expected names"):
         parse_classes(str(tmp_path / "classes.txt"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"", "standard input is empty"),
+        (b'{"text": 3}', "standard input, row 1: column 'text' holds 3"),
+        (b'{"words": "a"}', "standard input, row 1 has no column 'text'"),
+    ],
+)
+def test_standard_input_is_called_so(monkeypatch, lines, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    with pytest.raises(ValueError, match=message):
+        list(iter_texts("-"))
 
 
 def test_a_name_that_is_neither_file_nor_hub_data_is_named():

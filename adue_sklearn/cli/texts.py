@@ -103,24 +103,24 @@ def iter_texts(
     left_out : BlankRows, optional
         Leave out blank texts, and count them here; the numbers of the others stay what they are.
     """
-    n_rows = 0
+    name, n_rows = "standard input" if source == "-" else source, 0
     for number, row in enumerate(_rows(source, text_column, id_column, chunk_rows=1024)):
-        (text,) = _column([row], text_column, source, option="--text-column", first=number + 1)
+        (text,) = _column([row], text_column, name, option="--text-column", first=number + 1)
         if not isinstance(text, str):
-            raise _no_text(source, number + 1, text_column, text)
+            raise _no_text(name, number + 1, text_column, text)
         n_rows += 1
         if left_out is not None and is_blank(text):
             left_out.add(number)
         elif id_column is None:
             yield number, text
         else:
-            ids = _column([row], id_column, source, option="--id-column", first=number + 1)
+            ids = _column([row], id_column, name, option="--id-column", first=number + 1)
             yield ids[0], text
     if n_rows == 0:
-        raise _empty(source)
+        raise _empty(name)
     if left_out is not None and left_out.n == n_rows:
         raise ValueError(
-            f"{source}: all {n_rows} texts are empty or blank, so --skip-empty leaves none."
+            f"{name}: all {n_rows} texts are empty or blank, so --skip-empty leaves none."
         )
 
 

@@ -256,6 +256,11 @@ def check_base(base: str, *, given: bool, adapter: AdapterFiles) -> None:
         ) from error
     whose = "" if given else f", which adapter '{adapter.name}' names,"
     if config is None:
+        what = what_instead(Path(base), "a whole model") if Path(base).is_dir() else ""
+        if what:
+            raise ValueError(
+                f"{argument}: {what} Expected the model that '{adapter.name}' was trained on."
+            )
         raise ValueError(
             f"{argument}: '{base}'{whose} holds no model ({CONFIG} is missing); expected the "
             "folder or hub name of the model that the adapter was trained on."

@@ -142,11 +142,15 @@ def test_an_adapter_in_a_sub_folder_is_pointed_to(roberta, hub, tmp_path):
         load_classifier(tmp_path / "run")
 
 
-def test_a_feature_store_given_as_model_is_recognised(hub, tmp_path):
+def test_a_feature_store_given_as_model_is_recognised(roberta, hub, tmp_path):
     problem = Problem(n=4, d=3)
     FeatureStore.create(tmp_path / "store", features=problem.X, init_W=problem.W)
     with pytest.raises(ValueError, match="is a feature store, not a model; are the arg"):
         load_classifier(tmp_path / "store")
+    with pytest.raises(
+        ValueError, match=r"--base-model\): '.*' is a feature store, not a whole mo"
+    ):
+        load_classifier(roberta.adapter, base_model=tmp_path / "store")
 
 
 def test_offline_mode_is_an_answer(monkeypatch):
