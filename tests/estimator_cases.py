@@ -30,7 +30,7 @@ from adue_sklearn import (
 
 #: What the defaults find is tested by each one's own tests.
 ESTIMATORS = [
-    AdUEEstimator(),
+    AdUEEstimator(beta=1.0, lam=10),  # a soft score and a firm anchor: short descents
     SoftmaxResponseScorer(),
     EntropyScorer(),
     MarginScorer(),
@@ -46,7 +46,7 @@ ESTIMATORS = [
     ConfidNetScorer(max_iter=5, random_state=0),
     StackedScorer([("energy", EnergyScorer()), ("probe", LinearProbeScorer(C=0.1))], cv=2),
     MahalanobisScorer(),
-    AdUESearchCV({"beta": [0.1, 1.0]}, cv=2),
+    AdUESearchCV({"beta": [1.0, 10.0], "lam": [10]}, cv=2),
     ErrorProbability(),
     ErrorProbability(MahalanobisScorer(), method="sigmoid", cv=2),
     DDUScorer(),

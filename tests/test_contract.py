@@ -38,7 +38,7 @@ from tests.profiles import share_of_examples
 
 #: Other settings, which compute scores by other code but check their input by the same.
 VARIANTS = [
-    AdUEEstimator(scale="paper", lam=10),
+    AdUEEstimator(scale="paper", lam=10, beta=1.0),
     LinearProbeScorer(),
     MahalanobisScorer("marginal"),
     MahalanobisScorer("relative"),
@@ -55,10 +55,10 @@ every_estimator = pytest.mark.parametrize("estimator", [*ESTIMATORS, *VARIANTS],
 ONE_A_CLASS = list({type(estimator): estimator for estimator in reversed(ESTIMATORS)}.values())
 #: One for each way in which ``fit`` checks and keeps what it is given.
 ONE_A_BASE = [
-    AdUEEstimator(),
+    AdUEEstimator(beta=1.0, lam=10),
     SoftmaxResponseScorer(),
     MahalanobisScorer(),
-    AdUESearchCV({"beta": [0.1]}, cv=2),
+    AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=2),
     StackedScorer([("energy", EnergyScorer())], cv=2),
 ]
 every_class = pytest.mark.parametrize("estimator", ONE_A_CLASS, ids=str)
@@ -94,8 +94,9 @@ def scikit_learn_checks():
     for the others, the last form is the one with all of it at once: read-only, mapped, float32.
     """
     every_form = {type(estimator): estimator for estimator in ONE_A_BASE}
-    for early in (AdUEEstimator(tol=0.01), AdUESearchCV({"beta": [0.1]}, cv=2, tol=0.01)):
-        every_form[type(early)] = early  # the checks ask nothing of where a descent ends
+    # The checks ask nothing of where a descent ends.
+    every_form[AdUEEstimator] = AdUEEstimator(beta=1.0, lam=10, tol=0.01)
+    every_form[AdUESearchCV] = AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=2, tol=0.01)
     for estimator in ONE_A_CLASS:
         cls = type(estimator)
         pairs = list(estimator_checks_generator(every_form.get(cls, estimator)))
