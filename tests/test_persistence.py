@@ -125,7 +125,7 @@ def whole_head(problem):
 @pytest.mark.parametrize(
     "estimator",
     [
-        AdUEEstimator(activation="gelu"),
+        AdUEEstimator(activation="gelu", lam=10, beta=1.0),
         MahalanobisScorer(activation="gelu"),
         SoftmaxResponseScorer(activation="gelu"),
     ],
@@ -350,7 +350,7 @@ def test_numpy_numbers_and_callbacks_do_not_stand_in_the_way(problem, tmp_path):
 def test_a_head_of_several_layers_comes_back(problem, tmp_path):
     rng = np.random.default_rng(0)
     layers = [rng.normal(size=(5, 12)), rng.normal(size=(3, 5))], [None, rng.normal(size=3)]
-    adue = AdUEEstimator(activation="tanh").fit(problem.X, problem.y, *layers)
+    adue = AdUEEstimator(activation="tanh", lam=10, beta=1.0).fit(problem.X, problem.y, *layers)
     loaded = load_head(save_head(adue, tmp_path / "head"))
     np.testing.assert_array_equal(
         loaded.estimator.predict_uncertainty(problem.X), adue.predict_uncertainty(problem.X)

@@ -526,6 +526,7 @@ def test_a_score_that_is_no_probability_has_no_reliability():
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
+@share_of_examples(0.4)
 @given(value=anything)
 def test_whatever_is_passed_the_error_names_it(display, argument, value):
     rng = np.random.default_rng(0)

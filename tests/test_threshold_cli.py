@@ -16,6 +16,7 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn._row_digests import row_digests, rows_among
+from adue_sklearn.adue import search
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.selective import selective_threshold
@@ -23,6 +24,7 @@ from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_thresho
 from tests.bad_input_cases import PROBLEM, anything, call
 from tests.lora_cases import make_texts
 from tests.problems import Problem
+from tests.profiles import share_of_examples
 
 PROVENANCE = {"adapter_sha256": "one", "model": "tuned"}
 
@@ -173,7 +175,8 @@ def test_a_head_that_learned_nothing_takes_all_rows(adue, store, tmp_path):
     assert with_head[2] == ""
 
 
-def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path):
+def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
     status, out, err = adue(
         "fit", store.path, "--out", tmp_path / "half", "--folds", 2, "--leave-out", 0.5
     )
@@ -322,6 +325,7 @@ def test_what_is_no_threshold_is_named(store, tmp_path):
     "argument",
     ["estimator", "X", "y", "target_risk", "confidence", "method", "provenance"],
 )
+@share_of_examples(0.5)
 @given_value(value=anything)
 def test_whatever_is_passed_the_error_names_it(argument, value, tmp_path):
     scorer = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
