@@ -87,24 +87,51 @@ def fitted_once(text):
     return clone(estimator).fit(*Problem(n=150).fit_args)
 
 
-def scikit_learn_checks():
-    """Return estimators and checks: a check that comes in several forms takes one form a class.
+#: Of what ``UncertaintyEstimator.fit`` does before a class's own code.
+INHERITED = {
+    "check_classifier_data_not_an_array",
+    "check_complex_data",
+    "check_dtype_object",
+    "check_estimator_sparse_array",
+    "check_estimator_sparse_matrix",
+    "check_estimators_fit_returns_self",
+    "check_estimators_nan_inf",
+    "check_f_contiguous_array_estimator",
+    "check_fit1d",
+    "check_fit2d_predict1d",
+    "check_fit_check_is_fitted",
+    "check_fit_score_takes_y",
+    "check_n_features_in",
+    "check_n_features_in_after_fitting",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_requires_y_none",
+    "check_supervised_y_2d",
+    "check_supervised_y_no_nan",
+}
 
-    How X is stored is seen by code that classes share, so every form is tried for each base only;
-    for the others, the last form is the one with all of it at once: read-only, mapped, float32.
+
+def scikit_learn_checks():
+    """Return estimators and checks: all for bases and classes with a ``fit`` of their own.
+
+    The others take what their own code may break, and of a check that comes in several forms the
+    last, which has all of it at once: read-only, mapped, float32. The deep run does everything.
     """
-    every_form = {type(estimator): estimator for estimator in ONE_A_BASE}
+    of_bases = {type(estimator): estimator for estimator in ONE_A_BASE}
     # The checks ask nothing of where a descent ends.
-    every_form[AdUEEstimator] = AdUEEstimator(beta=1.0, lam=10, tol=0.01)
-    every_form[AdUESearchCV] = AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=2, tol=0.01)
+    of_bases[AdUEEstimator] = AdUEEstimator(beta=1.0, lam=10, tol=0.01)
+    of_bases[AdUESearchCV] = AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=2, tol=0.01)
     for estimator in ONE_A_CLASS:
         cls = type(estimator)
-        pairs = list(estimator_checks_generator(every_form.get(cls, estimator)))
+        takes_all = cls in of_bases or cls.fit is not UncertaintyEstimator.fit
+        pairs = list(estimator_checks_generator(of_bases.get(cls, estimator)))
         last = {check.func: check for _, check in pairs}
         for checked, check in pairs:
-            one_of_many = cls not in every_form and last[check.func] is not check
-            name = "-".join([cls.__name__, check.func.__name__, *check.keywords])
-            marks = [pytest.mark.deep] if one_of_many else []
+            what = check.func.__name__
+            repeats = what in INHERITED or last[check.func] is not check
+            name = "-".join([cls.__name__, what, *check.keywords])
+            marks = [pytest.mark.deep] if repeats and not takes_all else []
             yield pytest.param(checked, check, id=name, marks=marks)
 
 
