@@ -2,7 +2,6 @@
 
 from . import (
     adue as adue,
-    automatic as automatic,
     base as base,
     calibration as calibration,
     card as card,
@@ -25,13 +24,15 @@ from .adue import (
     AdUEEstimator as AdUEEstimator,
     AdUESearchCV as AdUESearchCV,
 )
-from .automatic import AutoScorer as AutoScorer
 from .calibration import (
     ErrorProbability as ErrorProbability,
     TemperatureScaling as TemperatureScaling,
     VectorScaling as VectorScaling,
 )
-from .comparison import compare_scorers as compare_scorers
+from .comparison import (
+    AutoScorer as AutoScorer,
+    compare_scorers as compare_scorers,
+)
 from .monitor import RiskMonitor as RiskMonitor
 from .pipeline import UncertaintyPipeline as UncertaintyPipeline
 from .scorers import (

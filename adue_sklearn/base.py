@@ -14,8 +14,22 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from adue_sklearn._fit_rows import Doubt, missing_classes, odd_shares, warn_of_changed_features
-from adue_sklearn._heads import (
+from adue_sklearn._utils.arrays import (
+    Array,
+    as_numpy,
+    like_input,
+    map_rows,
+    resolve_device,
+    validate_features,
+)
+from adue_sklearn._utils.devices import device_here
+from adue_sklearn._utils.fit_rows import (
+    Doubt,
+    missing_classes,
+    odd_shares,
+    warn_of_changed_features,
+)
+from adue_sklearn._utils.head import (
     ACTIVATIONS,
     BoolArray,
     FloatArray,
@@ -27,17 +41,8 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     resolve_head,
 )
-from adue_sklearn._label_order import label_order
-from adue_sklearn._row_digests import FITTED_ON
-from adue_sklearn._torch import (
-    Array,
-    as_numpy,
-    like_input,
-    map_rows,
-    resolve_device,
-    validate_features,
-)
-from adue_sklearn._utils.devices import device_here
+from adue_sklearn._utils.label_order import label_order
+from adue_sklearn._utils.row_digests import FITTED_ON
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 

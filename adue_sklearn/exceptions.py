@@ -13,16 +13,16 @@ To stop wherever labels and head seem to be in different orders:
 ...     warnings.simplefilter("error", LabelOrderWarning)
 """
 
-from adue_sklearn._fit_rows import (
+from adue_sklearn._utils.files import OutputError
+from adue_sklearn._utils.fit_rows import (
     ChangedFeaturesWarning,
     ClassSharesWarning,
     FitRowsWarning,
     MissingClassesWarning,
 )
-from adue_sklearn._label_order import LabelOrderWarning
-from adue_sklearn._utils.files import OutputError
-from adue_sklearn.features._files import StoreError
-from adue_sklearn.features.heads import FeatureMismatchError, HeadError
+from adue_sklearn._utils.label_order import LabelOrderWarning
+from adue_sklearn.features import FeatureMismatchError, HeadError
+from adue_sklearn.features._store.files import StoreError
 from adue_sklearn.persistence import ModelMismatchError
 from adue_sklearn.scorers.mahalanobis import SingularCovarianceError
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from scipy.stats import fisher_exact
 from sklearn.utils import check_random_state, check_scalar
 
-from adue_sklearn._folds import Divisible, Fold
-from adue_sklearn._row_digests import row_digests, rows_among
-from adue_sklearn._torch import as_numpy
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.folds import Divisible, Fold
+from adue_sklearn._utils.row_digests import row_digests, rows_among
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
 __all__ = [

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from sklearn.utils import check_scalar
 
 from adue_sklearn._utils.schemas import Kind, Schema, check_document
-from adue_sklearn._validation import share_hint
+from adue_sklearn._utils.validation import share_hint
 from adue_sklearn.metrics._arguments import Estimate, as_column, check_scores
 
 __all__ = ["RiskMonitor"]

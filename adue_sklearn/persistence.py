@@ -30,9 +30,7 @@ from safetensors.numpy import load, save
 
 import adue_sklearn
 from adue_sklearn import scorers
-from adue_sklearn._heads import check_class_labels, is_list_of_layers, two_rows
-from adue_sklearn._row_digests import FITTED_ON, Digests, row_digests
-from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
     OutputError,
@@ -42,7 +40,9 @@ from adue_sklearn._utils.files import (
     temporary_of,
     write_file,
 )
+from adue_sklearn._utils.head import check_class_labels, is_list_of_layers, two_rows
 from adue_sklearn._utils.places import what_instead
+from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (
     Kind,
     PlainName,
@@ -50,7 +50,7 @@ from adue_sklearn._utils.schemas import (
     check_document,
     read_document,
 )
-from adue_sklearn._validation import callers_level, naming
+from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.scorers import HUQScorer, StackedScorer
 

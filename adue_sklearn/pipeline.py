@@ -10,7 +10,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils._metadata_requests import _routing_enabled
 from sklearn.utils.metaestimators import available_if
 
-from adue_sklearn._torch import Array, as_numpy
+from adue_sklearn._utils.arrays import Array, as_numpy
 
 __all__ = ["UncertaintyPipeline"]
 

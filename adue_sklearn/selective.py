@@ -18,19 +18,19 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from adue_sklearn._heads import check_head, check_labels
-from adue_sklearn._row_digests import rows_new_to
-from adue_sklearn._torch import Array, as_numpy, validate_features
-from adue_sklearn._validation import callers_level, naming, share_hint
-from adue_sklearn._wrapping import (
+from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
+from adue_sklearn._utils.head import check_head, check_labels
+from adue_sklearn._utils.row_digests import rows_new_to
+from adue_sklearn._utils.validation import callers_level, naming, share_hint
+from adue_sklearn.card import Card
+from adue_sklearn.metrics._arguments import check_scores
+from adue_sklearn.scorers.wrapping import (
     FitArguments,
     Rows,
     WrappingEstimator,
     learns_nothing,
     score_rows,
 )
-from adue_sklearn.card import Card
-from adue_sklearn.metrics._arguments import check_scores
 
 __all__ = ["SelectiveClassifier", "SelectiveThreshold", "clopper_pearson", "selective_threshold"]
 

@@ -21,17 +21,17 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.numpy import save
 
 import adue_sklearn
-from adue_sklearn._row_digests import Digests, row_digests, rows_new_to
-from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.places import what_instead
+from adue_sklearn._utils.row_digests import Digests, row_digests, rows_new_to
 from adue_sklearn._utils.schemas import (
     Kind,
     Schema,
     check_document,
     read_document,
 )
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics._arguments import as_column
 from adue_sklearn.persistence import _plain, _split_state

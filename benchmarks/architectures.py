@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from adue_sklearn.datasets import minilm_path, movie_sentiment_adapter_path
 from adue_sklearn.features import LoadedClassifier, compute_features, load_classifier
-from adue_sklearn.features.heads import logit_scale
+from adue_sklearn.features._model.heads import logit_scale
 from tests.adapter_cases import KINDS, make_base, train_as_it_were
 from tests.lora_cases import ARCHITECTURES, head_logits, make_case, make_texts, one_by_one
 

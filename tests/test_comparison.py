@@ -30,8 +30,8 @@ from adue_sklearn import (
     StackedScorer,
     compare_scorers,
 )
-from adue_sklearn._comparison_table import holm
 from adue_sklearn.comparison import default_scorers
+from adue_sklearn.comparison.result import holm
 from adue_sklearn.exceptions import ClassSharesWarning
 from adue_sklearn.metrics import (
     aurc_score,

@@ -42,7 +42,7 @@ from adue_sklearn.features import (
     extract_features,
     load_classifier,
 )
-from adue_sklearn.features._probe import head_eps
+from adue_sklearn.features._model.probe import head_eps
 from adue_sklearn.model_selection import count_shared_rows, error_stratified_folds
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.selective import selective_threshold

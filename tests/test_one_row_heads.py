@@ -23,7 +23,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.comparison import compare_scorers
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.features._arguments import check_task
+from adue_sklearn.features._model.arguments import check_task
 from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import ModelFacts
 from adue_sklearn.scorers import EnergyScorer

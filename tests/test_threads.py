@@ -9,7 +9,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from adue_sklearn import AdUEEstimator, KNNScorer, MahalanobisScorer, TrustScoreScorer
-from adue_sklearn._torch import exact_products, threads_for
+from adue_sklearn._utils.arrays import exact_products, threads_for
 from tests.problems import Problem
 
 

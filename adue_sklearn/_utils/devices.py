@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from adue_sklearn._torch import parse_device
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.arrays import parse_device
+from adue_sklearn._utils.validation import callers_level
 
 
 def device_here(device: str) -> str:

@@ -14,10 +14,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._label_order import FEWEST_ROWS
-from adue_sklearn._torch import Array, resolve_device, threads_for, where_it_computes
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.arrays import Array, resolve_device, threads_for, where_it_computes
+from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.label_order import FEWEST_ROWS
+from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
 from adue_sklearn.adue.problem import ErrorWeight, HeadProblem

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adue_sklearn._heads import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
-from adue_sklearn._torch import Array, exact_products, gemm_dtype, to_tensor
+from adue_sklearn._utils.arrays import Array, exact_products, gemm_dtype, to_tensor
+from adue_sklearn._utils.head import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
 from adue_sklearn.adue.descents import TARGET, Stage, typical_gap, unit_of
 from adue_sklearn.adue.objective import LossTerms, Measure, RowLoss, Scale, reference_score
 from adue_sklearn.adue.solvers import Objective

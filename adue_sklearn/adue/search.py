@@ -25,8 +25,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import (
+from adue_sklearn._utils.arrays import (
     Array,
     as_numpy,
     gemm_dtype,
@@ -35,7 +34,8 @@ from adue_sklearn._torch import (
     to_tensor,
     where_it_computes,
 )
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.adue.descents import unit_of
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved

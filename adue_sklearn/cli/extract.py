@@ -62,9 +62,9 @@ def extract(
     from adue_sklearn.cli.labels import check_labels
     from adue_sklearn.cli.texts import read_texts
     from adue_sklearn.features import extract_features, load_classifier
-    from adue_sklearn.features._arguments import check_view
-    from adue_sklearn.features._manifest import MANIFEST
-    from adue_sklearn.features._replace import replacement_of
+    from adue_sklearn.features._model.arguments import check_view
+    from adue_sklearn.features._store.manifest import MANIFEST
+    from adue_sklearn.features._store.replace import replacement_of
 
     check_store(out, append=append, force=force)
     names = parse_classes(classes)

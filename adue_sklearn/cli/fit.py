@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adue_sklearn._validation import share_hint
+from adue_sklearn._utils.validation import share_hint
 from adue_sklearn.cli.console import console, tell
 from adue_sklearn.cli.outputs import Force, check_head
 from adue_sklearn.cli.stores import facts_of, open_labelled, rows_not_in

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 
-from adue_sklearn._fit_rows import FitRowsWarning
-from adue_sklearn._row_digests import row_digests
+from adue_sklearn._utils.fit_rows import FitRowsWarning
+from adue_sklearn._utils.row_digests import row_digests
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table

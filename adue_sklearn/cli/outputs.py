@@ -63,9 +63,9 @@ def check_head(out: Path, *, force: bool) -> None:
 
 def check_store(out: Path, *, append: bool, force: bool) -> None:
     """Raise unless rows can be extracted to a folder."""
-    from adue_sklearn.features._manifest import MANIFEST
-    from adue_sklearn.features._replace import check_replaceable
-    from adue_sklearn.features._writer import check_target
+    from adue_sklearn.features._store.manifest import MANIFEST
+    from adue_sklearn.features._store.replace import check_replaceable
+    from adue_sklearn.features._store.writer import check_target
 
     if append and force:
         raise ValueError("--append adds to a store and --force replaces it; give one of them.")

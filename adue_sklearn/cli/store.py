@@ -11,7 +11,7 @@ from adue_sklearn._utils.messages import one_line
 from adue_sklearn.cli.console import SafeConsole
 
 if TYPE_CHECKING:
-    from adue_sklearn.features._manifest import Manifest
+    from adue_sklearn.features._store.manifest import Manifest
 
 store_commands = typer.Typer(
     help="Look at a feature store, check every byte of it, mend it.", no_args_is_help=True
@@ -25,7 +25,7 @@ StorePath = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
 @store_commands.command()
 def info(path: StorePath) -> None:
     """Say what a store holds and where it comes from."""
-    from adue_sklearn.features._manifest import (
+    from adue_sklearn.features._store.manifest import (
         MANIFEST,
         damaged_head,
         damaged_shards,
@@ -52,8 +52,8 @@ def info(path: StorePath) -> None:
 @store_commands.command()
 def verify(path: StorePath) -> None:
     """Read every byte; exit with status 1 and a list where files are damaged."""
-    from adue_sklearn.features._manifest import read_manifest
-    from adue_sklearn.features._repair import damage_error, find_damage
+    from adue_sklearn.features._store.manifest import read_manifest
+    from adue_sklearn.features._store.repair import damage_error, find_damage
 
     manifest = read_manifest(path)  # not FeatureStore.open, which stops before the last hash
     damaged = find_damage(path, manifest)
@@ -81,7 +81,7 @@ def repair(path: StorePath) -> None:
 
 def interrupted_rows(path: Path) -> int:
     """Return how many rows an interrupted extraction or append has done in a folder."""
-    from adue_sklearn.features._manifest import MANIFEST, read_manifest, read_unfinished
+    from adue_sklearn.features._store.manifest import MANIFEST, read_manifest, read_unfinished
 
     unfinished = read_unfinished(path)
     if unfinished is None:

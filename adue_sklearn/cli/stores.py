@@ -48,7 +48,7 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
     """
     import numpy as np
 
-    from adue_sklearn._row_digests import row_digests, rows_among
+    from adue_sklearn._utils.row_digests import row_digests, rows_among
 
     shared = np.zeros(len(store), dtype=bool)
     there = [other for other in others if other is not None]
@@ -78,7 +78,7 @@ def unseen_rows_of(
     """
     import numpy as np
 
-    from adue_sklearn._row_digests import rows_among, unseen_rows
+    from adue_sklearn._utils.row_digests import rows_among, unseen_rows
     from adue_sklearn.persistence import CHOICE_ROWS
 
     new = unseen_rows(fitted.estimator, store.features)

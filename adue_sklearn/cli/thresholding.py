@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn._row_digests import rows_among
-from adue_sklearn._torch import as_numpy
+from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.row_digests import rows_among
 from adue_sklearn.cli.stores import unseen_rows_of
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head
 from adue_sklearn.plotting._display import binomial_interval

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn._torch import as_numpy
-from adue_sklearn.features._files import StoreError
+from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn.features._store.files import StoreError
 
 
 def array(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.features.batching import encode
-from adue_sklearn.features.loading import LoadedClassifier
+from adue_sklearn.features._model.batching import encode
+from adue_sklearn.features._model.loading import LoadedClassifier
 
 _SAMPLE = 256  # texts
 

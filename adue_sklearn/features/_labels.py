@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn._torch import as_numpy
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.validation import naming
 
 
 def label_rows(

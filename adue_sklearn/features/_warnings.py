@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from adue_sklearn._utils.blank_texts import BlankRows
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.validation import callers_level
 
 
 def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int) -> None:

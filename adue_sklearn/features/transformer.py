@@ -24,16 +24,16 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from adue_sklearn._torch import parse_device
+from adue_sklearn._utils.arrays import parse_device
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import clear_leftovers, make_folder, write_file
-from adue_sklearn._validation import callers_level
-from adue_sklearn.features._adapter_config import read_adapter_config
-from adue_sklearn.features._arguments import View, check_view
+from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.features._model.adapter_config import read_adapter_config
+from adue_sklearn.features._model.arguments import View, check_view
+from adue_sklearn.features._model.batching import check_texts
+from adue_sklearn.features._model.loading import LoadedClassifier, load_classifier
 from adue_sklearn.features._warnings import warn_of_cut_texts
-from adue_sklearn.features.batching import check_texts
 from adue_sklearn.features.extractor import collect_features
-from adue_sklearn.features.loading import LoadedClassifier, load_classifier
 
 Rows = npt.NDArray[np.float32]
 

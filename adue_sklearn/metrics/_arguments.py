@@ -12,7 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import column_or_1d
 
-from adue_sklearn._validation import callers_level, naming, share_hint
+from adue_sklearn._utils.validation import callers_level, naming, share_hint
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]

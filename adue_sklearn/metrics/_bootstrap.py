@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_random_state, check_scalar
 
-from adue_sklearn._validation import callers_level, naming
+from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.metrics import _counts
 from adue_sklearn.metrics._arguments import (
     Estimate,

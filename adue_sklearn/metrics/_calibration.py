@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.utils import check_scalar
 
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics._arguments import (
     BoolArray,
     FloatArray,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics._arguments import (
     BoolArray,
     Estimate,

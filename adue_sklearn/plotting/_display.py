@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 from sklearn.frozen import FrozenEstimator
 
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_share
 

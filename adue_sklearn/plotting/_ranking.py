@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from sklearn.utils import check_scalar
 
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics import Estimate, aurc_score, error_roc_auc_interval, risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, check_scores
 from adue_sklearn.metrics._bootstrap import _seed

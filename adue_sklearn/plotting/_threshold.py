@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics import risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_scores
 from adue_sklearn.plotting._display import Display, set_percent, style

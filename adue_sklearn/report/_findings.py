@@ -15,13 +15,13 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
 from adue_sklearn import thresholds
-from adue_sklearn._comparison_arguments import check_other_rows, check_rows, check_scorers
-from adue_sklearn._fit_rows import FitRowsWarning
-from adue_sklearn._row_digests import row_digests, rows_among
-from adue_sklearn._torch import as_numpy
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.fit_rows import FitRowsWarning
+from adue_sklearn._utils.row_digests import row_digests, rows_among
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.calibration import ErrorProbability
-from adue_sklearn.comparison import (
+from adue_sklearn.comparison.arguments import check_other_rows, check_rows, check_scorers
+from adue_sklearn.comparison.compare import (
     Comparison,
     Run,
     compare_scorers,

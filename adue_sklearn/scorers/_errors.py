@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from adue_sklearn._heads import BoolArray, OriginalHead
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.head import BoolArray, OriginalHead
+from adue_sklearn._utils.validation import callers_level
 
 
 def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:

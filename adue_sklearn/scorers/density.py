@@ -19,9 +19,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import FloatArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, map_rows, resolve_device, to_tensor
-from adue_sklearn._validation import callers_level
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, to_tensor
+from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
+from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import (

@@ -18,9 +18,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
-from adue_sklearn._fit_rows import FitRowsWarning
-from adue_sklearn._heads import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
-from adue_sklearn._torch import Array, as_numpy, resolve_device
+from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device
+from adue_sklearn._utils.fit_rows import FitRowsWarning
+from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import aurc_score

@@ -23,8 +23,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import FloatArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 

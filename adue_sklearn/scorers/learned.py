@@ -27,8 +27,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
-from adue_sklearn._fit_rows import FitRowsWarning
-from adue_sklearn._heads import (
+from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device
+from adue_sklearn._utils.fit_rows import FitRowsWarning
+from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
     IntArray,
@@ -37,8 +38,7 @@ from adue_sklearn._heads import (
     out_of_fold_predictions,
     rows_to_fit,
 )
-from adue_sklearn._torch import Array, as_numpy, map_rows, resolve_device
-from adue_sklearn._validation import naming
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.adue.objective import softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card

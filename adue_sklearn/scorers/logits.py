@@ -18,9 +18,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import BoolArray, IntArray, OriginalHead
-from adue_sklearn._torch import Array
-from adue_sklearn._validation import callers_level, naming
+from adue_sklearn._utils.arrays import Array
+from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.adue.objective import entropy_distance, softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card

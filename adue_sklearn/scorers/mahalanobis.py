@@ -17,7 +17,16 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._heads import (
+from adue_sklearn._utils.arrays import (
+    Array,
+    gemm_dtype,
+    map_rows,
+    resolve_device,
+    row_chunks,
+    to_tensor,
+    validate_features,
+)
+from adue_sklearn._utils.head import (
     FloatArray,
     IntArray,
     OriginalHead,
@@ -26,15 +35,6 @@ from adue_sklearn._heads import (
     check_labels,
     encode_labels,
     resolve_head,
-)
-from adue_sklearn._torch import (
-    Array,
-    gemm_dtype,
-    map_rows,
-    resolve_device,
-    row_chunks,
-    to_tensor,
-    validate_features,
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card

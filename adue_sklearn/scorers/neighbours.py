@@ -16,8 +16,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from adue_sklearn._heads import IntArray, OriginalHead
-from adue_sklearn._torch import (
+from adue_sklearn._utils.arrays import (
     Array,
     exact_products,
     gemm_dtype,
@@ -25,6 +24,7 @@ from adue_sklearn._torch import (
     resolve_device,
     row_chunks,
 )
+from adue_sklearn._utils.head import IntArray, OriginalHead
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import unit_rows

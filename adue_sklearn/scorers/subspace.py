@@ -13,8 +13,8 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from adue_sklearn._heads import ACTIVATIONS, FloatArray, IntArray, OriginalHead, apply_head
-from adue_sklearn._torch import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, IntArray, OriginalHead, apply_head
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 

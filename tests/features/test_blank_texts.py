@@ -12,8 +12,8 @@ from adue_sklearn.features import (
     extract_features,
     extractor,
     load_classifier,
+    stream_features,
 )
-from adue_sklearn.features.extractor import stream_features
 
 TEXTS = ["w1 w2", "", "w3", " \n\t\u200b", "w4 w5 w6", "w7", "\xa0", "w8"]
 KEPT = [0, 2, 4, 5, 7]

@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from adue_sklearn.features import FeatureMismatchError, Head, HeadError
-from adue_sklearn.features.finding import find_head, run_head
-from adue_sklearn.features.heads import check_batch
+from adue_sklearn.features._model.finding import find_head, run_head
+from adue_sklearn.features._model.heads import check_batch
 
 N_FEATURES, N_CLASSES = 6, 3
 INPUTS = {"x": torch.linspace(-1, 1, 2 * 5 * N_FEATURES).view(2, 5, N_FEATURES)}

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
-from adue_sklearn._heads import ACTIVATIONS, apply_head
+from adue_sklearn._utils.head import ACTIVATIONS, apply_head
 from adue_sklearn.features import (
     FeatureMismatchError,
     FeatureStore,
@@ -23,7 +23,7 @@ from adue_sklearn.features import (
     extract_features,
     load_classifier,
 )
-from adue_sklearn.features.heads import Head, Layer, check_batch
+from adue_sklearn.features._model.heads import Head, Layer, check_batch
 from tests.lora_cases import make_config, make_texts, make_tokenizer
 
 TEXTS = make_texts(12)

@@ -151,7 +151,7 @@ def test_blocks_of_rows_change_nothing(mild, monkeypatch):
     scorers = [DDUScorer(), RDEScorer(5)]
     expected = [s.fit(X, y, W, b).predict_uncertainty(fresh) for s in scorers]
     monkeypatch.setattr("adue_sklearn.scorers.density._BLOCK_ELEMENTS", 700)
-    monkeypatch.setattr("adue_sklearn._torch._CHUNK_ELEMENTS", 8 * 20)
+    monkeypatch.setattr("adue_sklearn._utils.arrays._CHUNK_ELEMENTS", 8 * 20)
     for scorer, scores in zip(scorers, expected, strict=True):
         blocks = scorer.fit(X, y, W, b).predict_uncertainty(fresh)
         np.testing.assert_allclose(blocks, scores, rtol=1e-7)

@@ -108,7 +108,7 @@ def test_many_rows_are_scored_in_blocks_like_few(data, monkeypatch):
     for scorer in (KNNScorer(3), TrustScoreScorer()):
         expected = scorer.fit(X, y, W, b).predict_uncertainty(fresh)
         monkeypatch.setattr("adue_sklearn.scorers.neighbours._BLOCK_ELEMENTS", 1000)
-        monkeypatch.setattr("adue_sklearn._torch._CHUNK_ELEMENTS", 8 * 20)
+        monkeypatch.setattr("adue_sklearn._utils.arrays._CHUNK_ELEMENTS", 8 * 20)
         blocks = scorer.fit(X, y, W, b).predict_uncertainty(fresh)
         monkeypatch.undo()
         np.testing.assert_allclose(blocks, expected, rtol=1e-12)

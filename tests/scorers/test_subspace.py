@@ -116,7 +116,7 @@ def test_of_a_deep_head_the_last_layers_features_are_scored(problem):
 def test_blocks_of_rows_and_their_order_change_nothing(problem, monkeypatch):
     expected = ViMScorer().fit(*problem.fit_args).predict_uncertainty(problem.X)
     order = np.random.default_rng(0).permutation(400)
-    monkeypatch.setattr("adue_sklearn._torch._CHUNK_ELEMENTS", 12 * 33)
+    monkeypatch.setattr("adue_sklearn._utils.arrays._CHUNK_ELEMENTS", 12 * 33)
     scorer = ViMScorer().fit(problem.X[order], problem.y[order], problem.W, problem.b)
     np.testing.assert_allclose(scorer.predict_uncertainty(problem.X), expected, rtol=1e-9)
 

@@ -1,0 +1,585 @@
+"""Probabilities that can be taken at their word: of classes, and of an error."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from adue_sklearn._utils.arrays import Array, as_numpy, like_input, to_tensor, validate_features
+from adue_sklearn._utils.head import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    OriginalHead,
+    check_class_labels,
+    check_labels,
+    encode_labels,
+    out_of_fold_predictions,
+    resolve_head,
+)
+from adue_sklearn._utils.row_digests import rows_new_to
+from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn.adue.search import _given_folds
+from adue_sklearn.calibration.score_maps import METHODS, apply_score_map, fit_score_map
+from adue_sklearn.card import Card
+from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.scorers.wrapping import (
+    FitArguments,
+    Rows,
+    WrappingEstimator,
+    learns_nothing,
+    score_rows,
+)
+
+__all__ = ["ErrorProbability", "TemperatureScaling", "VectorScaling"]
+
+
+class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
+    """Class probabilities from logits; subclasses say how the logits are rescaled."""
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, logits: Any, y: Any, *, classes: Any = None) -> Self:
+        """Fit on logits and true labels of rows that the classifier was not trained on.
+
+        Parameters
+        ----------
+        logits : array-like or torch.Tensor of shape (n_samples, n_classes)
+            Finite; any float dtype.
+        y : array-like of shape (n_samples,)
+            True labels: column numbers or, if ``classes`` is given, its entries. Rare classes may
+            be missing.
+        classes : array-like of shape (n_classes,), default=None
+            The labels in the order of the columns. Needed for string labels.
+
+        Returns
+        -------
+        self : estimator
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If the logits are not finite or labels and columns do not fit together.
+        """
+        with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
+            logits = validate_features(self, logits, reset=True)
+        n_classes = logits.shape[1]
+        if n_classes < 2:
+            raise ValueError(
+                f"logits has shape {tuple(logits.shape)}; expected a column a class, at least 2. "
+                "Write a single logit z as two columns, [-z / 2, z / 2]."
+            )
+        y = check_labels(y, logits.shape[0], type(self).__name__)
+        labels = check_class_labels(np.arange(n_classes) if classes is None else classes)
+        if len(labels) != n_classes:
+            raise ValueError(
+                f"classes has shape {labels.shape}, but logits has {n_classes} columns; expected "
+                "one label a column."
+            )
+        rows = encode_labels(y, labels, named=True)
+        self.classes_ = labels
+        self._fit(as_numpy(logits).astype(np.float64), rows)
+        return self
+
+    def predict_proba(self, logits: Any) -> Array:
+        """Return calibrated class probabilities, columns as in ``classes_``.
+
+        Parameters
+        ----------
+        logits : array-like or torch.Tensor of shape (n_samples, n_classes)
+            Logits.
+
+        Returns
+        -------
+        probabilities : array of float64 of shape (n_samples, n_classes)
+            Rows sum to one; a tensor, on the same device, where ``logits`` is one.
+        """
+        logits = self._check(logits)
+        return like_input(torch.softmax(self._rescaled(logits), dim=1), logits)
+
+    def predict(self, logits: Any) -> npt.NDArray[Any]:
+        """Return the most probable labels.
+
+        Parameters
+        ----------
+        logits : array-like or torch.Tensor of shape (n_samples, n_classes)
+            Logits.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Entries of ``classes_``.
+        """
+        rows = self._rescaled(self._check(logits)).argmax(dim=1)
+        return self.classes_[rows.cpu().numpy()]
+
+    def _check(self, logits: Any) -> Array:
+        check_is_fitted(self)
+        with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
+            return validate_features(self, logits, reset=False)
+
+    def _rescaled(self, logits: Array) -> Tensor:
+        device = logits.device if isinstance(logits, Tensor) else torch.device("cpu")
+        return self._rescale(to_tensor(logits, device, torch.float64))
+
+    @abstractmethod
+    def _fit(self, logits: FloatArray, labels: IntArray) -> None:
+        """Learn from finite logits and labels as column numbers."""
+
+    @abstractmethod
+    def _rescale(self, logits: Tensor) -> Tensor:
+        """Return rescaled logits in float64."""
+
+
+class TemperatureScaling(_LogitScaling):
+    """Divide all logits by one temperature, fitted by maximum likelihood.
+
+    Predictions stay; only how sure they sound changes.
+
+    Parameters
+    ----------
+    bounds : (float, float), default=(1e-3, 1e3)
+        Smallest and largest temperature. Where the likelihood rises up to one (labels that the
+        logits separate perfectly; labels that they tell nothing about), it is the result, with a
+        warning.
+
+    Attributes
+    ----------
+    temperature_ : float
+        Above 1 where the classifier was too sure.
+    n_iter_ : int
+        Steps taken.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the columns.
+    n_features_in_ : int
+        Number of columns.
+
+    Notes
+    -----
+    The negative log-likelihood is convex in 1/T, so its derivative changes sign once. Newton's
+    steps in log T look for that place inside a bracket; a step that leaves it is replaced by
+    bisection, so that nothing can diverge.
+
+    References
+    ----------
+    .. [1] Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    Examples
+    --------
+    >>> from adue_sklearn.calibration.estimators import TemperatureScaling
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> logits = data.calibration.features @ data.init_W.T + data.init_b
+    >>> scaling = TemperatureScaling().fit(logits, data.calibration.labels)
+    >>> print(f"{scaling.temperature_:.2f}")
+    1.71
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {"bounds": [tuple, list]}
+
+    def __init__(self, *, bounds: tuple[float, float] = (1e-3, 1e3)) -> None:
+        self.bounds = bounds
+
+    def _fit(self, logits: FloatArray, labels: IntArray) -> None:
+        low, high = _check_bounds(self.bounds)
+        centred = _centred(logits)
+        log_temperature, self.n_iter_ = _solve_temperature(
+            centred, labels, np.log(low), np.log(high)
+        )
+        self.temperature_ = float(np.exp(log_temperature))
+        if self.temperature_ == 1.0 and not centred.any():
+            warnings.warn(
+                "logits are the same for all classes in every row: no temperature is better than "
+                "another, temperature_ is 1.",
+                UserWarning,
+                stacklevel=callers_level(),
+            )
+        elif log_temperature in (np.log(low), np.log(high)):
+            self.temperature_ = float(low if log_temperature == np.log(low) else high)
+            why = (
+                "the logits separate the labels perfectly; use more rows, that the classifier was "
+                "not trained on"
+                if self.temperature_ == low
+                else "the logits tell nothing about the labels; check their order"
+            )
+            warnings.warn(
+                f"The likelihood rises up to the bound temperature_={self.temperature_:g}: {why}.",
+                UserWarning,
+                stacklevel=callers_level(),
+            )
+
+    def _rescale(self, logits: Tensor) -> Tensor:
+        # Centred first: large logits over a small temperature would overflow.
+        return (logits - logits.max(dim=1, keepdim=True).values) / self.temperature_
+
+
+def _centred(logits: FloatArray) -> FloatArray:
+    """Return logits less the largest of their row."""
+    with np.errstate(over="ignore"):
+        centred = logits - logits.max(axis=1, keepdims=True)
+    if not np.isfinite(centred).all():
+        raise ValueError("logits are too large: their differences overflow float64.")
+    return centred
+
+
+def _check_bounds(bounds: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"bounds is {bounds!r}; expected two temperatures, (1e-3, 1e3)."
+        ) from error
+    if not 0 < low < 1 < high < np.inf:
+        raise ValueError(f"bounds is {bounds!r}; expected 0 < low < 1 < high < infinity.")
+    return low, high
+
+
+def _solve_temperature(
+    centred: FloatArray, labels: IntArray, low: float, high: float
+) -> tuple[float, int]:
+    """Return log T in [low, high] with the highest likelihood, and the number of steps."""
+    if not centred.any():
+        return 0.0, 0
+    true = centred[np.arange(len(labels)), labels].mean()
+
+    def slope(log_temperature: float) -> tuple[float, float]:
+        """Return first and second derivative of the likelihood in log T, over -1/T and 1/T."""
+        inverse = np.exp(-log_temperature)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            p = np.exp(log_softmax(centred * inverse, axis=1))
+            mean = (p * centred).sum(axis=1)
+            variance = (p * centred**2).sum(axis=1) - mean**2
+            return float(mean.mean() - true), float(inverse * variance.mean())
+
+    # The expected logit falls with T; at the best T it is that of the true labels.
+    if slope(low)[0] <= 0:
+        return low, 0
+    if slope(high)[0] >= 0:
+        return high, 0
+    left, right, x = low, high, 0.0
+    for step in range(1, 200):
+        value, curvature = slope(x)
+        if value == 0:
+            return x, step
+        left, right = (x, right) if value > 0 else (left, x)
+        with np.errstate(all="ignore"):
+            change = float(np.float64(value) / curvature)
+        if abs(change) <= 1e-9 or right - left <= 1e-12:  # converges quadratically
+            return min(max(x + change, left), right), step
+        x = x + change if left < x + change < right else 0.5 * (left + right)
+    return x, step
+
+
+class VectorScaling(_LogitScaling):
+    """Give each class's logit a scale and a bias, fitted by maximum likelihood.
+
+    ``softmax(scale_ * logits + bias_)``. Unlike one temperature this can change predictions.
+
+    Parameters
+    ----------
+    l2 : float, default=1e-3
+        Weight of ``sum((T scale - 1)^2) + sum(bias^2)``, added to the mean negative log-likelihood
+        with T of :class:`TemperatureScaling`: the less the rows say about a class, the closer it
+        stays to that. Above 0 the solution is unique, also with a class missing.
+    max_iter : int, default=1000
+        Most L-BFGS iterations.
+
+    Attributes
+    ----------
+    scale_, bias_ : ndarray of float64 of shape (n_classes,)
+        One a class.
+    temperature_ : float
+        Where the fit started.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the columns.
+    n_features_in_ : int
+        Number of columns.
+
+    References
+    ----------
+    .. [1] Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn.calibration.estimators import VectorScaling
+    >>> logits = np.random.default_rng(0).normal(size=(500, 3)) * 4
+    >>> scaling = VectorScaling().fit(logits, logits.argmax(axis=1) * (np.arange(500) % 2))
+    >>> bool(scaling.bias_[0] > scaling.bias_[1])
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "l2": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(self, *, l2: float = 1e-3, max_iter: int = 1000) -> None:
+        self.l2 = l2
+        self.max_iter = max_iter
+
+    def _fit(self, logits: FloatArray, labels: IntArray) -> None:
+        bounds = np.log(1e-3), np.log(1e3)
+        log_temperature, _ = _solve_temperature(_centred(logits), labels, *bounds)
+        self.temperature_ = float(np.exp(log_temperature))
+        loss = _vector_loss(logits / self.temperature_, labels, float(self.l2))
+        n_classes = logits.shape[1]
+        start = np.concatenate([np.ones(n_classes), np.zeros(n_classes)])
+        options = {"maxiter": self.max_iter, "maxfun": 10 * self.max_iter, "gtol": 1e-9, "ftol": 0}
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+        if np.abs(found.jac).max() > 1e-4:
+            warnings.warn(
+                f"Vector scaling did not converge in {found.nit} iterations: the largest gradient "
+                f"entry is {np.abs(found.jac).max():.1e}. Raise max_iter or l2.",
+                UserWarning,
+                stacklevel=callers_level(),
+            )
+        self.scale_ = found.x[:n_classes] / self.temperature_
+        self.bias_ = found.x[n_classes:]
+
+    def _rescale(self, logits: Tensor) -> Tensor:
+        scale, bias = (torch.from_numpy(a).to(logits.device) for a in (self.scale_, self.bias_))
+        return logits * scale + bias
+
+
+def _vector_loss(
+    logits: FloatArray, labels: IntArray, l2: float
+) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """Return a convex function of scales and biases (2 C,), and its gradient."""
+    n, n_classes = logits.shape
+    rows = np.arange(n)
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        scale, bias = parameters[:n_classes], parameters[n_classes:]
+        log_p = log_softmax(logits * scale + bias, axis=1)
+        residual = np.exp(log_p)
+        residual[rows, labels] -= 1.0
+        residual /= n
+        value = -log_p[rows, labels].mean() + l2 * (((scale - 1.0) ** 2).sum() + (bias**2).sum())
+        of_scale = (residual * logits).sum(axis=0) + 2.0 * l2 * (scale - 1.0)
+        of_bias = residual.sum(axis=0) + 2.0 * l2 * bias
+        return float(value), np.concatenate([of_scale, of_bias])
+
+    return loss
+
+
+class ErrorProbability(WrappingEstimator):
+    """Turn any score into the probability of an error.
+
+    The map from score to P(error) never falls, so that the ranking is the estimator's, up to ties.
+    It is learned on scores of rows that the score was not fitted on: the estimator is fitted on
+    all but one fold and scores that fold, for each fold; then once on all rows, which gives
+    ``estimator_``. An estimator in scikit-learn's ``FrozenEstimator`` is not refitted: the rows
+    have to be new to it, and all of them calibrate. The same holds for scores of a given head that
+    learn nothing, such as softmax response.
+
+    Parameters
+    ----------
+    estimator : uncertainty estimator or FrozenEstimator of one, default=None
+        Whose score; None is :class:`SoftmaxResponseScorer`. A frozen one knows its head, which
+        ``fit`` then need not be given.
+    method : {"isotonic", "sigmoid", "beta", "venn_abers"}, default="isotonic"
+        ``"isotonic"``: any rising curve, for 1,000 rows or more; can say exactly 0. ``"sigmoid"``:
+        a logistic curve in the score (Platt), for few errors. ``"beta"``: a logistic curve in
+        ``log s`` and ``-log(1 - s)``, for scores in [0, 1]. ``"venn_abers"``: isotonic with the
+        new row once as an error and once not, ``p1 / (1 - p0 + p1)``; never 0 or 1.
+    cv : int, cross-validation generator or iterable of (train, test), default=5
+        A number of folds, stratified on errors, or scikit-learn's splitters.
+
+    Attributes
+    ----------
+    estimator_ : uncertainty estimator
+        Fitted on all rows, or the frozen one.
+    score_map_ : dict of ndarray
+        The map: its steps, or slopes and intercept.
+    n_samples_fit_, n_errors_ : int
+        Rows that calibrated, and errors among them.
+    init_coef_, init_intercept_, classes_, n_features_in_
+        As of ``estimator_``.
+
+    Notes
+    -----
+    The folds' estimators are not quite ``estimator_``, which has seen more rows. Where that
+    matters, freeze an estimator and calibrate it on rows of their own: then Venn-Abers has its
+    published guarantee for rows of the same source, that one of ``p0``, ``p1`` is calibrated.
+
+    ``sigmoid`` and ``beta`` are fitted to Platt's smoothed targets with slopes of at least 0, so
+    that separable rows are finite and a score that ranks errors low becomes the plain error rate.
+    Errors are as rare among new rows as among those of ``fit``, or P(error) is off by as much.
+
+    References
+    ----------
+    .. [1] Zadrozny & Elkan, "Transforming classifier scores into accurate multiclass probability
+       estimates", KDD 2002 (isotonic).
+    .. [2] Platt, "Probabilistic outputs for support vector machines", Advances in Large Margin
+       Classifiers, 1999 (sigmoid).
+    .. [3] Kull et al., "Beta calibration: a well-founded and easily implemented improvement on
+       logistic calibration for binary classifiers", AISTATS 2017 (beta).
+    .. [4] Vovk & Petej, "Venn-Abers predictors", UAI 2014 (venn_abers).
+
+    Examples
+    --------
+    >>> from adue_sklearn import ErrorProbability
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> model = ErrorProbability(method="venn_abers")
+    >>> model = model.fit(*data.calibration, data.init_W, data.init_b)
+    >>> p = model.predict_uncertainty(data.test.features)
+    >>> print(f"{p.mean():.3f} {model.errors(*data.test).mean():.3f}")
+    0.138 0.129
+    """
+
+    card: ClassVar[Card] = Card(
+        name="error probability",
+        paper="Zadrozny & Elkan, Transforming classifier scores into accurate multiclass "
+        "probability estimates, KDD 2002; Vovk & Petej, Venn-Abers predictors, UAI 2014",
+        formula="P(error | score), nondecreasing in the score",
+        needs="held-out errors",
+        cost="fit cv + 1 fits of the estimator; row as the estimator",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimator": [HasMethods(["fit", "predict"]), None],
+        "method": [StrOptions(set(METHODS))],
+        "cv": ["cv_object"],
+    }
+
+    def __init__(self, estimator: Any = None, *, method: str = "isotonic", cv: Any = 5) -> None:
+        self.estimator = estimator
+        self.method = method
+        self.cv = cv
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        init_W: Any = None,
+        init_b: Any = None,
+        *,
+        classes: Any = None,
+    ) -> Self:
+        """Fit the estimator and the map from its score to P(error).
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features that enter the head's last linear layer.
+        y : array-like of shape (n_samples,)
+            True labels, as in the estimator's ``fit``.
+        init_W, init_b : array-like, or list of them, default=None
+            The frozen original head, as in the estimator's ``fit``.
+        classes : array-like of shape (n_classes,), default=None
+            The labels in the order of the head's rows.
+
+        Returns
+        -------
+        self : ErrorProbability
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a given head makes no errors on the rows, or too few for folds where the score
+            learns from errors.
+        """
+        if self._is_frozen():
+            fitted, features = self._check_frozen(X, init_W, init_b, classes)
+            validate_features(self, X, reset=True)
+            labels = check_labels(y, features.shape[0], type(self).__name__)
+            new = rows_new_to(fitted, features)
+            features, labels = features[new], labels[new]
+            rows = score_rows(fitted, features, labels)
+        else:
+            fitted, features, labels, rows = self._fit_wrapped(X, y, init_W, init_b, classes)
+        self._adopt(fitted)
+        self._compare_labels(features, labels)
+        self.n_samples_fit_, self.n_errors_ = len(rows.errors), int(rows.errors.sum())
+        self._complain_of_errors()
+        self.score_map_ = fit_score_map(self.method, *rows)
+        return self
+
+    def _fit_wrapped(
+        self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
+    ) -> tuple[Any, Array, npt.NDArray[Any], Rows]:
+        """Return the estimator fitted on all rows, these, and scores and errors as of new rows."""
+        wrapped = self._wrapped()
+        X = validate_features(self, X, reset=True)
+        head, labels = resolve_head(
+            X, y, init_W, init_b, classes, activation=wrapped.activation, name=type(self).__name__
+        )
+        checked = check_labels(y, X.shape[0], type(self).__name__)
+        data = FitArguments(X, checked, init_W, init_b, classes)
+        if learns_nothing(wrapped, head_given=head.given):
+            fitted = data.fit(wrapped)
+            return fitted, X, checked, score_rows(fitted, X, checked)
+        folds = self._folds(data, labels, head)
+        parts = [
+            score_rows(data.fit(wrapped, rest), X[fold], checked[fold]) for rest, fold in folds
+        ]
+        uncertainty, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return data.fit(wrapped), X, checked, Rows(uncertainty, errors)
+
+    def _folds(
+        self, data: FitArguments, labels: IntArray, head: OriginalHead
+    ) -> list[tuple[IntArray, IntArray]]:
+        if not isinstance(self.cv, Integral):
+            return _given_folds(self.cv, labels)
+        errors = self._errors_to_stratify(data, labels, head)
+        few = int(min(errors.sum(), (~errors).sum()))
+        if head.given and few < 2:
+            raise ValueError(
+                f"The original head makes {int(errors.sum())} errors on {len(errors)} rows: too "
+                "few, or too many, to learn a score in folds. Use more rows that the classifier "
+                "was not trained on, or freeze a fitted estimator."
+            )
+        # Without a head the folds fit one: they need every class.
+        strata = errors if head.given else labels * 2 + errors
+        n_splits = min(int(self.cv), few, int(np.bincount(strata).max()))
+        splitter = StratifiedKFold(max(2, n_splits), shuffle=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            return list(splitter.split(np.zeros(len(errors)), strata))
+
+    def _errors_to_stratify(
+        self, data: FitArguments, labels: IntArray, head: OriginalHead
+    ) -> BoolArray:
+        if not head.given:
+            return out_of_fold_predictions(as_numpy(data.X), labels) != labels
+        scorer = SoftmaxResponseScorer(activation=self.activation, device=self.device)
+        return data.fit(scorer).errors(data.X, data.y)
+
+    def _complain_of_errors(self) -> None:
+        if self.n_errors_ == 0 and self._head_given:
+            raise ValueError(
+                f"The original head makes no error on the {self.n_samples_fit_} fit rows, so there "
+                "is nothing to learn P(error) from. Rows it was trained on are memorised: fit on "
+                "held-out rows, or on more of them."
+            )
+        if self.n_errors_ in (0, self.n_samples_fit_):
+            which = "no errors" if self.n_errors_ == 0 else "only errors"
+            warnings.warn(
+                f"The {self.n_samples_fit_} fit rows hold {which}: P(error) tells no row from "
+                "another.",
+                UserWarning,
+                stacklevel=callers_level(),
+            )
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        score = super()._uncertainty(X)
+        scores = as_numpy(score).astype(np.float64)
+        return torch.from_numpy(apply_score_map(self.method, self.score_map_, scores))

@@ -1,0 +1,290 @@
+"""A score that is softmax response unless another one has proved to be better."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import Interval
+from torch import Tensor
+
+from adue_sklearn._utils.arrays import Array, as_numpy
+from adue_sklearn._utils.head import IntArray, OriginalHead, encode_labels
+from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.card import Card
+from adue_sklearn.comparison.arguments import Labelled, Named, check_scorers, without_shared
+from adue_sklearn.comparison.compare import (
+    Judge,
+    Run,
+    reference_alone,
+)
+from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE, Comparison, holm
+from adue_sklearn.metrics import error_roc_auc_score
+from adue_sklearn.scorers import (
+    EnergyScorer,
+    EntropyScorer,
+    MaxLogitPNormScorer,
+    SoftmaxResponseScorer,
+    StackedScorer,
+)
+from adue_sklearn.scorers._errors import can_learn
+
+__all__ = ["AutoScorer"]
+
+#: A small grid, and few folds: each fold of the comparison searches anew.
+_GRID, _FOLDS = {"beta": [0.001, 0.01, 0.1]}, 3
+
+
+class AutoScorer(UncertaintyEstimator):
+    """Softmax response, unless another score finds errors better beyond chance.
+
+    The candidates are compared by nested cross-validation: whatever they choose or learn, they
+    choose and learn on the other folds. One that is better than softmax response in a paired
+    test is fitted on all rows; of several, the one with the largest gain. Fit it on rows that
+    the classifier was not trained on.
+
+    Parameters
+    ----------
+    estimators : list of (str, estimator), default=None
+        Candidates besides softmax response. None: AdUE, tuned over beta {0.001, 0.01, 0.1} by
+        three folds (untuned for a head of several layers); a stack; entropy; energy;
+        MaxLogit-pNorm.
+    frozen : list of (str, estimator), default=None
+        More candidates: scores that describe the rows the classifier was trained on, fitted on
+        these, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
+        enter the stack too, beside its own scores. Rows of ``fit`` that fitted one that was loaded
+        by ``load_head`` are left out.
+    significance : float in (0, 1), default=0.05
+        Largest chance that anything but softmax response is chosen where nothing is better.
+    cv : int, default=5
+        Number of folds, stratified on the original head's errors; fewer where there are fewer
+        errors.
+    random_state : int, default=0
+        Of the folds.
+    activation : {"tanh", "gelu", "relu"} or None, default=None
+        What the original head applies between its layers; only for heads of several layers, and
+        for the default candidates: others have their own.
+    device : str, default="auto"
+        Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
+        arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The same goes.
+
+    Attributes
+    ----------
+    selected_ : str
+        Name of the chosen candidate, ``"softmax response"`` if none was better.
+    estimator_ : uncertainty estimator
+        The chosen one, fitted on all rows, or the frozen one.
+    comparison_ : Comparison
+        Candidates side by side, on rows that they were not fitted on.
+    p_values_ : dict of str to float
+        One-sided p-values of the candidates after Holm's adjustment; without those that failed or
+        rank as softmax response does.
+    n_errors_ : int
+        Errors of the original head among the fit rows, without those left out.
+    init_coef_, init_intercept_ : ndarray of float64
+        The original head.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the head's rows.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str of shape (n_features,)
+        Set when ``X`` has feature names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors; if
+        under two rows remain that did not fit a frozen score.
+
+    Warns
+    -----
+    UserWarning
+        If rows that fitted a frozen score are left out. The same without ``init_W``, and if there
+        are under 20 errors, or correct answers: softmax response is kept then. Also if a candidate
+        fails; the others are compared.
+    MissingClassesWarning, ClassSharesWarning, LabelOrderWarning
+        If the rows lack classes of a given head, hold one far less often than the head answers it,
+        or have labels in another order: nothing is concluded from such rows, and softmax response
+        is kept.
+
+    Notes
+    -----
+    The test is DeLong's, paired and one-sided, adjusted for the number of candidates by Holm's
+    method. It does not know of the draw of the fit rows, which the fits share; where candidates
+    only know noise, learning costs them, so that fewer are chosen than ``significance`` allows.
+
+    References
+    ----------
+    .. [1] DeLong et al., "Comparing the areas under two or more correlated receiver operating
+       characteristic curves", Biometrics 44, 1988.
+    .. [2] Varma and Simon, "Bias in error estimation when using cross-validation for model
+       selection", BMC Bioinformatics 7, 2006.
+
+    Examples
+    --------
+    >>> from adue_sklearn import AutoScorer, EnergyScorer, StackedScorer
+    >>> from adue_sklearn.datasets import load_movie_sentiment
+    >>> data = load_movie_sentiment()
+    >>> auto = AutoScorer([("energy", EnergyScorer()), ("stack", StackedScorer())])
+    >>> auto = auto.fit(*data.calibration, data.init_W, data.init_b)
+    >>> auto.selected_
+    'softmax response'
+    """
+
+    card: ClassVar[Card] = Card(
+        name="automatic choice",
+        paper="Varma & Simon, Bias in error estimation when using cross-validation for model "
+        "selection, BMC Bioinformatics 7, 2006",
+        formula="the candidate with the largest gain over 1 - max p beyond chance, else 1 - max p",
+        needs="held-out errors",
+        cost="fit cv + 1 times the candidates'; row as the chosen one",
+    )
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimators": [list, None],
+        "frozen": [list, None],
+        "significance": [Interval(Real, 0, 1, closed="neither")],
+        "cv": [Interval(Integral, 2, None, closed="left")],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+        **UncertaintyEstimator._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        estimators: list[tuple[str, Any]] | None = None,
+        *,
+        frozen: list[tuple[str, Any]] | None = None,
+        significance: float = 0.05,
+        cv: int = 5,
+        random_state: int = 0,
+        activation: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(activation=activation, device=device)
+        self.estimators = estimators
+        self.frozen = frozen
+        self.significance = significance
+        self.cv = cv
+        self.random_state = random_state
+
+    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+        candidates = self._candidates(linear=len(head.weights) == 1)
+        if not head.given and any(isinstance(scorer, FrozenEstimator) for _, scorer in candidates):
+            raise ValueError(
+                "init_W is None, but a frozen candidate belongs to the head that it was fitted "
+                "with; pass that head, init_W and init_b."
+            )
+        rows = Labelled(X, self.classes_[labels])
+        if head.given:
+            linear = len(head.weights) == 1
+            rows = rows._replace(
+                init_W=head.weights[0] if linear else list(head.weights),
+                init_b=head.biases[0] if linear else list(head.biases),
+                classes=self.classes_,
+            )
+        rows = without_shared(rows, "X", {}, candidates)
+        X, labels = rows.X, encode_labels(rows.y, self.classes_, named=True)
+        errors = self._original_errors(X, labels, head)
+        self.n_errors_ = int(errors.sum())
+        response = SoftmaxResponseScorer(activation=self.activation, device=self.device)
+        judge = Judge(errors, {"roc_auc": error_roc_auc_score}, 0.95, 1, 0)
+        self.selected_ = REFERENCE
+        self.p_values_: dict[str, float] = {}
+        self.estimator_ = rows.fit(response)
+        if not can_learn(errors, head, instead="the softmax response") or self._too_few(errors):
+            scores = as_numpy(self.estimator_.predict_uncertainty(X))
+            self.comparison_: Comparison = reference_alone(scores, judge)
+            return
+        run = Run(rows, None, None, response, cv=self.cv, random_state=self.random_state)
+        judge.errors = run.errors
+        self.comparison_ = run.compare(candidates, judge)
+        self._choose()
+        self._tell_of_failures()
+        if self.selected_ != REFERENCE:
+            self.estimator_ = run.fit(dict(candidates)[self.selected_])
+
+    def _choose(self) -> None:
+        """Set ``selected_`` and the p-values that decide it."""
+        tested = {r.name: r.gain for r in self.comparison_.results if not math.isnan(r.p_adjusted)}
+        one_sided = [
+            gain.p_value / 2 if gain.value > 0 else 1.0 - gain.p_value / 2
+            for gain in tested.values()
+        ]
+        self.p_values_ = dict(zip(tested, holm(one_sided), strict=True))
+        better = [name for name, p in self.p_values_.items() if p <= self.significance]
+        if better and self.comparison_.can_tell and not self.comparison_.reservations:
+            self.selected_ = max(better, key=lambda name: tested[name].value)
+
+    def _candidates(self, *, linear: bool) -> Named:
+        frozen = [] if self.frozen is None else check_scorers(self.frozen, "frozen")
+        for name, scorer in frozen:
+            if not isinstance(scorer, FrozenEstimator):
+                raise TypeError(
+                    f"frozen holds {scorer!r} as {name!r}; expected a fitted score in "
+                    "scikit-learn's FrozenEstimator. What fit is to fit belongs into estimators."
+                )
+        if self.estimators is None:
+            own = self._defaults(frozen, linear=linear)
+        else:
+            own = check_scorers(self.estimators, "estimators")
+        for name, scorer in [*own, *frozen]:
+            inner = scorer.estimator if isinstance(scorer, FrozenEstimator) else scorer
+            if not isinstance(inner, UncertaintyEstimator):
+                raise TypeError(
+                    f"estimators holds {scorer!r} as {name!r}; expected an uncertainty estimator "
+                    "of this package."
+                )
+            if name == REFERENCE or (name in dict(own) and name in dict(frozen)):
+                raise ValueError(
+                    f"estimators and frozen: {name!r} is the name of two candidates (softmax "
+                    "response is always one); use different names."
+                )
+        return [*own, *frozen]
+
+    def _defaults(self, frozen: Named, *, linear: bool) -> Named:
+        common: dict[str, Any] = {"activation": self.activation, "device": self.device}
+        scores: Named = [
+            ("entropy", EntropyScorer(**common)),
+            ("energy", EnergyScorer(**common)),
+            ("MaxLogit-pNorm", MaxLogitPNormScorer(**common)),
+        ]
+        stack = StackedScorer(**common)
+        if frozen:
+            own = [(scorer.card.name, scorer) for scorer in stack._scorers()]
+            stack = StackedScorer([*own, *frozen], **common)
+        if linear:
+            adue: Any = AdUESearchCV(_GRID, cv=_FOLDS, device=self.device)
+        else:
+            adue = AdUEEstimator(**common)
+        return [("AdUE", adue), ("stack", stack), *scores]
+
+    def _too_few(self, errors: Any) -> bool:
+        n_errors = int(errors.sum())
+        few = min(n_errors, len(errors) - n_errors)
+        if few >= FEW_ERRORS:
+            return False
+        kind = "errors" if few == n_errors else "correct answers"
+        warnings.warn(
+            f"The original head's answers to {len(errors)} fit rows hold {few} {kind}, under "
+            f"{FEW_ERRORS}: too few to tell scores apart. The uncertainty is the softmax response.",
+            UserWarning,
+            stacklevel=callers_level(),
+        )
+        return True
+
+    def _tell_of_failures(self) -> None:
+        failed = [f"{r.name} ({r.failure})" for r in self.comparison_.results if r.failure]
+        if failed:
+            warnings.warn(
+                f"Not compared, since they failed: {'; '.join(failed)}.",
+                UserWarning,
+                stacklevel=callers_level(),
+            )
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        return self.estimator_._uncertainty(X)

@@ -1,0 +1,1 @@
+"""A classifier: loaded, its head found, its texts tokenised and batched."""

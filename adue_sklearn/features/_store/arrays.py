@@ -1,0 +1,45 @@
+"""Arrays in memory to the shards of a feature store."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from adue_sklearn.features._checks import array, check_count, check_labels
+from adue_sklearn.features._store.files import StoreError
+from adue_sklearn.features._store.writer import FeatureStoreWriter
+
+
+def write_arrays(
+    writer: FeatureStoreWriter,
+    features: npt.ArrayLike,
+    labels: npt.ArrayLike | None,
+    ids: npt.ArrayLike | None,
+    logits: npt.ArrayLike | None,
+    shard_rows: int,
+) -> None:
+    """Check arrays as a whole, then write them in shards."""
+    n_classes, n_features = writer.head.n_classes, writer.head.n_features
+    X = array("features", features, "f", (None, None))
+    y = None if labels is None else array("labels", labels, "i", (len(X),))
+    rows = np.arange(len(X)) if ids is None else array("ids", ids, "i", (len(X),))
+    check_count("shard_rows", shard_rows)
+    if X.shape[1] != n_features:
+        raise StoreError(
+            f"features: {X.shape[1]} columns, but init_W has {n_features}; both must be the same."
+        )
+    Z = writer.head.logits(X) if logits is None else logits
+    Z = array("logits", Z, "f", (len(X), n_classes))
+    if (y is not None) != writer.labelled:
+        has, wanted = ("has", "expected") if writer.labelled else ("has no", "leave out")
+        raise StoreError(
+            f"labels: '{writer.path}' {has} labels; {wanted} those of further rows too."
+        )
+    if y is not None:
+        check_labels(y, n_classes)
+    with writer:
+        if ids is None:
+            rows = rows + writer.first_id_for(len(X))
+        for start in range(0, len(X), shard_rows):
+            part = slice(start, start + shard_rows)
+            writer.write_shard(X[part], Z[part], None if y is None else y[part], rows[part])

@@ -1,0 +1,128 @@
+"""Whether rows belong together: the same model, the same extraction, the same input."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.features._store.files import StoreError
+
+_ABSENT = object()
+# What makes features another model's, or other features of it; the rest of the provenance (paths,
+# library versions) may differ between the parts of a store, with a warning.
+_MODEL = (
+    "adapter_sha256",
+    "architecture",
+    "head",
+    "view",
+    "layers",
+    "activation",
+    "pooling",
+    "revision",
+    "max_length",
+    "precision",
+)
+_FORM = ("n_features", "n_classes", "classes", "labelled")
+
+
+def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+    """Raise StoreError unless further rows (a manifest) come from the model of the store."""
+    then, now = store["provenance"], rows["provenance"]
+    differences = _head_differences(store, rows)
+    # The name of the head's module stands in the provenance as "head".
+    shared = [key for key in _MODEL if key in then and key in now]
+    differences += _differences(then, now, shared)
+    if differences:
+        raise StoreError(
+            f"'{folder}' holds other features than these: {'; '.join(differences)}. Append only "
+            "rows of the same model, extracted in the same way; write others to a new store."
+        )
+    minor = sorted(set(then) & set(now) - {*_MODEL, "truncated_rows"})
+    changes = _differences(then, now, minor)
+    if changes:
+        warnings.warn(
+            f"The rows appended to '{folder}' were made differently ({'; '.join(changes)}). The "
+            "model is the same.",
+            UserWarning,
+            stacklevel=callers_level(),
+        )
+
+
+def check_same_writing(
+    folder: Path,
+    unfinished: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    *,
+    append: bool,
+    resume: bool,
+) -> None:
+    """Raise StoreError unless an interrupted writing (a manifest) is the one about to begin."""
+    drop = (
+        f"or drop it with FeatureStore.repair or 'adue store repair {folder}'"
+        if append
+        else "delete the directory, or choose another path"
+    )
+    if not resume:
+        raise StoreError(
+            f"'{folder}' holds an interrupted extraction. Go on with it (resume=True, --resume), "
+            f"{drop}."
+        )
+    then, now = unfinished["extractions"], mine["extractions"]
+    if len(then) != len(now):
+        raise StoreError(
+            f"'{folder}' holds the rest of another interrupted "
+            f"{'extraction' if then else 'writing'}. Finish it, {drop}."
+        )
+    differences = _head_differences(unfinished, mine)
+    if unfinished["shards"][: len(mine["shards"])] != mine["shards"]:
+        differences.append("the shards that it was appended to differ")
+    for old, new in zip(map(_flat, then), map(_flat, now), strict=True):
+        differences += _differences(old, new, dict.fromkeys([*old, *new]))
+    if differences:
+        raise StoreError(
+            f"'{folder}' holds an interrupted extraction that is not this one: "
+            f"{'; '.join(differences)}. Run it as it was begun, {drop}."
+        )
+
+
+def is_in_store(record: Sequence[Mapping[str, Any]], store: Mapping[str, Any]) -> bool:
+    """Say whether an extraction of the same input, however it was sharded, is in a store."""
+    known = [_input(extraction) for extraction in store.get("extractions") or []]
+    return any(_input(extraction) in known for extraction in record)
+
+
+def _input(extraction: Mapping[str, Any]) -> dict[str, Any]:
+    circumstances = ("provenance", "shard_rows", "first_row")
+    return {key: value for key, value in extraction.items() if key not in circumstances}
+
+
+def _head_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    differences = _differences(then, now, _FORM)
+    if then["head"]["sha256"] != now["head"]["sha256"]:
+        differences.append("the head's weights differ")
+    differences += _differences(then["head"], now["head"], ["activation"])
+    return differences
+
+
+def _flat(extraction: Mapping[str, Any]) -> dict[str, Any]:
+    return {**extraction, **(extraction.get("provenance") or {}), "provenance": None}
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    found = []
+    for key in keys:
+        old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
+        if old == new:
+            continue
+        if key.endswith("_sha256"):  # two hashes tell nobody anything
+            found.append(f"{key.removesuffix('_sha256')} differ")
+        else:
+            found.append(f"{key} ({_shown(old)} then, {_shown(new)} now)")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else repr(value)

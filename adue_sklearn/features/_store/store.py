@@ -1,0 +1,377 @@
+"""FeatureStore: the features of a text classifier as a directory of safetensors and one manifest.
+
+The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids`` and, when the
+rows are labelled, ``labels``), ``head.safetensors`` and ``manifest.json``. Every file is written
+under a temporary name, flushed to disk and renamed; the manifest comes last, so a directory with a
+manifest is complete. Nothing is pickled. Format and promises: ``docs/feature-store.md``.
+
+This module needs numpy and safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.features._checks import check_flag, check_path
+from adue_sklearn.features._store.arrays import write_arrays
+from adue_sklearn.features._store.files import StoreError, map_tensors
+from adue_sklearn.features._store.layers import FloatArray, HeadLayers
+from adue_sklearn.features._store.manifest import (
+    Damage,
+    Manifest,
+    damaged_head,
+    damaged_shards,
+    head_layout,
+    read_manifest,
+    shard_layout,
+)
+from adue_sklearn.features._store.repair import RepairReport, damage_error, find_damage, repair
+from adue_sklearn.features._store.writer import FeatureStoreWriter
+
+__all__ = ["FeatureStore", "FeatureStoreWriter", "StoreError"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class FeatureStore:
+    """Features, labels and head of one text classifier over one set of texts, on disk.
+
+    Made by `open` or `create`, or by :func:`adue_sklearn.features.extract_features`. Rows are in
+    the order of the input. Arrays are read-only.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    n_features, n_classes : int
+        Number of features and of classes.
+    classes : list of str or None
+        Class names in the order of the head's rows.
+    provenance : dict
+        Where the features come from: model, adapter hash, precision, library versions.
+    init_W : ndarray of shape (n_classes, n_features), float32, or list of ndarray
+        Weights of the head's last linear layer; a list, first layer first, where the features
+        enter a head of several layers.
+    init_b : ndarray of shape (n_classes,), float32, or None, or list of them
+        Its bias; None when the layer has none.
+    activation : {"tanh", "gelu", "relu"} or None
+        What lies between the layers of a list.
+    damaged : list of Damage
+        Shards that `open` skipped: ``file``, ``what`` is wrong, ``rows`` (positions in the store).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from adue_sklearn.features import FeatureStore
+    >>> X, W = np.eye(3, 2, dtype=np.float32), np.eye(2, dtype=np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FeatureStore.create(folder, features=X, labels=[0, 1, 1], init_W=W)
+    ...     print(store)
+    ...     store.logits.tolist()
+    ...     len(store.append(features=X, labels=[0, 0, 1]))
+    FeatureStore(n_samples=3, n_features=2, n_classes=2, labelled=True, shards=1)
+    [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    6
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, damaged: Sequence[Damage] = ()) -> None:
+        self.path = path
+        self.damaged = list(damaged)
+        self._load(manifest)
+
+    def _load(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self.n_features: int = manifest["n_features"]
+        self.n_classes: int = manifest["n_classes"]
+        self.classes: list[str] | None = manifest["classes"]
+        self.provenance: dict[str, Any] = manifest["provenance"]
+        skipped = {damage.file.name for damage in self.damaged}
+        self._shards = [
+            map_tensors(self.path / entry["file"], shard_layout(manifest, entry["rows"]))
+            for entry in manifest["shards"]
+            if entry["file"] not in skipped
+        ]
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        head = map_tensors(self.path / manifest["head"]["file"], head_layout(manifest))
+        layers = HeadLayers.from_tensors(head, manifest["head"].get("activation"))
+        self.init_W: Any = layers.init_W
+        self.init_b: Any = layers.init_b
+        self.activation: str | None = layers.activation
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, skip_damaged: bool = False) -> FeatureStore:
+        """Open a store for reading.
+
+        Reads the manifest, the head (its hash is checked) and each shard's layout, so a missing or
+        truncated file is found now; the rows themselves are read by memory map when they are used.
+        Call `verify` to check every byte.
+
+        Parameters
+        ----------
+        path : path-like
+            The store's directory.
+        skip_damaged : bool, default=False
+            Read every byte now and leave out the shards that are damaged, with a warning; ``ids``
+            says which rows remain.
+
+        Returns
+        -------
+        FeatureStore
+
+        Raises
+        ------
+        StoreError
+            No store there, a newer format, or files that are missing or damaged: all are named.
+
+        Warns
+        -----
+        UserWarning
+            Naming each shard that was left out.
+        """
+        folder = check_path("path", path)
+        check_flag("skip_damaged", skip_damaged)
+        manifest = read_manifest(folder)
+        head = damaged_head(folder, manifest)
+        shards = damaged_shards(folder, manifest, every_byte=skip_damaged)
+        if head or (shards and (not skip_damaged or len(shards) == len(manifest["shards"]))):
+            raise damage_error(folder, head + shards)
+        for damage in shards:
+            warnings.warn(
+                f"{damage} These rows are left out.", UserWarning, stacklevel=callers_level()
+            )
+        return cls(folder, manifest, shards)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        features: npt.ArrayLike,
+        init_W: Any,
+        init_b: Any = None,
+        activation: str | None = None,
+        labels: npt.ArrayLike | None = None,
+        ids: npt.ArrayLike | None = None,
+        logits: npt.ArrayLike | None = None,
+        classes: Sequence[str] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        shard_rows: int = 4096,
+    ) -> FeatureStore:
+        """Write arrays as a new store and open it.
+
+        Parameters
+        ----------
+        path : path-like
+            The directory to make; it may exist if it is empty.
+        features : array-like of shape (n, d)
+            What enters the head's last linear layer (of a list the first); stored as float32.
+        init_W : array-like of shape (C, d), or list of them
+            Weights of that layer; of a whole head a list, first layer first. One row, the logit
+            of two classes, becomes two, as in an estimator's ``fit``.
+        init_b : array-like of shape (C,), or list of them, optional
+            Its bias, or those of the layers, None for one without.
+        activation : {"tanh", "gelu", "relu"}, optional
+            What lies between the layers of a list.
+        labels : array-like of shape (n,) of int, optional
+            True labels as row numbers of the head; None for an unlabelled store.
+        ids : array-like of shape (n,) of int, optional
+            Row numbers in the input; 0 to n - 1 by default.
+        logits : array-like of shape (n, C), optional
+            The model's logits; by default what the head makes of the features.
+        classes : sequence of str, optional
+            Class names in the order of the head's rows.
+        provenance : mapping, optional
+            Facts about the origin, anything JSON can hold.
+        shard_rows : int, default=4096
+            Rows a file.
+
+        Returns
+        -------
+        FeatureStore
+
+        Raises
+        ------
+        StoreError
+            Arrays that do not fit together, NaN or inf, or a directory that is not empty.
+        """
+        writer = FeatureStoreWriter(
+            path,
+            init_W=init_W,
+            init_b=init_b,
+            activation=activation,
+            classes=classes,
+            labelled=labels is not None,
+            provenance=provenance,
+        )
+        write_arrays(writer, features, labels, ids, logits, shard_rows)
+        return cls.open(path)
+
+    @property
+    def features(self) -> FloatArray:
+        """Array of shape (n, d), float32. One shard: a memory map; several: one copy in memory."""
+        return self._column("features")
+
+    @property
+    def logits(self) -> FloatArray:
+        """Array of shape (n, C), float32: the logits that the model returned."""
+        return self._column("logits")
+
+    @property
+    def labels(self) -> IntArray | None:
+        """Array of shape (n,), int64: row numbers of the head; None in an unlabelled store."""
+        return self._column("labels") if self._manifest["labelled"] else None
+
+    @property
+    def ids(self) -> IntArray:
+        """Array of shape (n,), int64: row numbers in the input."""
+        return self._column("ids")
+
+    def append(
+        self,
+        *,
+        features: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        ids: npt.ArrayLike | None = None,
+        logits: npt.ArrayLike | None = None,
+        shard_rows: int = 4096,
+    ) -> FeatureStore:
+        """Write further rows of the same model to the end of the store.
+
+        All or nothing: until the last row is on disk, everybody reads the store as it was.
+
+        Parameters
+        ----------
+        features : array-like of shape (n, d)
+            What enters the head's last linear layer; stored as float32.
+        labels : array-like of shape (n,) of int, optional
+            True labels as row numbers of the head; required exactly when the store is labelled.
+        ids : array-like of shape (n,) of int, optional
+            Row numbers in the input; by default they go on after the largest in the store.
+        logits : array-like of shape (n, C), optional
+            The model's logits; by default what the head makes of the features.
+        shard_rows : int, default=4096
+            Rows a file.
+
+        Returns
+        -------
+        FeatureStore
+            Itself, with the new rows. Arrays that were taken from it before stay as they are.
+
+        Raises
+        ------
+        StoreError
+            Arrays that do not fit the store, a damaged store, another writer at work.
+        """
+        if self.damaged:
+            raise damage_error(self.path, self.damaged)
+        writer = FeatureStoreWriter(
+            self.path,
+            init_W=self.init_W,
+            init_b=self.init_b,
+            activation=self.activation,
+            classes=self.classes,
+            labelled=self._manifest["labelled"],
+            append=True,
+        )
+        write_arrays(writer, features, labels, ids, logits, shard_rows)
+        self._load(read_manifest(self.path))
+        return self
+
+    def verify(self) -> None:
+        """Read every file and compare it with its sha256 in the manifest.
+
+        Raises
+        ------
+        StoreError
+            Naming every file that differs.
+        """
+        damaged = find_damage(self.path, self._manifest)
+        if damaged:
+            raise damage_error(self.path, damaged)
+
+    @staticmethod
+    def repair(path: str | os.PathLike[str]) -> RepairReport:
+        """Make a valid store of what is sound in a damaged one.
+
+        Damaged shards are taken out of the manifest. Their files, and what interrupted writers
+        left, are moved to the folder ``set-aside`` in the store; nothing is deleted.
+
+        Parameters
+        ----------
+        path : path-like
+            The store's directory.
+
+        Returns
+        -------
+        RepairReport
+            ``n_rows`` that remain, the ``dropped`` shards, the files that were ``set_aside``.
+
+        Raises
+        ------
+        StoreError
+            No store there, a damaged head or no sound shard, another writer at work.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from adue_sklearn.features import FeatureStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(
+        ...         folder, features=np.eye(4), init_W=np.eye(4), shard_rows=3
+        ...     )
+        ...     _ = Path(folder, "shard-00001.safetensors").write_bytes(b"damaged")
+        ...     report = FeatureStore.repair(folder)
+        ...     print(report.n_rows, [list(damage.rows) for damage in report.dropped])
+        3 [[3]]
+        """
+        return repair(check_path("path", path))
+
+    def iter_shards(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield shard after shard by memory map: what a store has that is larger than memory.
+
+        Yields
+        ------
+        shard : mapping of str to ndarray
+            ``features`` (m, d) and ``logits`` (m, C) float32, ``ids`` (m,) and, in a labelled
+            store, ``labels`` (m,) int64; read-only, rows in input order.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(
+        ...         folder, features=np.eye(4), init_W=np.eye(4), shard_rows=3
+        ...     )
+        ...     print([len(shard["features"]) for shard in store.iter_shards()])
+        [3, 1]
+        """
+        yield from self._shards
+
+    def __len__(self) -> int:
+        return sum(len(shard["ids"]) for shard in self._shards)
+
+    def __repr__(self) -> str:
+        return (
+            f"FeatureStore(n_samples={len(self)}, n_features={self.n_features}, "
+            f"n_classes={self.n_classes}, labelled={self._manifest['labelled']}, "
+            f"shards={len(self._shards)})"
+        )
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._columns:
+            parts = [shard[name] for shard in self._shards]
+            column = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            column.flags.writeable = False
+            self._columns[name] = column
+        return self._columns[name]
