@@ -33,7 +33,6 @@ from adue_sklearn import scorers
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
-    OutputError,
     clear_leftovers,
     make_folder,
     not_written,
@@ -52,6 +51,7 @@ from adue_sklearn._utils.schemas import (
 )
 from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.exceptions import ModelMismatchError, OutputError
 from adue_sklearn.scorers import HUQScorer, StackedScorer
 
 __all__ = [
@@ -164,10 +164,6 @@ class FittedHead(NamedTuple):
         """What features have to agree with."""
         weights, biases = self.estimator._get_head("init_")
         return ModelFacts(self.provenance, list(weights), list(biases), self.class_names)
-
-
-class ModelMismatchError(ValueError):
-    """Features of one model met an uncertainty head of another."""
 
 
 def save_head(

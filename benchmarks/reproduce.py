@@ -38,7 +38,8 @@ from paper_table import RESULTS, markdown, read_runs, summarise
 from text_data import Split, TextData, first_rows, load_text_data
 
 from adue_sklearn.datasets import minilm_path
-from adue_sklearn.features import FeatureStore, StoreError, extract_features, load_classifier
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features import FeatureStore, extract_features, load_classifier
 
 SETTINGS = Path(__file__).with_suffix(".json")
 

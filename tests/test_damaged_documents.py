@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer, ViMScorer
-from adue_sklearn.features import FeatureStore, FeatureStoreWriter, StoreError
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 from adue_sklearn.features._store.manifest import read_unfinished
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold

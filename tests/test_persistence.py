@@ -38,13 +38,8 @@ from adue_sklearn import (
     persistence,
     scorers,
 )
-from adue_sklearn.persistence import (
-    ModelFacts,
-    ModelMismatchError,
-    check_same_model,
-    load_head,
-    save_head,
-)
+from adue_sklearn.exceptions import ModelMismatchError
+from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
 
 PROVENANCE = {
     "model": "adapters/a",

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from adue_sklearn.exceptions import OutputError
+
 try:
     import fcntl
 except ImportError:  # Windows, which deletes no open file: nothing is cleared there
@@ -24,10 +26,6 @@ except ImportError:  # Windows, which deletes no open file: nothing is cleared t
 # Those of earlier versions end in the number of a process.
 _TEMPORARY = re.compile(r"\.(.+)\.(?:[0-9a-f]{16}|\d+)\.tmp")
 _LONGEST_NAME_BYTES = 200  # of the target in the temporary's name; file systems take 255
-
-
-class OutputError(OSError, ValueError):
-    """A file cannot be written; the message names it and says how to mend that."""
 
 
 def write_file(target: Path, content: bytes) -> None:

@@ -13,6 +13,12 @@ from scipy.stats import binom
 from adue_sklearn._utils.arrays import Array, as_numpy
 from adue_sklearn._utils.messages import one_line
 from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.exceptions import (
+    ChangedFeaturesWarning,
+    ClassSharesWarning,
+    FitRowsWarning,
+    MissingClassesWarning,
+)
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -24,22 +30,6 @@ _LOOKED_AT = 16
 _LONGEST_LIST = 10
 #: Answers of a class for each of its rows; on real sets 0.2 to 1.4, with a quarter of its rows 1.5.
 _TOO_OFTEN = 1.5
-
-
-class FitRowsWarning(UserWarning):
-    """The rows of a fit do not fit together with the head, or leave something out."""
-
-
-class MissingClassesWarning(FitRowsWarning):
-    """Rows hold no example of some of the head's classes."""
-
-
-class ClassSharesWarning(FitRowsWarning):
-    """A head answers a class far more often than it occurs among the rows."""
-
-
-class ChangedFeaturesWarning(FitRowsWarning):
-    """Features look as if a scaler had changed them on their way to a given head."""
 
 
 class Doubt(NamedTuple):

@@ -66,7 +66,7 @@ def warning_printer() -> Callable[..., None]:
     doubted: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        from adue_sklearn._utils.fit_rows import FitRowsWarning
+        from adue_sklearn.exceptions import FitRowsWarning
 
         if issubclass(category, FitRowsWarning):
             if category.__name__ in doubted:  # every fit of a command says it of its own rows

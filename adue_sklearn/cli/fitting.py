@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.row_digests import row_digests
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
 from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
 from adue_sklearn.comparison import compare_scorers
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import CHOICE_ROWS, check_saveable

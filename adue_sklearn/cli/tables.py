@@ -16,11 +16,11 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn._utils.arrays import as_numpy
-from adue_sklearn._utils.fit_rows import ClassSharesWarning, FitRowsWarning
 from adue_sklearn._utils.head import rows_to_fit
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.exceptions import ClassSharesWarning, FitRowsWarning
 from adue_sklearn.metrics import (
     aurc_score,
     eaurc_score,

@@ -17,7 +17,6 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_scalar
 
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.folds import Divisible
 from adue_sklearn._utils.head import (
     BoolArray,
@@ -30,6 +29,7 @@ from adue_sklearn._utils.head import (
 from adue_sklearn._utils.row_digests import row_digests, rows_among, unseen_rows
 from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import (
     aurc_score,
     eaurc_score,
@@ -291,6 +291,7 @@ def without_shared(
 
 
 def check_metrics(metrics: Any) -> dict[str, Callable[[Any, Any], float]]:
+    """Return metrics by name, each of errors and scores; the defaults for None."""
     if metrics is None:
         return DEFAULT_METRICS
     if not isinstance(metrics, Mapping):

@@ -29,7 +29,7 @@ from sklearn.utils import check_scalar
 
 from adue_sklearn import scorers as _scorers
 from adue_sklearn._utils.arrays import Array, as_numpy
-from adue_sklearn._utils.fit_rows import ClassSharesWarning, Doubt
+from adue_sklearn._utils.fit_rows import Doubt
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
@@ -38,7 +38,6 @@ from adue_sklearn._utils.head import (
     encode_labels,
     out_of_fold_predictions,
 )
-from adue_sklearn._utils.label_order import LabelOrderWarning
 from adue_sklearn._utils.validation import callers_level, naming
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
@@ -61,6 +60,7 @@ from adue_sklearn.comparison.result import (
     ScoreResult,
     with_adjusted,
 )
+from adue_sklearn.exceptions import ClassSharesWarning, LabelOrderWarning
 from adue_sklearn.metrics import (
     Difference,
     Estimate,

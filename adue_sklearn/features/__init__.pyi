@@ -1,10 +1,6 @@
 """What the rooms of this one offer."""
 
-from ._model.heads import (
-    FeatureMismatchError as FeatureMismatchError,
-    Head as Head,
-    HeadError as HeadError,
-)
+from ._model.heads import Head as Head
 from ._model.loading import (
     LoadedClassifier as LoadedClassifier,
     load_classifier as load_classifier,
@@ -12,7 +8,6 @@ from ._model.loading import (
 from ._store.store import (
     FeatureStore as FeatureStore,
     FeatureStoreWriter as FeatureStoreWriter,
-    StoreError as StoreError,
 )
 from .extractor import (
     FeatureBatch as FeatureBatch,

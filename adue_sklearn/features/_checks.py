@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn._utils.arrays import as_numpy
-from adue_sklearn.features._store.files import StoreError
+from adue_sklearn.exceptions import StoreError
 
 
 def array(

@@ -16,7 +16,6 @@ from sklearn.utils import check_scalar
 
 from adue_sklearn import thresholds
 from adue_sklearn._utils.arrays import as_numpy
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.row_digests import row_digests, rows_among
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.calibration import ErrorProbability
@@ -29,6 +28,7 @@ from adue_sklearn.comparison.compare import (
     needs,
     predicted_uncertainty,
 )
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.metrics import risk_at_coverage_score
 from adue_sklearn.plotting._display import binomial_interval

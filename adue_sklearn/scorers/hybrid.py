@@ -19,10 +19,10 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import aurc_score
 from adue_sklearn.scorers._errors import can_learn
 from adue_sklearn.scorers.logits import SoftmaxResponseScorer

@@ -28,7 +28,6 @@ from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
@@ -42,6 +41,7 @@ from adue_sklearn._utils.validation import naming
 from adue_sklearn.adue.objective import softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.scorers._errors import can_learn
 from adue_sklearn.scorers.logits import (
     EnergyScorer,

@@ -38,6 +38,7 @@ from adue_sklearn._utils.head import (
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from adue_sklearn.exceptions import SingularCovarianceError
 
 Variant = Literal["class", "marginal", "relative"]
 Shrinkage = float | Literal["auto"]
@@ -52,10 +53,6 @@ _DERIVED = (
     "background_covariance_",
     "_background_whitening",
 )
-
-
-class SingularCovarianceError(ValueError):
-    """A covariance has no inverse."""
 
 
 @dataclass

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
-from adue_sklearn._utils.fit_rows import FitRowsWarning
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
@@ -25,6 +24,7 @@ from adue_sklearn._utils.head import (
     rows_to_fit,
 )
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.scorers import SoftmaxResponseScorer
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from adue_sklearn.features import HeadError, compute_features, load_classifier
+from adue_sklearn.exceptions import HeadError
+from adue_sklearn.features import compute_features, load_classifier
 from tests.lora_cases import (
     ARCHITECTURES,
     head_logits,

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
+from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import (
-    StoreError,
     batching,
     extract_features,
     extractor,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from adue_sklearn.features import FeatureMismatchError, compute_features, load_classifier
+from adue_sklearn.exceptions import FeatureMismatchError
+from adue_sklearn.features import compute_features, load_classifier
 from tests.mutations import content_of, mutated, mutated_bytes
 
 MUTATE = {

@@ -13,10 +13,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from adue_sklearn.exceptions import FeatureMismatchError, StoreError
 from adue_sklearn.features import (
-    FeatureMismatchError,
     FeatureStore,
-    StoreError,
     compute_features,
     extract_features,
     iter_features,

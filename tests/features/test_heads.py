@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from adue_sklearn.features import FeatureMismatchError, Head, HeadError
+from adue_sklearn.exceptions import FeatureMismatchError, HeadError
+from adue_sklearn.features import Head
 from adue_sklearn.features._model.finding import find_head, run_head
 from adue_sklearn.features._model.heads import check_batch
 

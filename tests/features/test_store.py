@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 from adue_sklearn import MahalanobisScorer
-from adue_sklearn.features import FeatureStore, FeatureStoreWriter, StoreError
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 
 
 def finite(shape):

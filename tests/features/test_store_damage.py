@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from adue_sklearn.features import FeatureStore, StoreError
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features import FeatureStore
 
 RNG = np.random.default_rng(0)
 X, Y, W = RNG.normal(size=(10, 3)), RNG.integers(0, 2, size=10), RNG.normal(size=(2, 3))

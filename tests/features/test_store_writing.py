@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import (
     FeatureStore,
     FeatureStoreWriter,
-    StoreError,
     extract_features,
     load_classifier,
 )

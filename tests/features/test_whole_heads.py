@@ -13,12 +13,10 @@ from transformers import AutoModelForSequenceClassification
 
 from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer
 from adue_sklearn._utils.head import ACTIVATIONS, apply_head
+from adue_sklearn.exceptions import FeatureMismatchError, HeadError, StoreError
 from adue_sklearn.features import (
-    FeatureMismatchError,
     FeatureStore,
-    HeadError,
     LoraFeatureExtractor,
-    StoreError,
     compute_features,
     extract_features,
     load_classifier,

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from adue_sklearn._utils.head import ACTIVATIONS
+from adue_sklearn.exceptions import HeadError
 from adue_sklearn.features._model.finding import enters_below, enters_last, read_layer
-from adue_sklearn.features._model.heads import Head, HeadError, Layer
+from adue_sklearn.features._model.heads import Head, Layer
 from adue_sklearn.features._model.hooks import Inputs, Seen, watch
 
 

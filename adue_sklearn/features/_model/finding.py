@@ -18,13 +18,8 @@ import torch
 from torch import nn
 
 from adue_sklearn._utils.head import ACTIVATIONS
-from adue_sklearn.features._model.heads import (
-    FeatureMismatchError,
-    Head,
-    HeadError,
-    Layer,
-    some_rows,
-)
+from adue_sklearn.exceptions import FeatureMismatchError, HeadError
+from adue_sklearn.features._model.heads import Head, Layer, some_rows
 from adue_sklearn.features._model.hooks import Call, Inputs, Seen, model_logits, watch
 
 

@@ -10,19 +10,12 @@ import numpy.typing as npt
 import torch
 
 from adue_sklearn._utils.head import ACTIVATIONS
+from adue_sklearn.exceptions import FeatureMismatchError
 from adue_sklearn.features._store.layers import apply_layers
 
 FloatArray = npt.NDArray[np.float32]
 #: The steepest slope of the activations is the gelu's.
 _STEEPEST = 1.13
-
-
-class HeadError(ValueError):
-    """The model has no linear layer whose output is its logits."""
-
-
-class FeatureMismatchError(RuntimeError):
-    """Features and head do not give the logits that the model returned."""
 
 
 class Layer(NamedTuple):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from adue_sklearn.features._model.heads import FeatureMismatchError
+from adue_sklearn.exceptions import FeatureMismatchError
 
 TOKENIZER_MEND = "Restore the tokenizer from a copy, or give another with tokenizer=."
 _OTHER_CAUSES = (OSError, MemoryError, torch.OutOfMemoryError)  # these say what is the case

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._checks import array, check_count, check_labels
-from adue_sklearn.features._store.files import StoreError
 from adue_sklearn.features._store.writer import FeatureStoreWriter
 
 

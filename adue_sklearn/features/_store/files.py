@@ -15,16 +15,13 @@ from safetensors.numpy import save
 
 from adue_sklearn._utils import files
 from adue_sklearn._utils.json_files import parse_json
+from adue_sklearn.exceptions import OutputError, StoreError
 
 Arrays = dict[str, npt.NDArray[Any]]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name: safetensors dtype and shape
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 _HEADER_SIZE_BYTES = 8  # safetensors: header length (uint64), header (JSON), data
-
-
-class StoreError(ValueError):
-    """A feature store cannot be read or written; the message names the file and the mend."""
 
 
 class DamagedFileError(StoreError):
@@ -40,7 +37,7 @@ class DamagedFileError(StoreError):
 def _as_store_error() -> Iterator[None]:
     try:
         yield
-    except files.OutputError as error:
+    except OutputError as error:
         raise StoreError(str(error)) from error
 
 

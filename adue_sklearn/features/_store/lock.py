@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from adue_sklearn._utils.files import not_written
 from adue_sklearn._utils.json_files import parse_json
-from adue_sklearn.features._store.files import StoreError, write_atomically
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features._store.files import write_atomically
 from adue_sklearn.features._store.manifest import HOLDER
 
 LOCK = ".lock"  # empty; stays, because removing a lock file lets two writers in

@@ -24,13 +24,8 @@ from adue_sklearn._utils.schemas import (
     check_document,
     read_document,
 )
-from adue_sklearn.features._store.files import (
-    DamagedFileError,
-    Layout,
-    StoreError,
-    check_hash,
-    map_tensors,
-)
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features._store.files import DamagedFileError, Layout, check_hash, map_tensors
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adue_sklearn.features._store.files import StoreError, make_folder, rename, write_atomically
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features._store.files import make_folder, rename, write_atomically
 from adue_sklearn.features._store.lock import WriterLock
 from adue_sklearn.features._store.manifest import (
     MANIFEST,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from adue_sklearn.features._store.files import StoreError, rename
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features._store.files import rename
 from adue_sklearn.features._store.lock import LOCK, WriterLock
 from adue_sklearn.features._store.manifest import MANIFEST, is_store_file, is_temporary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adue_sklearn._utils.validation import callers_level
-from adue_sklearn.features._store.files import StoreError
+from adue_sklearn.exceptions import StoreError
 
 _ABSENT = object()
 # What makes features another model's, or other features of it; the rest of the provenance (paths,

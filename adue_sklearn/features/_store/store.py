@@ -22,7 +22,7 @@ import numpy.typing as npt
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.features._checks import check_flag, check_path
 from adue_sklearn.features._store.arrays import write_arrays
-from adue_sklearn.features._store.files import StoreError, map_tensors
+from adue_sklearn.features._store.files import map_tensors
 from adue_sklearn.features._store.layers import FloatArray, HeadLayers
 from adue_sklearn.features._store.manifest import (
     Damage,
@@ -36,7 +36,7 @@ from adue_sklearn.features._store.manifest import (
 from adue_sklearn.features._store.repair import RepairReport, damage_error, find_damage, repair
 from adue_sklearn.features._store.writer import FeatureStoreWriter
 
-__all__ = ["FeatureStore", "FeatureStoreWriter", "StoreError"]
+__all__ = ["FeatureStore", "FeatureStoreWriter"]
 
 IntArray = npt.NDArray[np.int64]
 

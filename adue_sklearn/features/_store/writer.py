@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from adue_sklearn._utils.files import clear_leftovers
 from adue_sklearn._utils.validation import callers_level
+from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._checks import (
     array,
     check_classes,
@@ -31,7 +32,6 @@ from adue_sklearn.features._checks import (
     check_provenance,
 )
 from adue_sklearn.features._store.files import (
-    StoreError,
     file_entry,
     make_folder,
     rename,
