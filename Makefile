@@ -22,6 +22,7 @@ test-oldest:  # what pyproject.toml admits at the least, in an environment of it
 
 lint: $(VENV)/.test
 	$(BIN)/deptry .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -31,7 +31,8 @@ tell("package")
 import adue_sklearn.datasets
 from adue_sklearn import AdUEEstimator
 tell("estimator")
-from adue_sklearn.features import FeatureStore, StoreError
+from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features import FeatureStore
 store = FeatureStore.open(sys.argv[1])
 tell("store", rows=len(store.features))
 try:

@@ -19,7 +19,7 @@ def check_labels(
 
     ``rows`` are those, from 0, whose labels count; None for all.
     """
-    from adue_sklearn.features._labels import label_rows
+    from adue_sklearn.features._model.labels import label_rows
     from adue_sklearn.features._model.loading import read_classes
 
     if labels is None:

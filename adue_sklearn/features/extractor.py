@@ -15,9 +15,6 @@ import numpy.typing as npt
 from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._utils.label_order import label_order
 from adue_sklearn._utils.validation import callers_level
-from adue_sklearn.features._checks import check_count, check_flag, check_path, check_progress
-from adue_sklearn.features._fingerprint import fingerprint
-from adue_sklearn.features._labels import label_rows
 from adue_sklearn.features._model.batching import (
     Encoded,
     buckets,
@@ -27,8 +24,12 @@ from adue_sklearn.features._model.batching import (
     windows,
 )
 from adue_sklearn.features._model.finding import run_head
+from adue_sklearn.features._model.fingerprint import fingerprint
 from adue_sklearn.features._model.heads import check_batch
+from adue_sklearn.features._model.labels import label_rows
 from adue_sklearn.features._model.loading import LoadedClassifier, load_classifier
+from adue_sklearn.features._model.warnings import warn_of_blank_texts, warn_of_cut_texts
+from adue_sklearn.features._store.checks import check_count, check_flag, check_path, check_progress
 from adue_sklearn.features._store.manifest import MANIFEST
 from adue_sklearn.features._store.replace import (
     check_replaceable,
@@ -37,7 +38,6 @@ from adue_sklearn.features._store.replace import (
     replacement_of,
 )
 from adue_sklearn.features._store.store import FeatureStore, FeatureStoreWriter
-from adue_sklearn.features._warnings import warn_of_blank_texts, warn_of_cut_texts
 
 __all__ = [
     "FeatureBatch",

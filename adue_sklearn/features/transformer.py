@@ -32,7 +32,7 @@ from adue_sklearn.features._model.adapter_config import read_adapter_config
 from adue_sklearn.features._model.arguments import View, check_view
 from adue_sklearn.features._model.batching import check_texts
 from adue_sklearn.features._model.loading import LoadedClassifier, load_classifier
-from adue_sklearn.features._warnings import warn_of_cut_texts
+from adue_sklearn.features._model.warnings import warn_of_cut_texts
 from adue_sklearn.features.extractor import collect_features
 
 Rows = npt.NDArray[np.float32]

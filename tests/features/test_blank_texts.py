@@ -8,12 +8,12 @@ import pytest
 
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import (
-    batching,
     extract_features,
     extractor,
     load_classifier,
     stream_features,
 )
+from adue_sklearn.features._model import batching
 
 TEXTS = ["w1 w2", "", "w3", " \n\t\u200b", "w4 w5 w6", "w7", "\xa0", "w8"]
 KEPT = [0, 2, 4, 5, 7]

@@ -10,7 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from adue_sklearn.features import FeatureStore, LoraFeatureExtractor, _checkpoint, load_classifier
+from adue_sklearn.features import FeatureStore, LoraFeatureExtractor, load_classifier
+from adue_sklearn.features._model import checkpoint
 from tests.problems import Problem
 
 
@@ -26,8 +27,8 @@ def hub(monkeypatch, tmp_path):
         Hub.asked += 1
         raise Hub.answer
 
-    monkeypatch.setattr(_checkpoint, "get_hf_file_metadata", ask)
-    monkeypatch.setattr(_checkpoint, "hf_hub_download", ask)
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(checkpoint, "hf_hub_download", ask)
     monkeypatch.chdir(tmp_path)
     return Hub
 
@@ -95,7 +96,7 @@ def test_a_name_that_the_hub_does_not_know_is_said(hub):
 
 def test_a_file_that_a_model_on_the_hub_lacks_is_none(hub):
     hub.answer = missing(RemoteEntryNotFoundError, "404")
-    assert _checkpoint.find_file("good/model", "config.json") is None
+    assert checkpoint.find_file("good/model", "config.json") is None
 
 
 def test_without_network_the_cache_is_read(hub, tmp_path, monkeypatch):
@@ -105,9 +106,9 @@ def test_without_network_the_cache_is_read(hub, tmp_path, monkeypatch):
     def cached(_, name):
         return str(file) if name == "config.json" else None
 
-    monkeypatch.setattr(_checkpoint, "try_to_load_from_cache", cached)
-    assert _checkpoint.find_file("good/model", "config.json") == file
-    assert _checkpoint.find_file("good/model", "adapter_config.json") is None
+    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", cached)
+    assert checkpoint.find_file("good/model", "config.json") == file
+    assert checkpoint.find_file("good/model", "adapter_config.json") is None
 
 
 def test_an_adapter_given_as_base_is_said_to_be_one(roberta, hub):

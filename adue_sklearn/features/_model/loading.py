@@ -15,7 +15,6 @@ import torch
 from transformers import PreTrainedModel
 
 from adue_sklearn._utils.arrays import parse_device
-from adue_sklearn.features._checks import check_classes
 from adue_sklearn.features._model import checkpoint as checkpoint
 from adue_sklearn.features._model.adapters import (
     activate,
@@ -43,6 +42,7 @@ from adue_sklearn.features._model.probe import (
 )
 from adue_sklearn.features._model.reading import in_one_line, running
 from adue_sklearn.features._model.tokenizer import load_tokenizer, resolve_max_length, set_pad_token
+from adue_sklearn.features._store.checks import check_classes
 
 
 @dataclass(frozen=True, eq=False)

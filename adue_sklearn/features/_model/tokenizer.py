@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from adue_sklearn._utils.validation import callers_level
-from adue_sklearn.features._checks import check_count
 from adue_sklearn.features._model.checkpoint import find_file
 from adue_sklearn.features._model.reading import TOKENIZER_MEND, reading
+from adue_sklearn.features._store.checks import check_count
 
 DEFAULT_MAX_LENGTH = 512
 _SANE_LENGTH = 1_000_000  # tokenizers without a limit say about 1e30

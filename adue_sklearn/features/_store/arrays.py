@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn.exceptions import StoreError
-from adue_sklearn.features._checks import array, check_count, check_labels
+from adue_sklearn.features._store.checks import array, check_count, check_labels
 from adue_sklearn.features._store.writer import FeatureStoreWriter
 
 

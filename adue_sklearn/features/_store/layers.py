@@ -12,7 +12,7 @@ import torch
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.head import ACTIVATIONS, apply_head, is_list_of_layers, two_rows
 from adue_sklearn.exceptions import StoreError
-from adue_sklearn.features._checks import array
+from adue_sklearn.features._store.checks import array
 from adue_sklearn.features._store.files import Arrays
 
 FloatArray = npt.NDArray[np.float32]

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn._utils.validation import callers_level
-from adue_sklearn.features._checks import check_flag, check_path
 from adue_sklearn.features._store.arrays import write_arrays
+from adue_sklearn.features._store.checks import check_flag, check_path
 from adue_sklearn.features._store.files import map_tensors
 from adue_sklearn.features._store.layers import FloatArray, HeadLayers
 from adue_sklearn.features._store.manifest import (

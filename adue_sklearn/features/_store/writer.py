@@ -23,7 +23,7 @@ import numpy.typing as npt
 from adue_sklearn._utils.files import clear_leftovers
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.exceptions import StoreError
-from adue_sklearn.features._checks import (
+from adue_sklearn.features._store.checks import (
     array,
     check_classes,
     check_flag,
