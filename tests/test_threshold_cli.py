@@ -15,8 +15,8 @@ from adue_sklearn import (
     SelectiveClassifier,
     SoftmaxResponseScorer,
 )
-from adue_sklearn.adue import search
 from adue_sklearn._utils.row_digests import row_digests, rows_among
+from adue_sklearn.adue import search
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.selective import selective_threshold
