@@ -67,11 +67,11 @@ def head(problem):
 def test_grid_search_is_the_same_with_processes_and_metadata_routing(
     problem, head, routing, n_jobs
 ):
-    grid = {"beta": [0.01, 1.0]}
+    grid = {"beta": [0.1, 1.0]}
     folds = error_stratified_folds(*problem.fit_args, n_splits=2)
-    expected = GridSearchCV(AdUEEstimator(), grid, cv=folds).fit(problem.X, problem.y, **head)
+    expected = GridSearchCV(AdUEEstimator(lam=10), grid, cv=folds).fit(problem.X, problem.y, **head)
     with sklearn.config_context(enable_metadata_routing=routing):
-        search = GridSearchCV(AdUEEstimator(), grid, cv=folds, n_jobs=n_jobs)
+        search = GridSearchCV(AdUEEstimator(lam=10), grid, cv=folds, n_jobs=n_jobs)
         search.fit(problem.X, problem.y, **head)
     # Another process may use another number of threads, whose sums round differently.
     np.testing.assert_allclose(
@@ -92,14 +92,14 @@ def test_grid_search_is_the_same_with_processes_and_metadata_routing(
     ids=["halving", "randomized"],
 )
 def test_other_searches_work(problem, head, make_search):
-    search = make_search(AdUEEstimator()).fit(problem.X, problem.y, **head)
+    search = make_search(AdUEEstimator(lam=10)).fit(problem.X, problem.y, **head)
     assert np.isfinite(search.best_score_)
 
 
 def test_several_of_our_scorers_in_one_search(problem, head):
     scoring = {"auc": error_roc_auc_scorer, "aurc": aurc_scorer, "fpr": fpr_at_tpr_scorer}
     search = GridSearchCV(
-        AdUEEstimator(), {"beta": [0.1, 1.0]}, scoring=scoring, refit="aurc", cv=2
+        AdUEEstimator(lam=10), {"beta": [0.1, 1.0]}, scoring=scoring, refit="aurc", cv=2
     ).fit(problem.X, problem.y, **head)
     assert search.cv_results_["mean_test_auc"].min() > 0.5
     assert search.best_score_ == search.cv_results_["mean_test_aurc"].max() < 0
@@ -263,17 +263,17 @@ class Recorder:
 
 def test_progress_callbacks_follow_descents_and_iterations(problem):
     recorder = Recorder()
-    adue = AdUEEstimator().set_callbacks(recorder).fit(*problem.fit_args)
+    adue = AdUEEstimator(lam=10).set_callbacks(recorder).fit(*problem.fit_args)
     assert recorder.ended.count("lbfgs-iter") == adue.n_iter_
     assert recorder.ended.count("descent") >= 2
     assert recorder.ended[-1] == "fit"
-    without = AdUEEstimator().fit(*problem.fit_args)
+    without = AdUEEstimator(lam=10).fit(*problem.fit_args)
     np.testing.assert_array_equal(adue.coef_, without.coef_)
 
 
 def test_scikit_learns_progress_bar_runs_on_a_fit_and_on_a_search(problem, head, capfd):
-    AdUEEstimator().set_callbacks(ProgressBar()).fit(*problem.fit_args)
-    search = GridSearchCV(AdUEEstimator(), {"beta": [0.3, 1.0]}, cv=2)
+    AdUEEstimator(lam=10).set_callbacks(ProgressBar()).fit(*problem.fit_args)
+    search = GridSearchCV(AdUEEstimator(lam=10), {"beta": [0.3, 1.0]}, cv=2)
     search.set_callbacks(ProgressBar(max_propagation_depth=2)).fit(problem.X, problem.y, **head)
     assert "AdUEEstimator" in capfd.readouterr().out
 
@@ -288,12 +288,13 @@ def test_tensors_go_through_a_search_with_array_api_dispatch():
 
         p = Problem(n=150)
         grid = {"beta": [0.1, 1.0]}
-        expected = GridSearchCV(AdUEEstimator(), grid, cv=2).fit(
+        expected = GridSearchCV(AdUEEstimator(lam=10), grid, cv=2).fit(
             p.X, p.y, init_W=p.W, init_b=p.b)
         X, y, W, b = map(torch.as_tensor, p.fit_args)
         for dispatch in (True, False):
             with sklearn.config_context(array_api_dispatch=dispatch):
-                search = GridSearchCV(AdUEEstimator(), grid, cv=2).fit(X, y, init_W=W, init_b=b)
+                search = GridSearchCV(AdUEEstimator(lam=10), grid, cv=2)
+                search.fit(X, y, init_W=W, init_b=b)
                 assert isinstance(search.score_samples(X), torch.Tensor)
             np.testing.assert_allclose(search.cv_results_["mean_test_score"],
                                        expected.cv_results_["mean_test_score"], atol=1e-6)
@@ -314,5 +315,5 @@ def test_tensors_on_every_device_can_be_cut_into_folds(problem, device):
         folds, error_stratified_folds(*problem.fit_args, n_splits=2), strict=True
     ):
         np.testing.assert_array_equal(fold, expected)
-        fitted = AdUEEstimator().fit(X[rest], y[rest], W, b)
+        fitted = AdUEEstimator(lam=10).fit(X[rest], y[rest], W, b)
         assert fitted.predict_uncertainty(X[fold]).device == X.device

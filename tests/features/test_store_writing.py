@@ -607,7 +607,8 @@ def test_a_full_disk_leaves_a_store_that_is_valid_or_gone_on_with(
 ):
     def write(folder):
         if what == "extract":
-            extract_features(classifier, TEXTS, folder, **EXTRACTION)
+            few = EXTRACTION | {"labels": LABELS[:6], "batch_tokens": 60}
+            extract_features(classifier, TEXTS[:6], folder, **few)
         elif what == "create":
             FeatureStore.create(folder, init_W=W, shard_rows=4, **rows(10))
         else:
