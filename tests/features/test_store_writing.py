@@ -607,7 +607,7 @@ def test_a_full_disk_leaves_a_store_that_is_valid_or_gone_on_with(
 ):
     def write(folder):
         if what == "extract":
-            few = EXTRACTION | {"labels": LABELS[:6], "batch_tokens": 60}
+            few = EXTRACTION | {"labels": LABELS[:6]}
             extract_features(classifier, TEXTS[:6], folder, **few)
         elif what == "create":
             FeatureStore.create(folder, init_W=W, shard_rows=4, **rows(10))
