@@ -84,12 +84,12 @@ def error_stratified_folds(
     n_errors, n_correct = known.n_errors, known.n_correct
     if min(n_errors, n_correct) < n_splits:
         few, kind = (n_errors, "errors") if n_errors < n_splits else (n_correct, "correct answers")
-        n_copies = len(known.groups) - len(known.errors)
-        copies = f" (not counting {n_copies} copies of others)" if n_copies else ""
+        n_with_copies = int(errors.sum() if kind == "errors" else (~errors).sum())
+        once = ", counting copies of a row once," if few < n_with_copies else ""
         raise ValueError(
-            f"The original head makes {few} {kind} on {len(known.errors)} rows{copies}, too few "
-            f"for n_splits={n_splits} folds with at least one each. Use fewer folds (--folds), or "
-            "more rows that the classifier was not trained on."
+            f"The original head makes {few} {kind}{once} on {len(errors)} rows, too few for "
+            f"n_splits={n_splits} folds with at least one each. Use fewer folds (--folds), or more "
+            "rows that the classifier was not trained on."
         )
     return known.folds(n_splits, random_state)
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from tests import profiles  # noqa: F401 (registers them)
+from tests.marks import printed_warnings
 from tests.problems import DEVICES, Problem
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,7 +40,8 @@ def adue(monkeypatch, capsys):
         monkeypatch.setattr(console, "width", 200)
         status = 0
         try:
-            cli.main()
+            with printed_warnings():
+                cli.main()
         except SystemExit as stop:
             status = stop.code or 0
         out, err = capsys.readouterr()

@@ -28,6 +28,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
+from tests import marks
 from tests.bad_input_cases import anything, call
 from tests.problems import DEVICES, Problem
 
@@ -263,6 +264,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.mark.parametrize("ties", [False, True])
+@marks.odd_rows
 def test_isotonic_is_scikit_learns(ties):
     scores, errors = uneven_scores(0, ties=ties)
     at = np.linspace(-0.5, 1.5, 200)
@@ -273,6 +275,7 @@ def test_isotonic_is_scikit_learns(ties):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+@marks.odd_rows
 def test_sigmoid_is_scikit_learns_platt_scaling(scale):
     scores, errors = uneven_scores(1)
     a, b = _sigmoid_calibration(scores, errors.astype(float))
@@ -282,6 +285,7 @@ def test_sigmoid_is_scikit_learns_platt_scaling(scale):
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@marks.odd_rows
 def test_beta_is_a_logistic_regression_on_the_two_logarithms():
     scores, errors = uneven_scores(2, n=3000)
     scores = np.clip(scores, 1e-6, 1 - 1e-6)
@@ -342,6 +346,7 @@ def test_probability_of_error_never_falls_with_the_score(method, seed, n, n_valu
 
 
 @every_method
+@marks.odd_rows
 def test_a_score_without_information_becomes_the_error_rate(method):
     rng = np.random.default_rng(0)
     errors = rng.random(4000) < 0.2
@@ -352,6 +357,7 @@ def test_a_score_without_information_becomes_the_error_rate(method):
 
 
 @every_method
+@marks.odd_rows
 def test_separable_rows_and_extreme_scores_stay_finite(method):
     scores = np.concatenate([np.zeros(50), np.ones(50)])
     p = error_probability(scores, scores > 0, method, np.array([0.0, 1e-300, 0.5, 1.0]))
@@ -361,12 +367,14 @@ def test_separable_rows_and_extreme_scores_stay_finite(method):
 
 
 @every_method
+@marks.odd_rows
 def test_one_error_is_enough_where_the_score_learns_nothing(method):
     errors = np.arange(50) == 49
     p = error_probability(np.arange(50) / 50, errors, method, np.array([0.0, 0.98]))
     assert 0 <= p[0] < p[1] <= 1
 
 
+@marks.odd_rows
 def test_beta_refuses_a_score_outside_zero_and_one():
     scores, errors = uneven_scores(0)
     with pytest.raises(ValueError, match=r"method='beta' needs a score in \[0, 1\].*0 to 5"):
@@ -465,6 +473,7 @@ def test_rows_without_errors_are_an_error_with_a_head_and_a_warning_without(prob
         assert (model.predict_uncertainty(X) < 0.05).all()
 
 
+@marks.odd_rows
 def test_rows_with_only_errors_give_a_warning():
     problem = Problem()
     wrong = (SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X) + 1) % 3
@@ -473,6 +482,7 @@ def test_rows_with_only_errors_give_a_warning():
     assert (model.predict_uncertainty(problem.X) > 0.9).all()
 
 
+@marks.odd_rows
 def test_an_estimator_with_a_deep_head_can_be_wrapped():
     rng = np.random.default_rng(0)
     W = [rng.normal(size=(8, 5)), rng.normal(size=(3, 8))]

@@ -22,6 +22,7 @@ from adue_sklearn.cli.console import console
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head, save_head
 from tests.lora_cases import make_texts
+from tests.marks import printed_warnings
 
 CLASSES = "bad,good"
 
@@ -54,7 +55,7 @@ def extract(case, texts, out):
     arguments = ["adue", "extract", case.adapter, texts, "--out", out, "--classes", CLASSES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, arguments)))
-        with pytest.raises(SystemExit, match="0"):
+        with pytest.raises(SystemExit, match="0"), printed_warnings():
             cli.main()
 
 
@@ -77,7 +78,7 @@ def head(stores):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", list(map(str, command)))
         patch.setattr(search, "DEFAULT_GRID", {"alpha": [0.0, 1.0], "beta": [0.01, 0.1]})
-        with pytest.raises(SystemExit, match="0"):
+        with pytest.raises(SystemExit, match="0"), printed_warnings():
             cli.main()
     return stores / "head", printed.getvalue()
 
@@ -87,7 +88,7 @@ def test_extract_stores_labels_classes_and_the_models_logits(labelled, stores):
     store = FeatureStore.open(stores / "test")
     assert store.classes == ["bad", "good"]
     assert len(store) == len(store.labels) == 80
-    texts = [json.loads(line)["text"] for line in (stores / "test.jsonl").open()]
+    texts = [json.loads(line)["text"] for line in (stores / "test.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(store.logits, case.logits_one_by_one(texts), atol=1e-4)
 
 
@@ -110,7 +111,7 @@ def test_predict_writes_label_probability_and_uncertainty_a_line(adue, head, lab
     scored = folder / "out" / "scored.jsonl"
     status, _, err = adue("predict", head[0], case.adapter, folder / "test.jsonl", "--out", scored)
     assert status == 0, err
-    rows = [json.loads(line) for line in scored.open()]
+    rows = [json.loads(line) for line in scored.read_text().splitlines()]
     store, fitted = FeatureStore.open(stores / "test"), load_head(head[0])
     assert [row["label"] for row in rows] == [store.classes[i] for i in store.logits.argmax(axis=1)]
     probabilities = fitted.estimator.predict_proba(store.features).max(axis=1)
@@ -128,7 +129,7 @@ def test_predict_takes_ids_texts_csv_and_standard_streams(
     adue, head, labelled, tmp_path, monkeypatch
 ):
     case, folder = labelled
-    lines = [json.loads(line) for line in (folder / "test.jsonl").open()][:4]
+    lines = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()][:4]
     data = "".join(json.dumps({**line, "key": f"a{i}"}) + "\n" for i, line in enumerate(lines))
     (tmp_path / "data.jsonl").write_text(data)
     texts = [line["text"] for line in lines]
@@ -200,7 +201,7 @@ def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_p
         "predict", tmp_path / "head", case.adapter, folder / "test.jsonl", "--out", scored
     )
     assert status == 0, err
-    rows = [json.loads(line) for line in scored.open()]
+    rows = [json.loads(line) for line in scored.read_text().splitlines()]
     store = FeatureStore.open(tmp_path / "test")
     assert [row["label"] for row in rows] == [store.classes[i] for i in store.logits.argmax(axis=1)]
     np.testing.assert_allclose(
@@ -569,7 +570,7 @@ def test_on_a_terminal_a_search_shows_one_bar(stores, tmp_path, monkeypatch, cap
     monkeypatch.setattr(console, "_force_terminal", True)
     arguments = ["adue", "fit", stores / "calibration", "--out", tmp_path / "head", "--folds", 2]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="0"), printed_warnings():
         cli.main()
     out, _ = capfd.readouterr()
     assert "Chosen" in out

@@ -42,6 +42,7 @@ from adue_sklearn.metrics import (
     error_roc_auc_p_value,
     error_roc_auc_score,
 )
+from tests import marks
 from tests.problems import Problem
 from tests.profiles import repeated
 from tests.toy_scorers import Constant, Failing, NotANumber, Oracle, ToyScorer, with_oracle
@@ -212,6 +213,7 @@ def test_it_says_when_there_are_too_few_errors_to_tell(problem):
 
 
 @pytest.mark.parametrize("right", [True, False])
+@marks.odd_rows
 def test_rows_without_errors_or_with_only_errors_give_no_numbers(problem, right):
     some = problem.errors != right
     found = compare_scorers(problem.X[some], problem.y[some], problem.W, problem.b, scorers=CHEAP)
@@ -268,6 +270,7 @@ def test_too_few_rows_for_a_score_do_not_stop_the_others():
         assert found[name].failure == ""
 
 
+@marks.odd_rows
 def test_folds_as_long_as_the_head_are_no_cut_head():
     problem = Problem(n=24, d=4, n_classes=16, noise=0.5)
     found = compare_scorers(

@@ -32,6 +32,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.comparison import Comparison
+from tests import marks
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import DEVICES, Problem
 from tests.profiles import share_of_examples
@@ -135,7 +136,8 @@ def scikit_learn_checks():
             yield pytest.param(checked, check, id=name, marks=marks)
 
 
-@pytest.mark.parametrize(("estimator", "check"), scikit_learn_checks())
+@pytest.mark.parametrize(("estimator", "check"), list(scikit_learn_checks()))
+@marks.few_rows
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
@@ -217,6 +219,8 @@ def test_string_labels_come_back_as_strings_in_row_order(estimator, problem):
 
 
 @every_estimator
+@marks.few_rows
+@pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.MissingClassesWarning")
 def test_fit_rows_may_lack_a_class_of_the_head(estimator, problem):
     some = problem.y != 1
     fitted = clone(estimator).fit(problem.X[some], problem.y[some], problem.W, problem.b)
@@ -349,6 +353,7 @@ def test_wrong_number_of_features_at_prediction_is_named(estimator, problem):
 
 
 @every_class
+@marks.few_rows
 def test_labels_outside_a_given_head_are_named_at_scoring_too(estimator, problem):
     fitted = fitted_once(str(estimator))
     for method in (fitted.score, fitted.errors):
@@ -402,6 +407,7 @@ def test_folds_as_long_as_the_head_are_no_cut_head(estimator, n_classes):
     assert np.isfinite(fitted.predict_uncertainty(problem.X)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class")  # 30 classes in 30 rows
 def test_a_search_that_would_cut_the_head_is_stopped():
     problem = Problem(n=30, d=5, n_classes=30)
     with pytest.raises(ValueError, match="init_W has as many rows as X"):
@@ -417,6 +423,8 @@ def test_a_search_that_would_cut_the_head_is_stopped():
     d=st.integers(1, 30),
     n_classes=st.integers(2, 6),
 )
+@marks.odd_rows
+@marks.few_rows
 def test_scores_of_random_problems_are_finite_and_follow_row_order(seed, n, d, n_classes):
     problem = Problem(n=n, d=d, n_classes=n_classes, noise=3.0, seed=seed)
     order = np.random.default_rng(seed).permutation(n)

@@ -39,6 +39,7 @@ from adue_sklearn.features import FeatureStore
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.plotting import ComparisonDisplay
 from adue_sklearn.thresholds import SavedThreshold, score_sha256
+from tests import marks
 from tests.problems import Problem
 
 PROBLEM = Problem(n=1200, n_classes=4, noise=0.6)
@@ -178,6 +179,8 @@ def test_names_with_a_comma_are_quoted_in_the_verdict():
 
 
 @pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler(), MinMaxScaler((-1, 1))])
+# Of scaled features the answers are other ones.
+@pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.LabelOrderWarning")
 def test_a_scaler_between_features_and_a_head_is_noticed(scaler):
     pipe = make_pipeline(scaler, EnergyScorer())
     with pytest.warns(ChangedFeaturesWarning, match=type(scaler).__name__):
@@ -337,6 +340,7 @@ def test_swapped_classes_are_said_by_evaluate_and_no_gain(adue, halves, tmp_path
     assert "No gain or loss is concluded" in out
 
 
+@marks.few_rows
 def test_a_loaded_head_knows_its_rows_in_python_too(halves):
     folder, store = halves
     loaded = load_head(folder / "head").estimator

@@ -12,6 +12,7 @@ from adue_sklearn.model_selection import (
     error_stratified_folds,
     fit_rows_look_memorised,
 )
+from tests import marks
 from tests.toy_scorers import ToyScorer
 
 
@@ -35,6 +36,7 @@ def test_folds_take_string_labels(problem):
 
 
 @pytest.mark.parametrize(("keep", "message"), [(True, "correct answers"), (False, "errors")])
+@marks.odd_rows
 def test_too_few_errors_or_correct_answers_for_the_folds_are_named(problem, keep, message):
     few = np.flatnonzero(problem.errors != keep)[:3]
     rows = np.concatenate([np.flatnonzero(problem.errors == keep), few])
@@ -93,7 +95,7 @@ def test_errors_that_are_copies_count_once_for_the_folds(problem):
     wrong, right = np.flatnonzero(problem.errors), np.flatnonzero(~problem.errors)
     rows = np.r_[right, np.repeat(wrong[:3], 9)]
     arguments = (problem.X[rows], problem.y[rows], problem.W, problem.b)
-    with pytest.raises(ValueError, match=r"makes 3 errors on .* \(not counting 24 copies"):
+    with pytest.raises(ValueError, match="makes 3 errors, counting copies of a row once, on"):
         error_stratified_folds(*arguments, n_splits=4)
     folds = error_stratified_folds(*arguments, n_splits=3)
     assert [len(set(rows[test]) & set(wrong)) for _, test in folds] == [1, 1, 1]

@@ -27,6 +27,7 @@ from adue_sklearn.features._model.arguments import check_task
 from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import ModelFacts
 from adue_sklearn.scorers import EnergyScorer
+from tests import marks
 from tests.problems import Problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:The original head makes")  # few rows
@@ -70,6 +71,7 @@ def test_probabilities_are_those_of_scikit_learn_in_every_form(form):
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
+@marks.few_rows
 def test_an_estimator_is_that_of_the_two_rows(estimator):
     one, two = (clone(estimator).fit(PROBLEM.X, PROBLEM.y, *head) for head in [(w, b), TWO_ROWS])
     np.testing.assert_array_equal(

@@ -40,6 +40,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.exceptions import ModelMismatchError
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
+from tests import marks
 
 PROVENANCE = {
     "model": "adapters/a",
@@ -126,6 +127,7 @@ def whole_head(problem):
     ],
     ids=str,
 )
+@marks.odd_rows
 def test_a_whole_head_comes_back_to_the_bit(estimator, problem, tmp_path):
     weights, biases = whole_head(problem)
     estimator.fit(problem.X, problem.y, weights, biases)
@@ -342,6 +344,7 @@ def test_numpy_numbers_and_callbacks_do_not_stand_in_the_way(problem, tmp_path):
         save_head(loaded, tmp_path / "head", provenance={"when": object()})
 
 
+@marks.odd_rows
 def test_a_head_of_several_layers_comes_back(problem, tmp_path):
     rng = np.random.default_rng(0)
     layers = [rng.normal(size=(5, 12)), rng.normal(size=(3, 5))], [None, rng.normal(size=3)]

@@ -31,6 +31,7 @@ from adue_sklearn.features import (
     transformer,
 )
 from adue_sklearn.metrics import aurc_scorer
+from tests import marks
 from tests.lora_cases import make_texts
 
 CLASSES = ["bad", "good"]
@@ -152,6 +153,8 @@ def test_an_activation_that_is_not_the_heads_is_refused(labelled, activation):
         whole_head_pipeline(case, search).fit(texts, labels)
 
 
+@marks.few_rows
+@marks.odd_rows
 def test_a_search_over_a_whole_head_can_be_the_last_step(labelled):
     case, texts, labels = labelled
     search = GridSearchCV(AdUEEstimator(activation="tanh", tol=0.01), {"beta": [0.1, 1.0]}, cv=2)
@@ -175,6 +178,7 @@ def test_labels_may_be_row_numbers(labelled):
     assert set(by_number.predict(texts)) <= {0, 1}
 
 
+@marks.few_rows
 def test_metadata_routing_changes_nothing(labelled):
     case, texts, labels = labelled
     expected = pipeline(case).fit(texts, labels).predict_uncertainty(texts)
@@ -186,6 +190,7 @@ def test_metadata_routing_changes_nothing(labelled):
     assert np.isfinite(search.best_score_)
 
 
+@marks.few_rows
 def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted):
     case, texts, labels = labelled
     texts = [*texts, texts[0]]
@@ -197,6 +202,7 @@ def test_a_whole_search_runs_each_text_through_the_model_once(labelled, counted)
     assert set(counted.values()) == {1}
 
 
+@marks.few_rows
 def test_processes_share_a_folder_and_find_the_same(labelled, tmp_path):
     case, texts, labels = labelled
     grid = {"adue__beta": [0.01, 0.1]}
@@ -238,6 +244,7 @@ def test_processes_that_meet_a_text_at_once_run_it_once(labelled, tmp_path):
     assert sorted(run) == sorted(set(texts))
 
 
+@marks.cut_texts
 def test_a_folder_cache_outlives_the_process_and_knows_its_model(labelled, counted, tmp_path):
     case, texts, _ = labelled
     first = extractor(case, cache=tmp_path).transform(texts)
@@ -270,6 +277,7 @@ def test_cut_texts_are_counted_whether_they_are_run_or_cached(labelled, counted,
         features.transform([short])
 
 
+@marks.odd_rows
 def test_a_pipeline_that_cuts_texts_points_at_its_caller(labelled):
     case, texts, labels = labelled
     steps = [("features", extractor(case, max_length=6)), ("score", SoftmaxResponseScorer())]
@@ -280,6 +288,8 @@ def test_a_pipeline_that_cuts_texts_points_at_its_caller(labelled):
         assert {each.filename for each in caught} == {__file__}
 
 
+@marks.few_rows
+@marks.odd_rows
 def test_another_process_that_reads_a_folder_hears_of_cut_texts(labelled, counted, tmp_path):
     case, texts, labels = labelled
     texts = ["w1 " * 9, *texts[:39]]
@@ -319,6 +329,7 @@ def test_a_damaged_file_of_a_cache_is_named_and_its_texts_are_run_again(labelled
         np.testing.assert_array_equal(again, expected)
 
 
+@marks.cut_texts
 def test_the_memory_cache_can_be_emptied(labelled, counted):
     case, texts, _ = labelled
     first, other = extractor(case), extractor(case, max_length=6)
@@ -374,6 +385,7 @@ def test_clones_and_pickles_do_not_carry_the_model(labelled):
     assert clone(pipe).get_params()["features__classes"] == CLASSES
 
 
+@marks.few_rows
 def test_a_search_can_be_the_last_step(labelled):
     case, texts, labels = labelled
     search = GridSearchCV(QUICK, {"beta": [0.1, 1.0]}, cv=2)
@@ -443,6 +455,7 @@ def test_half_a_head_is_refused_and_object_numbers_are_row_numbers(labelled):
     np.testing.assert_array_equal(as_objects, by_number)
 
 
+@marks.odd_rows
 def test_a_head_given_by_the_caller_comes_first(labelled):
     case, texts, labels = labelled
     features = extractor(case)

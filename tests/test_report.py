@@ -22,6 +22,7 @@ from adue_sklearn.features import FeatureStore
 from adue_sklearn.report import _plots, make_report
 from adue_sklearn.report._findings import find
 from adue_sklearn.selective import clopper_pearson, selective_threshold
+from tests import marks
 from tests.problems import Problem
 
 QUICK = [EntropyScorer()]
@@ -199,6 +200,7 @@ def test_without_texts_rows_are_named_by_their_number_in_the_input(problem, tmp_
         assert f"row {answer.row}" in text
 
 
+@marks.odd_rows
 def test_nearly_every_answer_is_not_called_every_answer(tmp_path):
     X, y = np.tile([3.0, 0.0], (1200, 1)), np.zeros(1200, dtype=int)
     y[::20] = 1

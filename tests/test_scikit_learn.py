@@ -34,6 +34,7 @@ from sklearn.model_selection import (
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer
 from adue_sklearn.metrics import ErrorScorer, aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
 from adue_sklearn.model_selection import error_stratified_folds
+from tests import marks
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
 
@@ -91,6 +92,7 @@ def test_grid_search_is_the_same_with_processes_and_metadata_routing(
     ],
     ids=["halving", "randomized"],
 )
+@marks.few_rows
 def test_other_searches_work(problem, head, make_search):
     search = make_search(AdUEEstimator(lam=10)).fit(problem.X, problem.y, **head)
     assert np.isfinite(search.best_score_)
@@ -114,6 +116,7 @@ def own_score(estimator, X, y):
     [*((e, True) for e in ESTIMATORS), (SoftmaxResponseScorer(), False)],
     ids=str,
 )
+@marks.few_rows
 def test_cross_validation_tools_work(estimator, problem, head, routing):
     with sklearn.config_context(enable_metadata_routing=routing):
         results = cross_validate(
@@ -133,6 +136,7 @@ def test_cross_validation_tools_work(estimator, problem, head, routing):
     np.testing.assert_array_equal(predicted, original)
 
 
+@marks.few_rows
 def test_learning_curves_work(problem, head):
     _, _, scores = learning_curve(
         SoftmaxResponseScorer(), problem.X, problem.y, params=head, cv=2, train_sizes=[0.5, 1.0]
@@ -141,6 +145,7 @@ def test_learning_curves_work(problem, head):
 
 
 @every_estimator
+@marks.few_rows
 def test_without_a_head_searches_work_too(estimator, problem):
     scores = cross_val_score(estimator, problem.X, problem.y, cv=2)
     assert np.isfinite(scores).all()

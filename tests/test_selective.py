@@ -22,6 +22,7 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn.selective import clopper_pearson, hoeffding_bentkus, selective_threshold
+from tests import marks
 from tests.bad_input_cases import anything, call
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
@@ -542,6 +543,7 @@ def test_a_target_out_of_reach_names_one_in_reach(problem):
     assert model.coverage_ > 0
 
 
+@marks.odd_rows
 def test_constant_scores_accept_all_or_nothing():
     X, y = np.ones((300, 2)), (np.arange(300) == 0).astype(int)
     model = SelectiveClassifier().fit(X, y, np.array([[1.0, 0], [0, 0]]))
@@ -551,6 +553,7 @@ def test_constant_scores_accept_all_or_nothing():
     assert model.coverage_ == 0.0
 
 
+@marks.odd_rows
 def test_one_class_only_works_with_a_head_and_is_named_without(sharp):
     rows = sharp.y == 1
     model = SelectiveClassifier(target_risk=0.3)

@@ -408,7 +408,7 @@ def test_predict_says_for_each_line_whether_to_accept(adue, scored_case, tmp_pat
         tmp_path / "scored.jsonl", "--threshold", tmp_path / "threshold.json",
     )  # fmt: skip
     assert status == 0, err
-    lines = [json.loads(line) for line in (tmp_path / "scored.jsonl").open()]
+    lines = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     assert [line["accept"] for line in lines] == [line["uncertainty"] <= middle for line in lines]
     assert 0 < sum(line["accept"] for line in lines) < 60
     assert list(lines[0]) == ["row", "label", "probability", "uncertainty", "accept"]

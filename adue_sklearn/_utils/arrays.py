@@ -85,7 +85,11 @@ def validate_features(estimator: Any, X: Any, *, reset: bool) -> Array:
         return _validate_tensor(estimator, X, reset=reset)
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
-    with naming("X", "real, finite numbers, shape (n_samples, n_features)"):
+    # scikit-learn looks for infinity by a sum, of which numpy warns before the error says it.
+    with (
+        naming("X", "real, finite numbers, shape (n_samples, n_features)"),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         return validate_data(estimator, X, dtype=dtype, reset=reset)
 
 

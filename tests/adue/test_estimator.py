@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer, UncertaintyPipeline
 from adue_sklearn.adue.objective import reference_score, row_losses
 from adue_sklearn.model_selection import error_stratified_folds
+from tests import marks
 from tests.adue.formulas import plain_loss
 from tests.problems import Problem
 
@@ -67,6 +68,7 @@ def long_adam_run(problem, *, alpha, beta, lam, scale, steps):
 
 @pytest.mark.parametrize("scale", ["unit", "paper"])
 @pytest.mark.parametrize("n_classes", [2, 5, 150])
+@marks.odd_rows
 def test_reported_loss_is_the_objective_at_the_fitted_head_and_stationary(n_classes, scale):
     problem = Problem(n=600, d=20, n_classes=n_classes)
     options = {"alpha": 0.3, "beta": 0.01, "lam": 50.0, "scale": scale}
@@ -258,6 +260,7 @@ def test_grid_search_over_alpha_beta_lam_optimises_error_detection(problem):
     ],
     ids=["constant", "duplicated", "huge logits", "n < d"],
 )
+@marks.odd_rows
 def test_awkward_features_give_finite_scores(X, scale):
     rng = np.random.default_rng(1)
     W, y = rng.normal(size=(3, X.shape[1])), rng.integers(0, 3, len(X))
@@ -353,6 +356,7 @@ def deep():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@marks.odd_rows
 def test_all_layers_of_a_deep_head_are_trained_to_a_stationary_point(deep, activation):
     X, y, layers, biases = deep
     # relu gives exactly uniform rows, whose loss the written formula cannot say on the unit scale.
@@ -389,6 +393,7 @@ def test_all_layers_of_a_deep_head_are_trained_to_a_stationary_point(deep, activ
     assert not hasattr(adue, "coef_")
 
 
+@marks.odd_rows
 def test_refitting_on_a_linear_head_leaves_no_trace_of_a_deep_one(deep, problem):
     adue = AdUEEstimator(activation="tanh").fit(*deep)
     adue.set_params(activation=None).fit(*problem.fit_args)
@@ -426,6 +431,7 @@ def test_layers_that_do_not_fit_together_are_named(deep, change, message):
 
 
 @pytest.mark.parametrize("kind", ["linear", "deep"])
+@marks.odd_rows
 def test_adam_lowers_the_loss_and_is_the_same_for_the_same_seed(problem, deep, kind):
     args = problem.fit_args if kind == "linear" else deep
     options = {

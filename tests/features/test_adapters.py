@@ -31,6 +31,7 @@ def check(model, expected, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # peft saves them too
 def test_merged_gives_the_logits_of_unmerged_live_and_from_disk(kind, tmp_path):
     family, config = KINDS[kind]
     base, tokenizer = make_base(family)

@@ -99,6 +99,7 @@ def test_what_goes_wrong_later_is_named_by_its_row_in_the_input_too(
         extract(classifier, tmp_path / "t")
 
 
+@pytest.mark.filterwarnings("ignore:texts. .* are empty or blank")
 def test_an_interrupted_run_is_gone_on_with_only_if_it_leaves_out_the_same(classifier, tmp_path):
     extract(classifier, tmp_path / "s", labels=None)
     whole = content(tmp_path / "s")

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from adue_sklearn import MahalanobisScorer
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import FeatureStore, FeatureStoreWriter
+from tests import marks
 
 
 def finite(shape):
@@ -266,6 +267,7 @@ def test_arguments_that_cannot_be_are_refused_before_anything_is_written(
     assert not (tmp_path / "store").exists()
 
 
+@marks.odd_rows
 def test_shards_are_read_one_by_one_by_memory_map_and_fitted_without_putting_them_together(
     tmp_path,
 ):

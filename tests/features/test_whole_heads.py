@@ -22,6 +22,7 @@ from adue_sklearn.features import (
     load_classifier,
 )
 from adue_sklearn.features._model.heads import Head, Layer, check_batch
+from tests import marks
 from tests.lora_cases import make_config, make_texts, make_tokenizer
 
 TEXTS = make_texts(12)
@@ -261,6 +262,7 @@ def labelled(case, n=120):
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra", "bert", "llama", "qwen2"])
+@marks.odd_rows
 def test_estimators_fitted_on_a_whole_head_predict_what_the_model_answers(family, make_saved_case):
     case = make_saved_case(family, 3)
     texts, labels, predicted = labelled(case)

@@ -27,6 +27,7 @@ from adue_sklearn import (
     SoftmaxResponseScorer,
     StackedScorer,
 )
+from tests import marks
 from tests.problems import Problem
 
 LEARNERS = [LinearProbeScorer(), ConfidNetScorer(random_state=0), StackedScorer()]
@@ -176,6 +177,7 @@ def stack_by_hand(problem, scores, C=0.01):
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
+@marks.odd_rows
 def test_a_stack_of_scores_that_learn_nothing_is_a_plain_logistic_regression(n_classes):
     problem = Problem(n_classes=n_classes)
     distance = MahalanobisScorer().fit(problem.X[::2], problem.y[::2])
@@ -231,6 +233,7 @@ def test_a_score_that_only_memorises_gets_no_weight():
     assert abs(stack.coef_[1]) < 0.5 * abs(stack.coef_[0])
 
 
+@marks.odd_rows
 def test_a_stack_learns_that_one_class_is_less_reliable():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(1500, 3)) * 2
@@ -277,6 +280,7 @@ def test_parameters_of_stacked_scorers_are_reached_by_name(problem):
     assert search.best_params_["probe__C"] in (0.1, 1.0)
 
 
+@marks.odd_rows
 def test_the_default_stack_takes_a_head_of_several_layers():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 5))
@@ -289,6 +293,7 @@ def test_the_default_stack_takes_a_head_of_several_layers():
     assert np.isfinite(stack.predict_uncertainty(X)).all()
 
 
+@marks.odd_rows
 def test_many_classes_of_which_some_have_no_rows():
     problem = Problem(n=600, d=20, n_classes=150, noise=0.5)
     stack = StackedScorer().fit(*problem.fit_args)
@@ -375,6 +380,7 @@ def test_without_a_head_and_errors_the_score_is_softmax_response(learner, proble
 
 
 @every_learner
+@pytest.mark.filterwarnings("ignore:With lam=0.5 no pair of classes")  # its answers mean nothing
 def test_features_whose_squares_overflow_are_named(learner, problem):
     with pytest.raises(ValueError, match=r"X is.* too large \(up to .*e\+30"):
         clone(learner).fit(problem.X * 1e300, problem.y, problem.W)

@@ -23,6 +23,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.metrics import aurc_score
 from adue_sklearn.scorers import logits as formulas
+from tests import marks
 from tests.problems import Problem
 
 mpmath.mp.dps = 150
@@ -302,6 +303,7 @@ def test_where_wrong_rows_never_weigh_more_all_pairs_count_alike(problem):
     np.testing.assert_allclose(scorer.predict_uncertainty(problem.X), gini, rtol=1e-6)
 
 
+@marks.odd_rows
 def test_hundred_and_fifty_classes_of_which_some_have_no_rows():
     problem = Problem(n=500, d=20, n_classes=150, noise=0.3)
     assert len(np.unique(problem.y)) < 150

@@ -8,6 +8,7 @@ import torch
 from scipy.special import logsumexp
 
 from adue_sklearn import ViMScorer
+from tests import marks
 from tests.problems import Problem
 
 # Heads are random here; that their answers are no better than chance is not what is tested.
@@ -101,6 +102,7 @@ def test_a_residual_never_lowers_the_uncertainty_even_of_negative_logits(problem
         assert (np.diff(scorer.predict_uncertainty(along)) > 0).all()
 
 
+@marks.odd_rows
 def test_of_a_deep_head_the_last_layers_features_are_scored(problem):
     rng = np.random.default_rng(3)
     V, c = rng.normal(size=(9, 12)), rng.normal(size=9)
