@@ -11,14 +11,15 @@ demo: $(VENV)/.demo
 	$(BIN)/adue demo
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread for each process
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(WARNINGS)  # a thread for each process
 
 test-deep: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "" -p randomly --hypothesis-profile=deep \
 	  tests adue_sklearn benchmarks/test_reproduce.py
 
-test-oldest:  # what pyproject.toml admits at the least, in an environment of its own
-	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+# What pyproject.toml admits at the least, in an environment of its own; old versions warn of much.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt WARNINGS="-W default"
 
 lint: $(VENV)/.test
 	$(BIN)/deptry .
