@@ -474,7 +474,6 @@ def test_extraction(value, classifier, tmp_path_factory):
     if not isinstance(value, str):  # a name is a folder here
         call(lambda: extract_features(classifier, texts, value), "out")
         call(lambda: FeatureStore.open(value), "path")
-        call(lambda: FeatureStore.repair(value), "path")
     for argument in (
         *("labels", "batch_tokens", "shard_rows"),
         *("append", "resume", "skip_empty", "progress"),

@@ -63,7 +63,7 @@ def test_tables_keep_their_shape_and_colours_their_codes(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["store info", "store verify", "store repair", "evaluate", "compare", "threshold", "report"],
+    ["store info", "store verify", "evaluate", "compare", "threshold", "report"],
 )
 def test_no_output_of_a_command_holds_a_control_character(
     command, adue, store, head, tmp_path, monkeypatch

@@ -148,24 +148,6 @@ def test_a_mutated_document_is_read_or_named_and_nothing_is_written(kind, n, tmp
     assert refused > n / 4
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(1_000, marks=pytest.mark.deep)])
-def test_a_repair_refuses_a_mutated_manifest_or_leaves_a_store_that_is_read(n, tmp_path):
-    file, use = make_store(tmp_path / "it")
-    sound, rng = content_of(tmp_path / "it"), np.random.default_rng(1)
-    for _ in range(n):
-        for name, content in sound.items():
-            (tmp_path / "it" / name).write_bytes(content)
-        file.write_bytes(mutated(sound[file.name], rng))
-        before = content_of(tmp_path / "it")
-        if outcome(FeatureStore.repair, tmp_path / "it", str(file.parent)) is None:
-            use(tmp_path / "it")
-            assert len(FeatureStore.open(tmp_path / "it")) <= len(PROBLEM.X)
-        else:
-            assert content_of(tmp_path / "it") == before
-        for moved in (tmp_path / "it").glob("set-aside/*"):
-            moved.unlink()
-
-
 @pytest.mark.parametrize("n", [20, pytest.param(500, marks=pytest.mark.deep)])
 def test_a_mutated_note_of_an_interrupted_writer_is_gone_on_with_or_named(n, tmp_path):
     file, _ = make_unfinished_store(tmp_path / "it")
@@ -213,15 +195,14 @@ def edit(file, change):
         (lambda m: m.update(extractions=[{"provenance": 3}]), "'extractions.0.provenance' is 3"),
     ],
 )
-def test_an_edited_manifest_is_refused_by_reading_and_by_repairing(change, message, tmp_path):
+def test_an_edited_manifest_is_refused(change, message, tmp_path):
     file, _ = make_store(tmp_path / "it")
     edit(file, change)
     before = content_of(tmp_path / "it")
-    for use in (FeatureStore.open, FeatureStore.repair):
-        with pytest.raises(StoreError, match=re.escape(message)) as caught:
-            use(tmp_path / "it")
-        assert str(file) in str(caught.value)
-        assert str(caught.value).endswith("Restore it from a copy or extract the store again.")
+    with pytest.raises(StoreError, match=re.escape(message)) as caught:
+        FeatureStore.open(tmp_path / "it")
+    assert str(file) in str(caught.value)
+    assert str(caught.value).endswith("Restore it from a copy or extract the store again.")
     assert content_of(tmp_path / "it") == before
 
 
@@ -317,4 +298,3 @@ def test_a_header_of_a_shard_with_fifty_thousand_levels_is_damage(tmp_path):
     shard.write_bytes((50_000).to_bytes(8, "little") + b"[" * 50_000)
     with pytest.raises(StoreError, match=r"shard-00001.*nested deeper than 100 levels"):
         FeatureStore.open(tmp_path / "it")
-    assert FeatureStore.repair(tmp_path / "it").n_rows == 35

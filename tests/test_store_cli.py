@@ -90,18 +90,7 @@ def test_verify_lists_every_damaged_file_and_fails(adue, store):
     assert "shard-00001" not in err
 
 
-def test_repair_says_what_it_dropped_and_where_it_is(adue, store):
-    flip(store / "shard-00001.safetensors")
-    status, out, _ = adue("store", "repair", store)
-    assert status == 0
-    assert "(rows 4 to 7). Dropped." in out
-    assert f"Moved aside: {store / 'set-aside' / 'shard-00001.safetensors'}" in out
-    assert f"{store}: 6 rows." in out
-    assert adue("store", "verify", store)[0] == 0
-    assert "nothing to repair" in adue("store", "repair", store)[1]
-
-
-@pytest.mark.parametrize("command", ["info", "verify", "repair"])
+@pytest.mark.parametrize("command", ["info", "verify"])
 def test_a_path_without_a_store_is_one_line_on_stderr(adue, tmp_path, command):
     status, out, err = adue("store", command, tmp_path)
     assert (status, out) == (1, "")

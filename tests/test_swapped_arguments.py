@@ -55,7 +55,6 @@ CASES = [
     ("fit", "head --out new", "head", "a fitted head, not a feature store"),
     ("fit", "store --train-store adapter --out new", "adapter", "an adapter, not a feature store"),
     ("store info", "head", "head", "a fitted head, not a feature store"),
-    ("store repair", "head", "head", "a fitted head, not a feature store"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""``adue store info | verify | repair``: look at a feature store, check it, mend it."""
+"""``adue store info | verify``: look at a feature store, check it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adue_sklearn.features._store.manifest import Manifest
 
 store_commands = typer.Typer(
-    help="Look at a feature store, check every byte of it, mend it.", no_args_is_help=True
+    help="Look at a feature store, check every byte of it.", no_args_is_help=True
 )
 # Paths and hashes are to be copied: no colours in them, no line breaks.
 _console = SafeConsole(highlight=False, soft_wrap=True)
@@ -27,6 +27,7 @@ def info(path: StorePath) -> None:
     """Say what a store holds and where it comes from."""
     from adue_sklearn.features._store.manifest import (
         MANIFEST,
+        UNFINISHED,
         damaged_head,
         damaged_shards,
         read_manifest,
@@ -43,7 +44,7 @@ def info(path: StorePath) -> None:
     _print(_facts(path, manifest))
     if unfinished is not None:
         done = _progress(unfinished, manifest["n_rows"])
-        mend = "append the same again to go on, or drop them with 'adue store repair'"
+        mend = f"append the same again to go on, or delete {path / UNFINISHED} to drop them"
         _print([("unfinished append", f"{done}, no part of the store yet; {mend}")])
     for damage in damaged_head(path, manifest) + damaged_shards(path, manifest, every_byte=False):
         _print([("damaged", str(damage))])
@@ -52,31 +53,16 @@ def info(path: StorePath) -> None:
 @store_commands.command()
 def verify(path: StorePath) -> None:
     """Read every byte; exit with status 1 and a list where files are damaged."""
+    from adue_sklearn.features._store.damage import damage_error, find_damage
     from adue_sklearn.features._store.manifest import read_manifest
-    from adue_sklearn.features._store.repair import damage_error, find_damage
 
     manifest = read_manifest(path)  # not FeatureStore.open, which stops before the last hash
     damaged = find_damage(path, manifest)
     if damaged:
-        raise damage_error(path, damaged)
+        raise damage_error(damaged)
     _console.print(
         f"{path}: {len(manifest['shards']) + 1} files are as they were written.", markup=False
     )
-
-
-@store_commands.command()
-def repair(path: StorePath) -> None:
-    """Take damaged shards out; move them, and what interrupted runs left, aside."""
-    from adue_sklearn.features import FeatureStore
-
-    report = FeatureStore.repair(path)
-    for damage in report.dropped:
-        _console.print(f"{damage} Dropped.", markup=False)
-    for file in report.set_aside:
-        _console.print(f"Moved aside: {file}", markup=False)
-    if not report.dropped and not report.set_aside:
-        _console.print(f"{path}: nothing to repair.", markup=False)
-    _console.print(f"{path}: {report.n_rows} rows.", markup=False)
 
 
 def interrupted_rows(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Damaged stores: every damaged file is named, the rest stays readable, repair loses no more."""
+"""Damaged stores: every damaged file is named, the rest stays readable."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def test_the_rows_of_sound_shards_are_read_and_the_damaged_one_is_named(path, da
     np.testing.assert_array_equal(store.features, X[remain].astype(np.float32))
     assert store.logits.shape == (6, 2)
     assert [(item.file, item.rows) for item in store.damaged] == [(path / SHARD, range(4, 8))]
-    with pytest.raises(StoreError, match="adue store repair"):
+    with pytest.raises(StoreError, match="or extract the store again"):
         store.append(features=X[:1], labels=[0])
 
 
@@ -116,7 +116,6 @@ def test_verify_names_every_damaged_file(path, damage):
     assert "shard-00000.safetensors' cannot be used: its sha256" in lines[0]
     assert SHARD in lines[1]
     assert "skip_damaged=True" in lines[2]
-    assert f"adue store repair {path}" in lines[2]
 
 
 def test_a_strict_open_says_how_to_go_on(path):
@@ -133,12 +132,9 @@ def test_nothing_is_read_without_the_head_or_without_any_sound_shard(path):
         flip(file)
     with pytest.raises(StoreError, match=r"(?s)shard-00000.*shard-00001.*shard-00002"):
         FeatureStore.open(path, skip_damaged=True)
-    with pytest.raises(StoreError, match="every shard is damaged"):
-        FeatureStore.repair(path)
     flip(path / "head.safetensors")
-    for attempt in (lambda: FeatureStore.open(path, skip_damaged=True), FeatureStore.repair):
-        with pytest.raises(StoreError, match=r"(?s)head\.safetensors.*any other store of the same"):
-            attempt(path) if attempt is FeatureStore.repair else attempt()
+    with pytest.raises(StoreError, match=r"(?s)head\.safetensors.*any other store of the same"):
+        FeatureStore.open(path, skip_damaged=True)
 
 
 def test_the_head_is_restored_from_another_store_of_the_model(path, tmp_path):
@@ -146,77 +142,6 @@ def test_the_head_is_restored_from_another_store_of_the_model(path, tmp_path):
     flip(path / "head.safetensors")
     shutil.copy(tmp_path / "other" / "head.safetensors", path)
     FeatureStore.open(path).verify()
-
-
-# --- repair -----------------------------------------------------------------------------------
-
-
-@every_way
-def test_repair_leaves_a_valid_store_and_moves_the_damaged_file_aside(path, damage):
-    damage(path / SHARD)
-    shown = (path / SHARD).read_bytes() if (path / SHARD).is_file() else None
-    report = FeatureStore.repair(path)
-    assert report.n_rows == 6
-    assert [(item.file.name, item.rows) for item in report.dropped] == [(SHARD, range(4, 8))]
-    store = FeatureStore.open(path)
-    store.verify()
-    assert store.ids.tolist() == [0, 1, 2, 3, 8, 9]
-    if shown is not None:
-        assert [file.read_bytes() for file in report.set_aside] == [shown]
-    assert FeatureStore.repair(path) == (6, [], [])
-    store.append(features=X[4:8], labels=Y[4:8], ids=range(4, 8))
-    assert sorted(FeatureStore.open(path).ids) == list(range(10))
-
-
-def test_repair_moves_leftovers_aside_and_no_other_file(path):
-    left = {".shard-00003.safetensors.123.tmp", "shard-00003.safetensors", "unfinished.json"}
-    for name in [*left, "README.md", ".other.tmp"]:
-        (path / name).write_text("x")
-    for time in (1, 2):
-        report = FeatureStore.repair(path)
-        assert report.n_rows == 10
-        assert {file.parent for file in report.set_aside} == {path / "set-aside"}
-        suffix = {1: "", 2: ".2"}[time]
-        assert {file.name for file in report.set_aside} == {f"{name}{suffix}" for name in left}
-        for name in left:  # a second time: what was set aside before is not overwritten
-            (path / name).write_text("y")
-    assert (path / "set-aside" / "unfinished.json").read_text() == "x"
-    assert (path / "README.md").exists()
-    assert (path / ".other.tmp").exists()
-
-
-def test_repair_counts_cut_texts_anew(path):
-    file = path / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["provenance"]["truncated_rows"] = 3
-    for entry, cut in zip(manifest["shards"], (1, 2, 0), strict=True):
-        entry["truncated"] = cut
-    file.write_text(json.dumps(manifest))
-    flip(path / SHARD)
-    FeatureStore.repair(path)
-    assert FeatureStore.open(path).provenance["truncated_rows"] == 1
-
-
-def test_a_repair_that_is_killed_leaves_a_store_that_the_next_repairs(path, monkeypatch):
-    flip(path / SHARD)
-
-    def killed(self, target):
-        if "set-aside" in str(target):
-            raise KeyboardInterrupt
-        return self.rename(target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            FeatureStore.repair(path)
-    FeatureStore.open(path).verify()
-    assert [file.name for file in FeatureStore.repair(path).set_aside] == [SHARD]
-
-
-def test_only_a_store_is_repaired(tmp_path):
-    with pytest.raises(StoreError, match=r"'manifest\.json' is missing"):
-        FeatureStore.repair(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 # --- format versions --------------------------------------------------------------------------
@@ -238,20 +163,15 @@ def test_a_store_of_format_version_1_is_read():
     )
 
 
-def test_a_store_of_format_version_1_is_appended_to_and_repaired(tmp_path):
+def test_a_store_of_format_version_1_is_appended_to(tmp_path):
     shutil.copytree(OLD, tmp_path / "store")
     store = FeatureStore.open(tmp_path / "store").append(features=[[1, 2, 3]], labels=[1])
     assert store.ids.tolist() == [3, 1, 4, 15, 9, 16]
-    flip(tmp_path / "store" / "shard-00000.safetensors")
-    assert FeatureStore.repair(tmp_path / "store").n_rows == 3
 
 
 def test_a_newer_format_is_refused_by_everything(tmp_path):
     shutil.copytree(OLD, tmp_path / "store")
     file = tmp_path / "store" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 3}))
-    for read in (FeatureStore.open, FeatureStore.repair):
-        with pytest.raises(
-            StoreError, match=r"format version 3; .* reads versions 1 to 2\. Upgrad"
-        ):
-            read(tmp_path / "store")
+    with pytest.raises(StoreError, match=r"format version 3; .* reads versions 1 to 2\. Upgrad"):
+        FeatureStore.open(tmp_path / "store")

@@ -447,23 +447,19 @@ def test_another_library_version_or_path_is_appended_with_a_warning_and_on_recor
     assert manifest["extractions"][1]["provenance"]["versions"] == {"torch": "99"}
 
 
-def test_an_interrupted_append_is_finished_or_repaired_before_another(classifier, tmp_path):
+def test_an_interrupted_append_is_finished_or_dropped_before_another(classifier, tmp_path):
     extract_features(classifier, TEXTS[:5], tmp_path / "s", labels=LABELS[:5])
     interrupted(classifier, tmp_path / "s", texts=TEXTS, append=True)
     before = content(tmp_path / "s")
     with pytest.raises(StoreError, match=r"another interrupted extraction\. Finish it, or drop it"):
         FeatureStore.open(tmp_path / "s").append(features=np.ones((1, 16)), labels=[0])
-    with pytest.raises(StoreError, match=r"n_rows \(11 then, 1 now\).*drop it with"):
+    with pytest.raises(StoreError, match=r"n_rows \(11 then, 1 now\).*drop it: delete"):
         extract_features(classifier, ["w1"], tmp_path / "s", labels=[0], append=True)
     assert content(tmp_path / "s") == before
-    report = FeatureStore.repair(tmp_path / "s")
-    assert not report.dropped
-    assert {file.name for file in report.set_aside} == {
-        "shard-00001.safetensors",
-        "unfinished.json",
-    }
+    (tmp_path / "s" / "unfinished.json").unlink()
     store = extract_features(classifier, ["w1"], tmp_path / "s", labels=[0], append=True)
     assert len(store) == 6
+    store.verify()
 
 
 def test_nothing_is_appended_where_no_store_is(classifier, tmp_path):
@@ -544,9 +540,8 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(path, tmp_path):
             FeatureStore.create(tmp_path / "s", init_W=W, **rows(3))
     assert len(FeatureStore.open(tmp_path / "s")) == 4
     with FeatureStoreWriter(path, init_W=W, labelled=True, append=True) as writer:
-        for attempt in (lambda: FeatureStore.open(path).append(**rows(1)), FeatureStore.repair):
-            with pytest.raises(StoreError, match="is being written by process"):
-                attempt(path) if attempt is FeatureStore.repair else attempt()
+        with pytest.raises(StoreError, match="is being written by process"):
+            FeatureStore.open(path).append(**rows(1))
         assert len(FeatureStore.open(path)) == 10  # readers are not held up
         writer.write_shard(np.ones((1, 3)), np.zeros((1, 2)), [0], [10])
     assert len(FeatureStore.open(path)) == 11

@@ -1,1 +1,1 @@
-"""A feature store on disk: written, locked, read, repaired."""
+"""A feature store on disk: written, locked, read."""

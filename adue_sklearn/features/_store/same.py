@@ -9,6 +9,7 @@ from typing import Any
 
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.exceptions import StoreError
+from adue_sklearn.features._store.manifest import UNFINISHED
 
 _ABSENT = object()
 # What makes features another model's, or other features of it; the rest of the provenance (paths,
@@ -61,7 +62,7 @@ def check_same_writing(
 ) -> None:
     """Raise StoreError unless an interrupted writing (a manifest) is the one about to begin."""
     drop = (
-        f"or drop it with FeatureStore.repair or 'adue store repair {folder}'"
+        f"or drop it: delete '{folder / UNFINISHED}'"
         if append
         else "delete the directory, or choose another path"
     )

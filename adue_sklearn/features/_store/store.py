@@ -22,6 +22,7 @@ import numpy.typing as npt
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.features._store.arrays import write_arrays
 from adue_sklearn.features._store.checks import check_flag, check_path
+from adue_sklearn.features._store.damage import damage_error, find_damage
 from adue_sklearn.features._store.files import map_tensors
 from adue_sklearn.features._store.layers import FloatArray, HeadLayers
 from adue_sklearn.features._store.manifest import (
@@ -33,7 +34,6 @@ from adue_sklearn.features._store.manifest import (
     read_manifest,
     shard_layout,
 )
-from adue_sklearn.features._store.repair import RepairReport, damage_error, find_damage, repair
 from adue_sklearn.features._store.writer import FeatureStoreWriter
 
 __all__ = ["FeatureStore", "FeatureStoreWriter"]
@@ -143,7 +143,7 @@ class FeatureStore:
         head = damaged_head(folder, manifest)
         shards = damaged_shards(folder, manifest, every_byte=skip_damaged)
         if head or (shards and (not skip_damaged or len(shards) == len(manifest["shards"]))):
-            raise damage_error(folder, head + shards)
+            raise damage_error(head + shards)
         for damage in shards:
             warnings.warn(
                 f"{damage} These rows are left out.", UserWarning, stacklevel=callers_level()
@@ -272,7 +272,7 @@ class FeatureStore:
             Arrays that do not fit the store, a damaged store, another writer at work.
         """
         if self.damaged:
-            raise damage_error(self.path, self.damaged)
+            raise damage_error(self.damaged)
         writer = FeatureStoreWriter(
             self.path,
             init_W=self.init_W,
@@ -296,46 +296,7 @@ class FeatureStore:
         """
         damaged = find_damage(self.path, self._manifest)
         if damaged:
-            raise damage_error(self.path, damaged)
-
-    @staticmethod
-    def repair(path: str | os.PathLike[str]) -> RepairReport:
-        """Make a valid store of what is sound in a damaged one.
-
-        Damaged shards are taken out of the manifest. Their files, and what interrupted writers
-        left, are moved to the folder ``set-aside`` in the store; nothing is deleted.
-
-        Parameters
-        ----------
-        path : path-like
-            The store's directory.
-
-        Returns
-        -------
-        RepairReport
-            ``n_rows`` that remain, the ``dropped`` shards, the files that were ``set_aside``.
-
-        Raises
-        ------
-        StoreError
-            No store there, a damaged head or no sound shard, another writer at work.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from adue_sklearn.features import FeatureStore
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = FeatureStore.create(
-        ...         folder, features=np.eye(4), init_W=np.eye(4), shard_rows=3
-        ...     )
-        ...     _ = Path(folder, "shard-00001.safetensors").write_bytes(b"damaged")
-        ...     report = FeatureStore.repair(folder)
-        ...     print(report.n_rows, [list(damage.rows) for damage in report.dropped])
-        3 [[3]]
-        """
-        return repair(check_path("path", path))
+            raise damage_error(damaged)
 
     def iter_shards(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield shard after shard by memory map: what a store has that is larger than memory.

@@ -261,7 +261,7 @@ class FeatureStoreWriter:
         if damaged:
             raise StoreError(
                 f"{damaged[0]} Nothing is appended to a damaged store: restore the file from a "
-                f"copy, or drop it with FeatureStore.repair or 'adue store repair {self.path}'."
+                "copy or extract the store again."
             )
         self.finished_before = is_in_store(self._record, store)
         self._largest_id = largest_id(self.path, store)
