@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -80,7 +81,9 @@ every_other = each_of([estimator for estimator in ESTIMATORS if type(estimator) 
 @functools.cache
 def fitted_once(estimator):
     """Return it fitted, once: what is asked of it afterwards does not change it."""
-    return clone(estimator).fit(*PROBLEM.fit_args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few rows
+        return clone(estimator).fit(*PROBLEM.fit_args)
 
 
 def try_fit(estimator, argument, value):

@@ -455,7 +455,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
     )
     status, out, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
     assert status == 1
-    assert err.startswith("error: The original head makes 0 errors on 79 rows (not counting")
+    assert err.startswith("error: The original head makes 0 errors on 80 rows, too few for")
     assert out == ""
     assert not (tmp_path / "head").exists()
 
