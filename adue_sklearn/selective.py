@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from numbers import Integral, Number, Real
 from typing import Any, ClassVar, NamedTuple, Self
@@ -21,7 +20,7 @@ from torch import Tensor
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
 from adue_sklearn._utils.head import check_head, check_labels
 from adue_sklearn._utils.row_digests import rows_new_to
-from adue_sklearn._utils.validation import callers_level, naming, share_hint
+from adue_sklearn._utils.validation import naming, share_hint, warn
 from adue_sklearn.card import Card
 from adue_sklearn.metrics._arguments import check_scores
 from adue_sklearn.scorers.wrapping import (
@@ -600,11 +599,9 @@ class SelectiveClassifier(WrappingEstimator):
         place = np.searchsorted(self.groups_, names).clip(max=len(self.groups_) - 1)
         known = self.groups_[place] == names
         if not known.all():
-            warnings.warn(
+            warn(
                 f"groups: {int((~known).sum())} rows are in groups that fit has not seen (such as "
-                f"{names[~known][0]!s}): nothing is known about their risk, none is accepted.",
-                UserWarning,
-                stacklevel=callers_level(),
+                f"{names[~known][0]!s}): nothing is known about their risk, none is accepted."
             )
         return np.where(known, self.threshold_[place], -np.inf)
 
@@ -635,11 +632,9 @@ def _warn_of_no_threshold(
         smallest = _smallest_target(rows, confidence, method)
         what = f"the smallest target that these rows support is about {smallest:.2g}"
         what += ", to be set and then confirmed on fresh rows"
-    warnings.warn(
+    warn(
         f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} on {n} rows"
-        f"{group}: {what}. Nothing is accepted.",
-        UserWarning,
-        stacklevel=callers_level(),
+        f"{group}: {what}. Nothing is accepted."
     )
 
 

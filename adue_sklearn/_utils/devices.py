@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from adue_sklearn._utils.arrays import parse_device
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 
 
 def device_here(device: str) -> str:
@@ -15,11 +13,9 @@ def device_here(device: str) -> str:
     try:
         parse_device(device)
     except ValueError:
-        warnings.warn(
+        warn(
             f"This was fitted with device={device!r}, which torch does not see here; it computes "
-            f"on device='auto' instead, here the {parse_device('auto').type.upper()}.",
-            UserWarning,
-            stacklevel=callers_level(),
+            f"on device='auto' instead, here the {parse_device('auto').type.upper()}."
         )
         return "auto"
     return device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from scipy.stats import binom
 
 from adue_sklearn._utils.arrays import Array, as_numpy
 from adue_sklearn._utils.messages import one_line
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.exceptions import (
     ChangedFeaturesWarning,
     ClassSharesWarning,
@@ -41,7 +40,7 @@ class Doubt(NamedTuple):
 
     def warn(self) -> None:
         """Warn whoever called the package."""
-        warnings.warn(self.message, self.category, stacklevel=callers_level())
+        warn(self.message, self.category)
 
 
 def missing_classes(
@@ -133,12 +132,11 @@ def warn_of_changed_features(X: Array) -> None:
         return
     found = _mark(columns)
     if found:
-        warnings.warn(
+        warn(
             f"X: {found}. These look like features that were changed after the model made them, "
             "but init_W belongs to the model's own: X @ init_W.T would not be its logits. Take "
             "the step out (UncertaintyPipeline refuses such steps), or fit without a head.",
             ChangedFeaturesWarning,
-            stacklevel=callers_level(),
         )
 
 

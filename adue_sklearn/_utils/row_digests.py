@@ -7,7 +7,6 @@ known by their length and three projections of their direction, up to a toleranc
 from __future__ import annotations
 
 import base64
-import warnings
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from adue_sklearn._utils.arrays import as_numpy
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 
 #: A hundred times what float32 arithmetic leaves open; different texts are farther apart.
 _TOLERANCE = 1e-4
@@ -114,7 +113,7 @@ def rows_new_to(estimator: Any, X: Any, *, name: str = "X") -> npt.NDArray[np.in
     what = f"{name}: {int((~new).sum())} of {len(new)} rows fitted the {type(estimator).__name__}"
     if not new.any():
         raise ValueError(f"{what}, so none remain; expected rows that are new to it.")
-    warnings.warn(f"{what} and are left out.", UserWarning, stacklevel=callers_level())
+    warn(f"{what} and are left out.")
     return np.flatnonzero(new)
 
 

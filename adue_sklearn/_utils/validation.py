@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,3 +66,8 @@ def callers_level() -> int:
             break
         frame = frame.f_back
     return level
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn whoever called the package, as :func:`callers_level` finds them."""
+    warnings.warn(message, category, stacklevel=callers_level())

@@ -32,7 +32,7 @@ from adue_sklearn._utils.head import (
     resolve_head,
 )
 from adue_sklearn._utils.row_digests import rows_new_to
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.search import _given_folds
 from adue_sklearn.calibration.score_maps import METHODS, apply_score_map, fit_score_map
 from adue_sklearn.card import Card
@@ -202,11 +202,9 @@ class TemperatureScaling(_LogitScaling):
         )
         self.temperature_ = float(np.exp(log_temperature))
         if self.temperature_ == 1.0 and not centred.any():
-            warnings.warn(
+            warn(
                 "logits are the same for all classes in every row: no temperature is better than "
-                "another, temperature_ is 1.",
-                UserWarning,
-                stacklevel=callers_level(),
+                "another, temperature_ is 1."
             )
         elif log_temperature in (np.log(low), np.log(high)):
             self.temperature_ = float(low if log_temperature == np.log(low) else high)
@@ -216,11 +214,7 @@ class TemperatureScaling(_LogitScaling):
                 if self.temperature_ == low
                 else "the logits tell nothing about the labels; check their order"
             )
-            warnings.warn(
-                f"The likelihood rises up to the bound temperature_={self.temperature_:g}: {why}.",
-                UserWarning,
-                stacklevel=callers_level(),
-            )
+            warn(f"The likelihood rises up to the bound temperature_={self.temperature_:g}: {why}.")
 
     def _rescale(self, logits: Tensor) -> Tensor:
         # Centred first: large logits over a small temperature would overflow.
@@ -342,11 +336,9 @@ class VectorScaling(_LogitScaling):
         options = {"maxiter": self.max_iter, "maxfun": 10 * self.max_iter, "gtol": 1e-9, "ftol": 0}
         found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
         if np.abs(found.jac).max() > 1e-4:
-            warnings.warn(
+            warn(
                 f"Vector scaling did not converge in {found.nit} iterations: the largest gradient "
-                f"entry is {np.abs(found.jac).max():.1e}. Raise max_iter or l2.",
-                UserWarning,
-                stacklevel=callers_level(),
+                f"entry is {np.abs(found.jac).max():.1e}. Raise max_iter or l2."
             )
         self.scale_ = found.x[:n_classes] / self.temperature_
         self.bias_ = found.x[n_classes:]
@@ -572,11 +564,9 @@ class ErrorProbability(WrappingEstimator):
             )
         if self.n_errors_ in (0, self.n_samples_fit_):
             which = "no errors" if self.n_errors_ == 0 else "only errors"
-            warnings.warn(
+            warn(
                 f"The {self.n_samples_fit_} fit rows hold {which}: P(error) tells no row from "
-                "another.",
-                UserWarning,
-                stacklevel=callers_level(),
+                "another."
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy
 from adue_sklearn._utils.head import IntArray, OriginalHead, encode_labels
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -269,22 +268,16 @@ class AutoScorer(UncertaintyEstimator):
         if few >= FEW_ERRORS:
             return False
         kind = "errors" if few == n_errors else "correct answers"
-        warnings.warn(
+        warn(
             f"The original head's answers to {len(errors)} fit rows hold {few} {kind}, under "
-            f"{FEW_ERRORS}: too few to tell scores apart. The uncertainty is the softmax response.",
-            UserWarning,
-            stacklevel=callers_level(),
+            f"{FEW_ERRORS}: too few to tell scores apart. The uncertainty is the softmax response."
         )
         return True
 
     def _tell_of_failures(self) -> None:
         failed = [f"{r.name} ({r.failure})" for r in self.comparison_.results if r.failure]
         if failed:
-            warnings.warn(
-                f"Not compared, since they failed: {'; '.join(failed)}.",
-                UserWarning,
-                stacklevel=callers_level(),
-            )
+            warn(f"Not compared, since they failed: {'; '.join(failed)}.")
 
     def _uncertainty(self, X: Array) -> Tensor:
         return self.estimator_._uncertainty(X)

@@ -38,7 +38,7 @@ from adue_sklearn._utils.head import (
     encode_labels,
     out_of_fold_predictions,
 )
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.comparison.arguments import (
@@ -268,12 +268,10 @@ def _warn_of_memorised_rows(run: Run) -> None:
     errors = run.fitted_response.errors(run.rows.X, run.rows.y)
     few, many = (int(errors.sum()), len(errors)), (int(run.errors.sum()), len(run.errors))
     if fit_rows_look_memorised(few, many):
-        warnings.warn(
+        warn(
             f"X, y: the head errs on {few[0] / few[1]:.1%} of these rows, but on "
             f"{many[0] / many[1]:.1%} of X_test. The classifier was probably trained on the "
-            "former; give rows that it has not seen.",
-            UserWarning,
-            stacklevel=callers_level(),
+            "former; give rows that it has not seen."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._utils.label_order import label_order
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._model.batching import (
     Encoded,
     buckets,
@@ -351,11 +350,9 @@ def extract_features(
         warn_of_blank_texts(blank, n_texts)
     with writer:
         if writer.finished_before:
-            warnings.warn(
+            warn(
                 f"'{writer.path}' holds the rows of these {len(checked)} texts already; nothing "
-                "was done.",
-                UserWarning,
-                stacklevel=callers_level(),
+                "was done."
             )
             return FeatureStore.open(out)
         first_id, n_done = writer.first_id_for(n_texts), writer.n_done

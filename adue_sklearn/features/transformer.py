@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import uuid
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -27,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from adue_sklearn._utils.arrays import parse_device
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import clear_leftovers, make_folder, write_file
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._model.adapter_config import read_adapter_config
 from adue_sklearn.features._model.arguments import View, check_view
 from adue_sklearn.features._model.batching import check_texts
@@ -396,11 +395,9 @@ class _FolderCache:
             try:
                 rows |= _read_rows(file)
             except (OSError, SafetensorError, ValueError) as error:
-                warnings.warn(
+                warn(
                     f"cache: '{file}' cannot be read ({error}). Its texts are run through the "
-                    "model again; delete the file.",
-                    UserWarning,
-                    stacklevel=callers_level(),
+                    "model again; delete the file."
                 )
         return rows
 

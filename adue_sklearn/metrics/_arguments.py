@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import column_or_1d
 
-from adue_sklearn._utils.validation import callers_level, naming, share_hint
+from adue_sklearn._utils.validation import naming, share_hint, warn
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -135,10 +134,9 @@ def undefined(errors: BoolArray, metric: str) -> bool:
     if 0 < errors.sum() < len(errors):
         return False
     which = "only errors" if errors.all() else "no errors"
-    warnings.warn(
+    warn(
         f"{metric} is undefined: the {len(errors)} rows hold {which}. Use more rows, or folds "
         "stratified on the errors.",
         UndefinedMetricWarning,
-        stacklevel=callers_level(),
     )
     return True

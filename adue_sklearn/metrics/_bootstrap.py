@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_random_state, check_scalar
 
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.metrics import _counts
 from adue_sklearn.metrics._arguments import (
     Estimate,
@@ -451,11 +451,10 @@ def _defined(replicates: FloatArray, name: str) -> FloatArray:
     """Return what is not NaN, and say how much is."""
     defined = replicates[~np.isnan(replicates)]
     if len(defined) < len(replicates):
-        warnings.warn(
+        warn(
             f"{name} is undefined on {len(replicates) - len(defined)} of {len(replicates)} "
             "resamples, which hold no errors or only errors; they are left out. Use more rows.",
             UndefinedMetricWarning,
-            stacklevel=callers_level(),
         )
     return defined
 

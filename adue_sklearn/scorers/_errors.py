@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from adue_sklearn._utils.head import BoolArray, OriginalHead
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 
 
 def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
@@ -46,10 +44,8 @@ def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
             "held-out rows, more of them, or rely on SoftmaxResponseScorer."
         )
     found = "is wrong on all of them" if n_errors else "predicts all of them"
-    warnings.warn(
+    warn(
         f"A head fitted on {n_rows} rows {found} out-of-fold: nothing to learn from. The "
-        f"uncertainty is {instead}.",
-        UserWarning,
-        stacklevel=callers_level(),
+        f"uncertainty is {instead}."
     )
     return False

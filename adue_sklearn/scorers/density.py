@@ -21,7 +21,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, to_tensor
 from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import (
@@ -530,15 +530,13 @@ class RDEScorer(UncertaintyEstimator):
         )
         self.pooled_classes_ = self.classes_[sharing]
         if sharing:
-            warnings.warn(
+            warn(
                 f"RDEScorer: {len(sharing)} of {len(self._present)} classes have fewer than "
                 f"{ROWS_A_DIMENSION * self.n_components_} rows "
                 f"({ROWS_A_DIMENSION} * n_components_) or a singular covariance "
                 "(pooled_classes_ has their labels); they share the robust covariance of all "
                 "rows around their class means. Set n_components (or, where features are "
-                "large, gamma) lower, or fit on more rows.",
-                UserWarning,
-                stacklevel=callers_level(),
+                "large, gamma) lower, or fit on more rows."
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

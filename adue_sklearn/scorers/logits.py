@@ -7,7 +7,6 @@ from the log-odds of "any class but the largest".
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array
 from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.objective import entropy_distance, softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -686,11 +685,9 @@ class RelUScorer(_LogitScorer):
         if can_learn(errors, head, instead="the Gini index 1 - sum p^2"):
             D = rel_u_matrix(z, errors, self.lam, self.temperature)
             if not bool(D.any()):
-                warnings.warn(
+                warn(
                     f"With lam={self.lam} no pair of classes weighs more among the wrong rows than "
-                    "among the correct ones, so all pairs count alike (the Gini index). Raise lam.",
-                    UserWarning,
-                    stacklevel=callers_level(),
+                    "among the correct ones, so all pairs count alike (the Gini index). Raise lam."
                 )
         if not bool(D.any()):
             D = (1.0 - torch.eye(len(D), dtype=D.dtype)) / np.sqrt(len(D) * (len(D) - 1))

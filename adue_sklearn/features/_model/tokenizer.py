@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._model.checkpoint import find_file
 from adue_sklearn.features._model.reading import TOKENIZER_MEND, reading
 from adue_sklearn.features._store.checks import check_count
@@ -76,12 +75,11 @@ def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None
     as_saved.no_truncation()
     expected = as_saved.encode(_SENTENCE, add_special_tokens=False).ids
     if tokenizer(_SENTENCE, add_special_tokens=False)["input_ids"] != expected:
-        warnings.warn(
+        warn(
             f"tokenizer: {type(tokenizer).__name__}, which transformers chose for '{source}', "
             f"reads a sentence otherwise than the saved '{_SAVED}'. If the model was trained with "
             "the saved one, pass tokenizer=PreTrainedTokenizerFast.from_pretrained(...), or save "
-            "the tokenizer with the adapter.",
-            stacklevel=callers_level(),
+            "the tokenizer with the adapter."
         )
 
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
-
 from adue_sklearn._utils.blank_texts import BlankRows
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 
 
 def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int) -> None:
     """Warn if texts were cut: the model did not see their ends."""
     if n_cut:
-        warnings.warn(
+        warn(
             f"texts: {n_cut} of {n_texts} ({n_cut / n_texts:.1%}) were cut at {max_length} tokens; "
             "the model did not read the rest. If it was trained with more, extract with more "
             "(max_length=, 'adue extract --max-length') and fit the head on that: 'adue predict' "
-            "reads as much as the head's features were made of.",
-            UserWarning,
-            stacklevel=callers_level(),
+            "reads as much as the head's features were made of."
         )
 
 
 def warn_of_blank_texts(blank: BlankRows, n_texts: int) -> None:
     """Warn if texts are blank: the model answers them like any other."""
     if blank.n:
-        warnings.warn(
+        warn(
             f"texts: {blank.among(n_texts)}. The model answers them like any other, although there "
             "is nothing to read. Leave them out with --skip-empty ('adue extract', 'adue predict') "
-            "or extract_features(..., skip_empty=True).",
-            UserWarning,
-            stacklevel=callers_level(),
+            "or extract_features(..., skip_empty=True)."
         )

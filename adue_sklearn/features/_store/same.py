@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._store.manifest import UNFINISHED
 
@@ -44,11 +43,9 @@ def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, 
     minor = sorted(set(then) & set(now) - {*_MODEL, "truncated_rows"})
     changes = _differences(then, now, minor)
     if changes:
-        warnings.warn(
+        warn(
             f"The rows appended to '{folder}' were made differently ({'; '.join(changes)}). The "
-            "model is the same.",
-            UserWarning,
-            stacklevel=callers_level(),
+            "model is the same."
         )
 
 

@@ -11,7 +11,6 @@ This module needs numpy and safetensors only.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._store.arrays import write_arrays
 from adue_sklearn.features._store.checks import check_flag, check_path
 from adue_sklearn.features._store.damage import damage_error, find_damage
@@ -145,9 +144,7 @@ class FeatureStore:
         if head or (shards and (not skip_damaged or len(shards) == len(manifest["shards"]))):
             raise damage_error(head + shards)
         for damage in shards:
-            warnings.warn(
-                f"{damage} These rows are left out.", UserWarning, stacklevel=callers_level()
-            )
+            warn(f"{damage} These rows are left out.")
         return cls(folder, manifest, shards)
 
     @classmethod

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adue_sklearn._utils.files import clear_leftovers
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._store.checks import (
     array,
@@ -303,9 +302,7 @@ class FeatureStoreWriter:
         )
         damaged = damaged_shards(self.path, {**unfinished, "shards": written}, every_byte=True)
         for damage in damaged:
-            warnings.warn(
-                f"{damage} Its rows are extracted again.", UserWarning, stacklevel=callers_level()
-            )
+            warn(f"{damage} Its rows are extracted again.")
         bad = {damage.file.name for damage in damaged}
         return list(takewhile(lambda entry: entry["file"] not in bad, written))
 
