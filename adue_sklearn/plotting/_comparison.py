@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from adue_sklearn.plotting._display import Drawing, style
 _NAMES = {"roc_auc": "ROC-AUC", "aurc": "AURC", "eaurc": "E-AURC"}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ComparisonDisplay(Drawing):
     """Difference of each score to softmax response, with its paired interval.
 
@@ -50,23 +52,11 @@ class ComparisonDisplay(Drawing):
     ['energy']
     """
 
-    errorbar_: Any
-    zero_: Any
-
-    def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        differences: FloatArray,
-        low: FloatArray,
-        high: FloatArray,
-        metric: str = "roc_auc",
-    ) -> None:
-        self.names = names
-        self.differences = differences
-        self.low = low
-        self.high = high
-        self.metric = metric
+    names: Sequence[str]
+    differences: FloatArray
+    low: FloatArray
+    high: FloatArray
+    metric: str = "roc_auc"
 
     @classmethod
     def from_comparison(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ _PLACES = 200
 _MOST_BINS = 10_000
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class RiskCoverageDisplay(Display):
     """Error rate among the accepted answers against how many are accepted.
 
@@ -67,27 +69,13 @@ class RiskCoverageDisplay(Display):
     'a score (AURC = 0.081)'
     """
 
-    line_: Any
-    band_: Any
-
-    def __init__(
-        self,
-        *,
-        coverages: FloatArray,
-        risks: FloatArray,
-        aurc: float | None = None,
-        band_coverages: FloatArray | None = None,
-        low: FloatArray | None = None,
-        high: FloatArray | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.coverages = coverages
-        self.risks = risks
-        self.aurc = aurc
-        self.band_coverages = band_coverages
-        self.low = low
-        self.high = high
-        self.name = name
+    coverages: FloatArray
+    risks: FloatArray
+    aurc: float | None = None
+    band_coverages: FloatArray | None = None
+    low: FloatArray | None = None
+    high: FloatArray | None = None
+    name: str | None = None
 
     @classmethod
     def from_predictions(
@@ -175,6 +163,7 @@ class RiskCoverageDisplay(Display):
         return self
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ErrorRocDisplay(Display):
     """Share of the errors that a threshold flags against the share of correct answers it does.
 
@@ -213,28 +202,13 @@ class ErrorRocDisplay(Display):
     'a score (AUC = 0.656 [0.595, 0.717])'
     """
 
-    line_: Any
-    band_: Any
-    chance_level_: Any
-
-    def __init__(
-        self,
-        *,
-        fpr: FloatArray,
-        tpr: FloatArray,
-        roc_auc: Estimate | None = None,
-        band_fpr: FloatArray | None = None,
-        low: FloatArray | None = None,
-        high: FloatArray | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.fpr = fpr
-        self.tpr = tpr
-        self.roc_auc = roc_auc
-        self.band_fpr = band_fpr
-        self.low = low
-        self.high = high
-        self.name = name
+    fpr: FloatArray
+    tpr: FloatArray
+    roc_auc: Estimate | None = None
+    band_fpr: FloatArray | None = None
+    low: FloatArray | None = None
+    high: FloatArray | None = None
+    name: str | None = None
 
     @classmethod
     def from_predictions(
@@ -344,6 +318,7 @@ class ErrorRocDisplay(Display):
         return self
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ScoreHistogramDisplay(Display):
     """How the uncertainties of correct and of wrong answers are spread.
 
@@ -377,23 +352,11 @@ class ScoreHistogramDisplay(Display):
     ([0.67, 0.33], [0.0, 1.0])
     """
 
-    correct_: Any
-    wrong_: Any
-
-    def __init__(
-        self,
-        *,
-        edges: FloatArray,
-        correct: FloatArray,
-        wrong: FloatArray,
-        name: str | None = None,
-        share: bool = True,
-    ) -> None:
-        self.edges = edges
-        self.correct = correct
-        self.wrong = wrong
-        self.name = name
-        self.share = share
+    edges: FloatArray
+    correct: FloatArray
+    wrong: FloatArray
+    name: str | None = None
+    share: bool = True
 
     @classmethod
     def from_predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ _AXES = {
 }
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReliabilityDisplay(Display):
     """How often what was announced with a probability happened, bin by bin, with intervals.
 
@@ -75,28 +77,13 @@ class ReliabilityDisplay(Display):
     0.024
     """
 
-    line_: Any
-    errorbar_: Any
-    perfect_: Any
-
-    def __init__(
-        self,
-        *,
-        predicted: FloatArray,
-        observed: FloatArray,
-        n_rows: npt.NDArray[Any],
-        low: FloatArray | None = None,
-        high: FloatArray | None = None,
-        of: str = "error",
-        name: str | None = None,
-    ) -> None:
-        self.predicted = predicted
-        self.observed = observed
-        self.n_rows = n_rows
-        self.low = low
-        self.high = high
-        self.of = of
-        self.name = name
+    predicted: FloatArray
+    observed: FloatArray
+    n_rows: npt.NDArray[Any]
+    low: FloatArray | None = None
+    high: FloatArray | None = None
+    of: str = "error"
+    name: str | None = None
 
     @property
     def calibration_error(self) -> float:

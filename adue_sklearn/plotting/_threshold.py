@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from adue_sklearn.selective import SelectiveThreshold, check_target, selective_t
 from adue_sklearn.thresholds import percent, shown_coverage
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ThresholdDisplay(Display):
     """Share of answers that can be accepted against the error rate that is guaranteed for them.
 
@@ -57,28 +59,13 @@ class ThresholdDisplay(Display):
     (0.58, '58 % accepted, at most 5 % of them wrong')
     """
 
-    line_: Any
-    observed_line_: Any
-    point_: Any
-
-    def __init__(
-        self,
-        *,
-        target_risks: FloatArray,
-        coverages: FloatArray,
-        observed: FloatArray,
-        target_risk: float,
-        confidence: float,
-        chosen: SelectiveThreshold,
-        name: str | None = None,
-    ) -> None:
-        self.target_risks = target_risks
-        self.coverages = coverages
-        self.observed = observed
-        self.target_risk = target_risk
-        self.confidence = confidence
-        self.chosen = chosen
-        self.name = name
+    target_risks: FloatArray
+    coverages: FloatArray
+    observed: FloatArray
+    target_risk: float
+    confidence: float
+    chosen: SelectiveThreshold
+    name: str | None = None
 
     @classmethod
     def from_predictions(
