@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, model_validator
 from scipy.optimize import brentq
 from scipy.special import logsumexp
@@ -15,11 +14,9 @@ from sklearn.utils import check_scalar
 
 from adue_sklearn._utils.schemas import Kind, Schema, check_document
 from adue_sklearn._utils.validation import share_hint
-from adue_sklearn.metrics._arguments import Estimate, as_column, check_scores
+from adue_sklearn.metrics._arguments import Estimate, FloatArray, as_column, check_scores
 
 __all__ = ["RiskMonitor"]
-
-FloatArray = npt.NDArray[np.float64]
 
 _FORMAT = 1
 _KIND = Kind(name="a RiskMonitor", mend="Expected what to_dict gives, unchanged.", newest=_FORMAT)

@@ -22,7 +22,7 @@ from adue_sklearn._utils.head import check_head, check_labels
 from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, share_hint, warn
 from adue_sklearn.card import Card
-from adue_sklearn.metrics._arguments import check_scores
+from adue_sklearn.metrics._arguments import FloatArray, IntArray, check_scores
 from adue_sklearn.scorers.wrapping import (
     FitArguments,
     Rows,
@@ -32,9 +32,6 @@ from adue_sklearn.scorers.wrapping import (
 )
 
 __all__ = ["SelectiveClassifier", "SelectiveThreshold", "clopper_pearson", "selective_threshold"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 #: The first candidate accepts this share of the rows, the next ones so much more each.
 _FIRST_SHARE, _STEP_SHARE = 0.2, 0.02
@@ -167,6 +164,13 @@ def _upper_bound(n_errors: Any, n_rows: Any, confidence: float) -> Any:
     ]
 
 
+def binomial_interval(n_events: Any, n_rows: Any, confidence: float) -> tuple[Any, Any]:
+    """Return Clopper and Pearson's exact two-sided limits of each rate."""
+    one_sided = (1.0 + confidence) / 2.0
+    low = 1.0 - _upper_bound(np.subtract(n_rows, n_events), n_rows, one_sided)
+    return low, _upper_bound(n_events, n_rows, one_sided)
+
+
 def _whole(name: str, values: Any) -> npt.NDArray[Any]:
     with naming(name, "whole numbers"):
         array = as_numpy(values)
@@ -272,6 +276,18 @@ _METHODS: dict[str, Callable[[_Ranked, float, float], SelectiveThreshold]] = {
     "sgr": _sgr,
     "ltt": _learn_then_test,
 }
+
+
+def smallest_target(
+    errors: Any, uncertainty: Any, confidence: float, method: str, *, above: float = 0.0
+) -> float:
+    """Return about the smallest target risk for which something is accepted, by bisection."""
+    low, high = above, 1.0
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        found = selective_threshold(errors, uncertainty, middle, confidence, method)
+        low, high = (low, middle) if found.n_accepted else (middle, high)
+    return high
 
 
 def check_target(value: Any, name: str) -> None:
@@ -629,23 +645,13 @@ def _warn_of_no_threshold(
     if fewest > n:
         what = f"that takes at least {fewest} accepted rows, even without any error"
     else:
-        smallest = _smallest_target(rows, confidence, method)
+        smallest = smallest_target(rows.errors, rows.uncertainty, confidence, method)
         what = f"the smallest target that these rows support is about {smallest:.2g}"
         what += ", to be set and then confirmed on fresh rows"
     warn(
         f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} on {n} rows"
         f"{group}: {what}. Nothing is accepted."
     )
-
-
-def _smallest_target(rows: Rows, confidence: float, method: str) -> float:
-    """Return about the smallest target risk for which something is accepted."""
-    low, high = 0.0, 1.0
-    for _ in range(12):
-        middle = 0.5 * (low + high)
-        found = selective_threshold(rows.errors, rows.uncertainty, middle, confidence, method)
-        low, high = (low, middle) if found.n_accepted else (middle, high)
-    return high
 
 
 def _is_plain(marker: Any) -> bool:

@@ -35,7 +35,7 @@ from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics._arguments import as_column
 from adue_sklearn.persistence import _plain, _split_state
-from adue_sklearn.selective import fewest_rows, selective_threshold
+from adue_sklearn.selective import fewest_rows, selective_threshold, smallest_target
 
 __all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
 
@@ -379,7 +379,7 @@ def check_file(file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def smallest_target(
+def what_it_takes(
     errors: Any, uncertainty: Any, target_risk: float, confidence: float, method: str
 ) -> str:
     """Say what it would take where no threshold meets the target on these rows."""
@@ -390,12 +390,8 @@ def smallest_target(
             f"It takes at least {fewest} labelled rows, even if none of them is wrong; there are "
             f"{n_rows}."
         )
-    low, high = target_risk, 1.0
-    for _ in range(12):
-        middle = 0.5 * (low + high)
-        found = selective_threshold(errors, uncertainty, middle, confidence, method)
-        low, high = (low, middle) if found.n_accepted else (middle, high)
-    smallest = math.ceil(high * 1000) / 1000  # rounded up: it is to be met
+    smallest = smallest_target(errors, uncertainty, confidence, method, above=target_risk)
+    smallest = math.ceil(smallest * 1000) / 1000  # rounded up: it is to be met
     return (
         f"The smallest target that these {n_rows} rows support is about {percent(smallest)}; one "
         "that is set because of this has to be confirmed on fresh rows."

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.optimize import brentq, minimize
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -170,9 +170,8 @@ class TemperatureScaling(_LogitScaling):
 
     Notes
     -----
-    The negative log-likelihood is convex in 1/T, so its derivative changes sign once. Newton's
-    steps in log T look for that place inside a bracket; a step that leaves it is replaced by
-    bisection, so that nothing can diverge.
+    The negative log-likelihood is convex in 1/T, so its derivative changes sign once. Brent's
+    method finds that place in log T between the bounds.
 
     References
     ----------
@@ -250,32 +249,18 @@ def _solve_temperature(
         return 0.0, 0
     true = centred[np.arange(len(labels)), labels].mean()
 
-    def slope(log_temperature: float) -> tuple[float, float]:
-        """Return first and second derivative of the likelihood in log T, over -1/T and 1/T."""
-        inverse = np.exp(-log_temperature)
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            p = np.exp(log_softmax(centred * inverse, axis=1))
-            mean = (p * centred).sum(axis=1)
-            variance = (p * centred**2).sum(axis=1) - mean**2
-            return float(mean.mean() - true), float(inverse * variance.mean())
+    def excess(log_temperature: float) -> float:
+        """Return how far the expected logit is above that of the true labels; it falls with T."""
+        with np.errstate(over="ignore", under="ignore"):
+            p = softmax(centred * np.exp(-log_temperature), axis=1)
+        return float((p * centred).sum(axis=1).mean() - true)
 
-    # The expected logit falls with T; at the best T it is that of the true labels.
-    if slope(low)[0] <= 0:
+    if excess(low) <= 0:
         return low, 0
-    if slope(high)[0] >= 0:
+    if excess(high) >= 0:
         return high, 0
-    left, right, x = low, high, 0.0
-    for step in range(1, 200):
-        value, curvature = slope(x)
-        if value == 0:
-            return x, step
-        left, right = (x, right) if value > 0 else (left, x)
-        with np.errstate(all="ignore"):
-            change = float(np.float64(value) / curvature)
-        if abs(change) <= 1e-9 or right - left <= 1e-12:  # converges quadratically
-            return min(max(x + change, left), right), step
-        x = x + change if left < x + change < right else 0.5 * (left + right)
-    return x, step
+    found, report = brentq(excess, low, high, xtol=1e-12, full_output=True)
+    return found, report.iterations
 
 
 class VectorScaling(_LogitScaling):

@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from adue_sklearn.metrics._arguments import BoolArray, FloatArray
+
 ScoreMap = dict[str, FloatArray]
 
 

@@ -47,9 +47,14 @@ def say(kind: str, colour: str, message: str) -> None:
     )
 
 
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    say("warning", "yellow", message)
+
+
 def say_left_out(source: str, blank: BlankRows, n_texts: int) -> None:
     """Say which texts --skip-empty leaves out."""
-    say("warning", "yellow", f"{source}: {blank.among(n_texts)}; left out.")
+    warn(f"{source}: {blank.among(n_texts)}; left out.")
 
 
 @contextlib.contextmanager
@@ -73,6 +78,6 @@ def warning_printer() -> Callable[..., None]:
                 return
             doubted.add(category.__name__)
         if issubclass(category, UserWarning):
-            say("warning", "yellow", str(message))
+            warn(str(message))
 
     return show

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from adue_sklearn.cli.console import console, say, tell
-from adue_sklearn.cli.options import OtherModel
+from adue_sklearn.cli.console import console, tell, warn
+from adue_sklearn.cli.options import FittedHeadFolder, OtherModel
 from adue_sklearn.cli.stores import facts_of, open_labelled, unseen_rows_of
 
 
 def evaluate(
-    head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
+    head: FittedHeadFolder,
     store: Annotated[Path, typer.Argument(help="Labelled feature store of rows not used before.")],
     threshold: Annotated[
         Path | None,
@@ -68,10 +68,8 @@ def _warn_of_memorised_rows(estimator: Any, X: Any, y: Any) -> None:
     few, n_fit = estimator.n_errors_, estimator.n_samples_fit_
     many = int(estimator.errors(X, y).sum())
     if fit_rows_look_memorised((few, n_fit), (many, len(X))):
-        say(
-            "warning",
-            "yellow",
+        warn(
             f"The model errs on {few / n_fit:.1%} of the rows that the head was fitted on, but on "
             f"{many / len(X):.1%} of these. It was probably trained on the former; fit the "
-            "head on rows it has not seen.",
+            "head on rows it has not seen."
         )

@@ -14,6 +14,7 @@ from adue_sklearn.cli.options import (
     Classes,
     Device,
     LabelColumn,
+    Model,
     Precision,
     SkipEmpty,
     TextColumnName,
@@ -25,7 +26,7 @@ from adue_sklearn.cli.store import interrupted_rows
 
 
 def extract(
-    model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
+    model: Model,
     data: Annotated[str, typer.Argument(help=".jsonl, .csv, .parquet or hub NAME:SPLIT.")],
     out: Annotated[Path, typer.Option(help="Folder of the new feature store.")],
     base_model: BaseModel = None,

@@ -9,20 +9,18 @@ import typer
 
 from adue_sklearn._utils.validation import share_hint
 from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.options import TrainStore, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_head
-from adue_sklearn.cli.stores import facts_of, open_labelled, rows_not_in
+from adue_sklearn.cli.stores import open_beside, open_labelled, rows_not_in
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
 
 
 def fit(
-    store: Annotated[Path, typer.Argument(help="Feature store of rows the model has not seen.")],
+    store: UnseenStore,
     out: Annotated[Path, typer.Option(help="Folder of the fitted uncertainty head.")],
-    train_store: Annotated[
-        Path | None,
-        typer.Option(help="Feature store of the training rows, for scores that describe them."),
-    ] = None,
+    train_store: TrainStore = None,
     score: Annotated[
         str, typer.Option(help="Tuned AdUE, or another, by class: 'RelU', 'ViM'.")
     ] = "AdUE",
@@ -35,13 +33,11 @@ def fit(
 ) -> None:
     """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
     from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
-    from adue_sklearn.persistence import check_same_model, save_head
+    from adue_sklearn.persistence import save_head
 
     check_head(out, force=force)
     calibration = open_labelled(store)
-    train = None if train_store is None else open_labelled(train_store)
-    if train is not None:
-        check_same_model(facts_of(calibration), facts_of(train))
+    train = open_beside(train_store, calibration)
     rows = _rows_to_fit(calibration, rows_not_in(calibration, [train]), leave_out)
     if score.lower() == "adue":
         with console.status("Searching"):

@@ -13,6 +13,16 @@ from adue_sklearn._utils.places import not_there
 
 _CLASSES = "names such as 'no,yes', or a .json file that holds a list of them"
 
+Model = Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")]
+UnseenStore = Annotated[
+    Path, typer.Argument(help="Labelled feature store of rows the model has not seen.")
+]
+FittedHeadFolder = Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")]
+TrainStore = Annotated[
+    Path | None,
+    typer.Option(help="Feature store of the training rows, for scores that describe them."),
+]
+Confidence = Annotated[float, typer.Option(help="How surely it has to hold.")]
 BaseModel = Annotated[
     str | None, typer.Option(help="Folder or hub name of the base, if not the adapter's own.")
 ]

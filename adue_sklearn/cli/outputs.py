@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from adue_sklearn._utils.files import make_folder, write_file
+
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
@@ -32,6 +34,12 @@ def check_output(out: Path | None, option: str, suffixes: Collection[str], *, fo
     check_folder(out.parent, option)
 
 
+def write_output(out: Path, content: str) -> None:
+    """Write a text as a file, in a folder that is made for it."""
+    make_folder(out.parent)
+    write_file(out, content.encode("utf-8"))
+
+
 def check_folder(folder: Path, option: str) -> None:
     """Raise unless files can be written to a folder that is there or can be made."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -43,7 +51,7 @@ def check_folder(folder: Path, option: str) -> None:
 
 def check_head(out: Path, *, force: bool) -> None:
     """Raise unless a head can be saved; say which thresholds a replaced one leaves behind."""
-    from adue_sklearn.cli.console import say
+    from adue_sklearn.cli.console import warn
     from adue_sklearn.persistence import check_target
 
     check_target(out, overwrite=force)
@@ -52,12 +60,10 @@ def check_head(out: Path, *, force: bool) -> None:
         from adue_sklearn.cli.thresholding import thresholds_of
 
         for file in thresholds_of(out):
-            say(
-                "warning",
-                "yellow",
+            warn(
                 f"{file} was set for the head in {out}, which is replaced now. 'adue predict' "
                 f"will refuse it; set one for the new head: adue threshold STORE --head {out} "
-                f"--out {file} --force.",
+                f"--out {file} --force."
             )
 
 

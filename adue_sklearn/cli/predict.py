@@ -22,6 +22,8 @@ from adue_sklearn.cli.options import (
     BaseModel,
     BatchTokens,
     Device,
+    FittedHeadFolder,
+    Model,
     OtherModel,
     Precision,
     SkipEmpty,
@@ -33,8 +35,8 @@ from adue_sklearn.cli.stores import facts_of
 
 
 def predict(
-    head: Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")],
-    model: Annotated[str, typer.Argument(help="Adapter folder, merged model or hub name.")],
+    head: FittedHeadFolder,
+    model: Model,
     data: Annotated[
         str,
         typer.Argument(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adue_sklearn.cli.console import say
+from adue_sklearn.cli.console import warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,19 @@ def open_labelled(path: Path) -> FeatureStore:
     if store.labels is None:
         raise ValueError(f"{path} has no labels; extract it again with --label-column.")
     return store
+
+
+def open_beside(
+    path: Path | None, store: FeatureStore, *, allow_other_model: bool = False
+) -> FeatureStore | None:
+    """Open a store that has to have labels and be of the same model; None is not asked for."""
+    from adue_sklearn.persistence import check_same_model
+
+    if path is None:
+        return None
+    other = open_labelled(path)
+    check_same_model(facts_of(store), facts_of(other), allow_other_model=allow_other_model)
+    return other
 
 
 def facts_of(made: FeatureStore | LoadedClassifier) -> ModelFacts:
@@ -62,7 +75,7 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
                 f"{what}, so none remain. Scores are fitted and judged on rows that nothing was "
                 "trained or fitted on before; extract others."
             )
-        say("warning", "yellow", f"{what}. They are left out.")
+        warn(f"{what}. They are left out.")
     return np.flatnonzero(~shared)
 
 
@@ -83,12 +96,10 @@ def unseen_rows_of(
 
     new = unseen_rows(fitted.estimator, store.features)
     if new is None:
-        say(
-            "warning",
-            "yellow",
+        warn(
             f"{head} does not say which rows it was fitted on. If rows of {store.path} are among "
             "them, what follows is too good to be true and no guarantee. save_head(..., "
-            "fitted_on=features) keeps it, and so does 'adue fit'.",
+            "fitted_on=features) keeps it, and so does 'adue fit'."
         )
         return np.arange(len(store)), [], False
     if not new.any():

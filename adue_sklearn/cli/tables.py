@@ -20,6 +20,7 @@ from adue_sklearn._utils.head import rows_to_fit
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
 from adue_sklearn.exceptions import ClassSharesWarning, FitRowsWarning
 from adue_sklearn.metrics import (
     aurc_score,
@@ -33,10 +34,6 @@ from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
-
-REFERENCE = "softmax response"
-#: Under so many errors no difference between scores can be told from chance.
-FEW_ERRORS = 20
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
 

@@ -8,19 +8,17 @@ from typing import Annotated
 import typer
 
 from adue_sklearn.cli.console import tell
-from adue_sklearn.cli.options import OtherModel
+from adue_sklearn.cli.options import Confidence, OtherModel, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import open_labelled
 
 
 def threshold(
-    store: Annotated[
-        Path, typer.Argument(help="Labelled feature store of rows the model has not seen.")
-    ],
+    store: UnseenStore,
     target_risk: Annotated[
         float, typer.Option(help="Largest error rate among accepted answers, such as 0.02.")
     ],
-    confidence: Annotated[float, typer.Option(help="How surely it has to hold.")] = 0.95,
+    confidence: Confidence = 0.95,
     head: Annotated[
         Path | None,
         typer.Option(help="Folder that 'adue fit' wrote; without it, softmax response decides."),

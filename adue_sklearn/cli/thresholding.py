@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import rows_among
 from adue_sklearn.cli.stores import unseen_rows_of
+from adue_sklearn.metrics._arguments import IntArray
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head
-from adue_sklearn.plotting._display import binomial_interval
 from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.selective import binomial_interval
 from adue_sklearn.thresholds import (
     SavedThreshold,
     load_threshold,
     percent,
     score_sha256,
-    smallest_target,
+    what_it_takes,
 )
-
-IntArray = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,11 +135,11 @@ def acceptance(limit: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y
     shown = f"{limit.describe()} Here {n_accepted} of {len(accepted)} answers are accepted"
     if n_accepted == 0:
         return [f"{shown}."]
-    low, high = binomial_interval(np.array([n_wrong]), np.array([n_accepted]), 0.95)
+    low, high = binomial_interval(n_wrong, n_accepted, 0.95)
     rate = f"{100 * n_wrong / n_accepted:.1f} %"
-    between = f"{100 * low[0]:.1f}, {100 * high[0]:.1f}"
+    between = f"{100 * low:.1f}, {100 * high:.1f}"
     lines = [f"{shown}, {n_wrong} of them wrong ({rate} [{between}])."]
-    if low[0] > limit.target_risk:
+    if low > limit.target_risk:
         lines.append("That is more than was promised: these rows are of another kind.")
     return lines
 
@@ -154,7 +152,7 @@ def _explain(found: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: 
     if found.n_accepted == 0:
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
         limits = found.target_risk, found.confidence, found.method
-        return [smallest_target(errors, uncertainty, *limits), base]
+        return [what_it_takes(errors, uncertainty, *limits), base]
     if np.isfinite(found.threshold):
         lines = [f"Accepted is an uncertainty ({name}) of at most {found.threshold:.6g}."]
     else:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import beta
 from sklearn.frozen import FrozenEstimator
 
 from adue_sklearn._utils.validation import naming
@@ -154,17 +152,6 @@ def set_percent(*axes: Any) -> None:
     formatter = import_matplotlib("ticker").PercentFormatter
     for axis in axes:
         axis.set_major_formatter(formatter(1.0))
-
-
-def binomial_interval(
-    n_events: npt.NDArray[Any], n_rows: npt.NDArray[Any], confidence: float
-) -> tuple[FloatArray, FloatArray]:
-    """Return Clopper and Pearson's exact two-sided limits of each rate."""
-    tail = (1.0 - confidence) / 2.0
-    others = n_rows - n_events
-    low = np.where(n_events > 0, beta.ppf(tail, np.maximum(n_events, 1), others + 1), 0.0)
-    high = np.where(others > 0, beta.ppf(1.0 - tail, n_events + 1, np.maximum(others, 1)), 1.0)
-    return low, high
 
 
 def check_confidence(confidence: Any) -> None:

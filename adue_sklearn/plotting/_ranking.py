@@ -18,7 +18,6 @@ from adue_sklearn.metrics._arguments import BoolArray, FloatArray, check_scores
 from adue_sklearn.metrics._bootstrap import _seed
 from adue_sklearn.plotting._display import (
     Display,
-    binomial_interval,
     check_confidence,
     finite,
     label,
@@ -26,6 +25,7 @@ from adue_sklearn.plotting._display import (
     set_percent,
     style,
 )
+from adue_sklearn.selective import binomial_interval
 
 #: Intervals are drawn at so many places at most.
 _PLACES = 200

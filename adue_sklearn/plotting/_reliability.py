@@ -15,7 +15,6 @@ from adue_sklearn.metrics._arguments import FloatArray, check_scores
 from adue_sklearn.metrics._calibration import _bin, _check_choice
 from adue_sklearn.plotting._display import (
     Display,
-    binomial_interval,
     check_confidence,
     judge,
     label,
@@ -25,6 +24,7 @@ from adue_sklearn.plotting._display import (
     set_percent,
     style,
 )
+from adue_sklearn.selective import binomial_interval
 
 _AXES = {
     "error": ("Predicted chance of an error", "Observed error rate"),

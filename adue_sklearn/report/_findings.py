@@ -10,7 +10,6 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
@@ -28,20 +27,21 @@ from adue_sklearn.comparison.compare import (
     needs,
     predicted_uncertainty,
 )
+from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.metrics import risk_at_coverage_score
-from adue_sklearn.plotting._display import binomial_interval
+from adue_sklearn.metrics._arguments import BoolArray, FloatArray, IntArray
 from adue_sklearn.scorers import SoftmaxResponseScorer
-from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
-from adue_sklearn.thresholds import shown_bound, smallest_target
+from adue_sklearn.selective import (
+    SelectiveThreshold,
+    binomial_interval,
+    check_target,
+    selective_threshold,
+)
+from adue_sklearn.thresholds import shown_bound, what_it_takes
 
 FEWEST_ROWS = 20
-REFERENCE = "softmax response"
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class Answer(NamedTuple):
@@ -323,9 +323,9 @@ def _doubts_of_threshold(
 ) -> list[str]:
     doubts = []
     if found.n_accepted == 0:
-        why = smallest_target(errors, uncertainty, target_risk, confidence, "binomial")
+        why = what_it_takes(errors, uncertainty, target_risk, confidence, "binomial")
         doubts.append(f"A threshold for this target: {why}")
-    if min(errors.sum(), (~errors).sum()) < FEWEST_ROWS:
+    if min(errors.sum(), (~errors).sum()) < FEW_ERRORS:
         doubts.append(
             f"How the curves run: {int(errors.sum())} errors among {len(errors)} rows leave them "
             "wide open. More labelled rows would narrow them."
@@ -338,9 +338,8 @@ def _coverages(errors: BoolArray, uncertainty: FloatArray) -> list[CoverageRow]:
     for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
         risk = risk_at_coverage_score(errors, uncertainty, coverage=coverage)
         n_accepted = math.ceil(coverage * len(errors) - 1e-9)
-        n_wrong = np.array([round(risk * n_accepted)])
-        low, high = binomial_interval(n_wrong, np.array([n_accepted]), 0.95)
-        rows.append(CoverageRow(coverage, risk, float(low[0]), float(high[0])))
+        low, high = binomial_interval(round(risk * n_accepted), n_accepted, 0.95)
+        rows.append(CoverageRow(coverage, risk, float(low), float(high)))
     return rows
 
 

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 import adue_sklearn
 from adue_sklearn._utils.messages import printable
+from adue_sklearn.comparison.result import REFERENCE
 from adue_sklearn.report import _plots as plots
 from adue_sklearn.report._findings import (
-    REFERENCE,
     Findings,
     class_names,
     find,

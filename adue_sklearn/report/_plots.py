@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from adue_sklearn._utils.messages import printable
+from adue_sklearn.comparison.result import REFERENCE
 from adue_sklearn.metrics import error_roc_auc_score
 from adue_sklearn.plotting import (
     ErrorRocDisplay,
@@ -19,7 +20,7 @@ from adue_sklearn.plotting import (
     ThresholdDisplay,
 )
 from adue_sklearn.plotting._display import import_matplotlib
-from adue_sklearn.report._findings import REFERENCE, Findings, percent, rate
+from adue_sklearn.report._findings import Findings, percent, rate
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
