@@ -71,7 +71,7 @@ from adue_sklearn.metrics import (
     error_roc_auc_score,
 )
 from adue_sklearn.metrics._arguments import check_share
-from adue_sklearn.metrics._bootstrap import _limits, _p_value
+from adue_sklearn.metrics._bootstrap import percentiles, two_sided_p_value
 from adue_sklearn.model_selection import fit_rows_look_memorised
 from adue_sklearn.scorers import (
     HUQScorer,
@@ -545,9 +545,11 @@ class Judge:
         }
         for name in others:
             found, gains = _defined(replicates[name]), _defined(replicates[name] - base[name])
-            metrics[name] = Estimate(values[name], *_limits(found, self.confidence))
+            metrics[name] = Estimate(values[name], *percentiles(found, self.confidence))
             differences[name] = Difference(
-                values[name] - base_values[name], *_limits(gains, self.confidence), _p_value(gains)
+                values[name] - base_values[name],
+                *percentiles(gains, self.confidence),
+                two_sided_p_value(gains),
             )
         return metrics, differences
 

@@ -114,6 +114,12 @@ def check_share(value: Any, name: str, boundaries: str) -> None:
         raise ValueError(f"{name} == nan, must be between 0 and 1.")
 
 
+def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of some names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
 def as_column(values: Any, name: str) -> npt.NDArray[Any]:
     """Return a 1-D numpy array, from tensors of any device and dtype too."""
     with naming(name, "one value a row, shape (n_samples,)"):

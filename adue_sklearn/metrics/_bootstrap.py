@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,19 @@ COUNT_FORMS: dict[Callable[..., float], Callable[..., FloatArray]] = {
 BLOCK = 1 << 17
 
 
+class Resampling(TypedDict, total=False):
+    """Options of all that resamples rows."""
+
+    n_resamples: int
+    random_state: Any
+
+
+class IntervalOptions(Resampling, total=False):
+    """Options of intervals, too."""
+
+    confidence: float
+
+
 class Difference(NamedTuple):
     """A paired difference, its confidence interval and its two-sided p-value."""
 
@@ -73,21 +86,11 @@ class Difference(NamedTuple):
 
 @overload
 def bootstrap_replicates(
-    errors: Any,
-    uncertainty: Any,
-    metric: Metric,
-    *,
-    n_resamples: int = ...,
-    random_state: Any = ...,
+    errors: Any, uncertainty: Any, metric: Metric, **options: Unpack[Resampling]
 ) -> FloatArray: ...
 @overload
 def bootstrap_replicates(
-    errors: Any,
-    uncertainty: Any,
-    metric: Mapping[str, Metric],
-    *,
-    n_resamples: int = ...,
-    random_state: Any = ...,
+    errors: Any, uncertainty: Any, metric: Mapping[str, Metric], **options: Unpack[Resampling]
 ) -> dict[str, FloatArray]: ...
 def bootstrap_replicates(
     errors: Any,
@@ -139,7 +142,7 @@ def bootstrap_replicates(
     if on_counts:
         errors, uncertainty = check_scores(errors, uncertainty)
     errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
-    seed = _seed(random_state)
+    seed = seed_of(random_state)
     replicates = {name: np.empty(n_resamples) for name in metrics}
     if on_counts:
         _fill_from_counts(replicates, on_counts, errors, uncertainty, seed)
@@ -150,23 +153,11 @@ def bootstrap_replicates(
 
 @overload
 def bootstrap_interval(
-    errors: Any,
-    uncertainty: Any,
-    metric: Metric,
-    *,
-    n_resamples: int = ...,
-    confidence: float = ...,
-    random_state: Any = ...,
+    errors: Any, uncertainty: Any, metric: Metric, **options: Unpack[IntervalOptions]
 ) -> Estimate: ...
 @overload
 def bootstrap_interval(
-    errors: Any,
-    uncertainty: Any,
-    metric: Mapping[str, Metric],
-    *,
-    n_resamples: int = ...,
-    confidence: float = ...,
-    random_state: Any = ...,
+    errors: Any, uncertainty: Any, metric: Mapping[str, Metric], **options: Unpack[IntervalOptions]
 ) -> dict[str, Estimate]: ...
 def bootstrap_interval(
     errors: Any,
@@ -227,7 +218,7 @@ def bootstrap_interval(
     return _like(
         metric,
         {
-            name: Estimate(values[name], *_limits(_defined(replicates[name], name), confidence))
+            name: Estimate(values[name], *percentiles(_defined(replicates[name], name), confidence))
             for name in metrics
         },
     )
@@ -239,10 +230,7 @@ def bootstrap_difference(
     uncertainty: Any,
     reference: Any,
     metric: Metric,
-    *,
-    n_resamples: int = ...,
-    confidence: float = ...,
-    random_state: Any = ...,
+    **options: Unpack[IntervalOptions],
 ) -> Difference: ...
 @overload
 def bootstrap_difference(
@@ -250,10 +238,7 @@ def bootstrap_difference(
     uncertainty: Any,
     reference: Any,
     metric: Mapping[str, Metric],
-    *,
-    n_resamples: int = ...,
-    confidence: float = ...,
-    random_state: Any = ...,
+    **options: Unpack[IntervalOptions],
 ) -> dict[str, Difference]: ...
 def bootstrap_difference(
     errors: Any,
@@ -310,7 +295,7 @@ def bootstrap_difference(
         check_scores(errors, reference, name="reference")
     errors, reference = _check_rows(errors, reference, "reference")
     errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
-    seed = _seed(random_state)
+    seed = seed_of(random_state)
     values, replicates = [], []
     for scores in (uncertainty, reference):
         values.append({name: float(function(errors, scores)) for name, function in metrics.items()})
@@ -323,7 +308,9 @@ def bootstrap_difference(
     for name in metrics:
         gains = _defined(replicates[0][name] - replicates[1][name], name)
         result[name] = Difference(
-            values[0][name] - values[1][name], *_limits(gains, confidence), _p_value(gains)
+            values[0][name] - values[1][name],
+            *percentiles(gains, confidence),
+            two_sided_p_value(gains),
         )
     return _like(metric, result)
 
@@ -382,7 +369,8 @@ class _Draws:
         return self.rng.integers(self.n, size=self.n)
 
 
-def _seed(random_state: Any) -> int:
+def seed_of(random_state: Any) -> int:
+    """Return a number that draws the same rows again."""
     with naming("random_state", "an int, a numpy RandomState or None"):
         if isinstance(random_state, Integral):
             check_random_state(random_state)
@@ -459,14 +447,16 @@ def _defined(replicates: FloatArray, name: str) -> FloatArray:
     return defined
 
 
-def _limits(replicates: FloatArray, confidence: float) -> tuple[float, float]:
+def percentiles(replicates: FloatArray, confidence: float) -> tuple[float, float]:
+    """Return the limits of the middle share of replicates that are not NaN."""
     if len(replicates) == 0:
         return float("nan"), float("nan")
     low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _p_value(gains: FloatArray) -> float:
+def two_sided_p_value(gains: FloatArray) -> float:
+    """Return how rare a sign is among resampled differences that are not NaN."""
     if len(gains) == 0:
         return float("nan")
     fewer = min(int((gains <= 0).sum()), int((gains >= 0).sum()))

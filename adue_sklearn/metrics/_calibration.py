@@ -22,6 +22,7 @@ from adue_sklearn.metrics._arguments import (
     as_array,
     as_column,
     as_flags,
+    check_choice,
 )
 
 
@@ -91,15 +92,15 @@ def calibration_error(
     0.05
     """
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
-    _check_choice(strategy, "strategy", ("uniform", "quantile"))
-    _check_choice(norm, "norm", ("l1", "l2", "max"))
+    check_choice(strategy, "strategy", ("uniform", "quantile"))
+    check_choice(norm, "norm", ("l1", "l2", "max"))
     check_scalar(classwise, "classwise", (bool, np.bool_))
     check_scalar(debias, "debias", (bool, np.bool_))
     if debias and norm != "l2":
         raise ValueError(f"debias needs norm='l2'; got norm={norm!r}.")
     outcomes, forecasts = _events(y_true, probabilities, classes, classwise=classwise)
     columns = [
-        _bin(happened, forecast, n_bins, strategy)
+        bin_rates(happened, forecast, n_bins, strategy)
         for happened, forecast in zip(outcomes.T, forecasts.T, strict=True)
     ]
     n, frequency, mean = (np.concatenate(part) for part in zip(*columns, strict=True))
@@ -221,7 +222,7 @@ def brier_decomposition(
     """
     if n_bins is not None:
         check_scalar(n_bins, "n_bins", Integral, min_val=1)
-    _check_choice(strategy, "strategy", ("uniform", "quantile"))
+    check_choice(strategy, "strategy", ("uniform", "quantile"))
     outcomes, forecasts = _events(y_true, probabilities, classes, classwise=True)
     parts = [
         _decompose(happened, forecast, n_bins, strategy)
@@ -380,7 +381,7 @@ def _bin_numbers(p: FloatArray, n_bins: int | None, strategy: str) -> npt.NDArra
     return np.searchsorted(edges, p)
 
 
-def _bin(
+def bin_rates(
     happened: BoolArray, p: FloatArray, n_bins: int, strategy: str
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     """Return rows, frequency and mean probability of each bin that has rows."""
@@ -406,8 +407,3 @@ def _decompose(
         float(np.mean((p - p_row) ** 2)),
         float(2 * np.mean((p - p_row) * (happened - f_row))),
     )
-
-
-def _check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")

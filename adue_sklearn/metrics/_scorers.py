@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adue_sklearn.metrics._arguments import prediction_errors
+from adue_sklearn.metrics._bootstrap import COUNT_FORMS
 from adue_sklearn.metrics._detection import (
     error_average_precision_score,
     error_roc_auc_score,
@@ -22,18 +23,7 @@ from adue_sklearn.metrics._selective import (
 
 #: What a scorer is saved with by name.
 _METRICS: dict[str, Callable[[Any, Any], float]] = {
-    metric.__name__: metric
-    for metric in (
-        error_roc_auc_score,
-        error_average_precision_score,
-        fpr_at_tpr_score,
-        aurc_score,
-        eaurc_score,
-        augrc_score,
-        prr_score,
-        risk_at_coverage_score,
-        coverage_at_risk_score,
-    )
+    metric.__name__: metric for metric in COUNT_FORMS
 }
 
 

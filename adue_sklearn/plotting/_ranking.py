@@ -15,7 +15,7 @@ from sklearn.utils import check_scalar
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics import Estimate, aurc_score, error_roc_auc_interval, risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, check_scores
-from adue_sklearn.metrics._bootstrap import _seed
+from adue_sklearn.metrics._bootstrap import seed_of
 from adue_sklearn.plotting._display import (
     Display,
     check_confidence,
@@ -266,7 +266,7 @@ class ErrorRocDisplay(Display):
         band: dict[str, FloatArray] = {}
         if confidence is not None and min(flags.sum(), (~flags).sum()) > 1:
             grid = np.linspace(0.0, 1.0, _PLACES // 2 + 1)
-            rng = np.random.default_rng(_seed(random_state))
+            rng = np.random.default_rng(seed_of(random_state))
             curves = _resampled_roc(flags, ranks, grid, n_resamples, rng)
             limits = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
             low, high = np.quantile(curves, limits, axis=0)

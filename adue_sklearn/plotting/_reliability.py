@@ -11,8 +11,8 @@ import numpy.typing as npt
 from sklearn.utils import check_scalar
 
 from adue_sklearn.metrics import prediction_errors
-from adue_sklearn.metrics._arguments import FloatArray, check_scores
-from adue_sklearn.metrics._calibration import _bin, _check_choice
+from adue_sklearn.metrics._arguments import FloatArray, check_choice, check_scores
+from adue_sklearn.metrics._calibration import bin_rates
 from adue_sklearn.plotting._display import (
     Display,
     check_confidence,
@@ -170,8 +170,8 @@ class ReliabilityDisplay(Display):
         """
         check_confidence(confidence)
         check_scalar(n_bins, "n_bins", Integral, min_val=1)
-        _check_choice(of, "of", tuple(_AXES))
-        _check_choice(strategy, "strategy", ("uniform", "quantile"))
+        check_choice(of, "of", tuple(_AXES))
+        check_choice(strategy, "strategy", ("uniform", "quantile"))
         flags, probability = check_scores(errors, uncertainty)
         odd = probability[(probability < 0) | (probability > 1)]
         if odd.size:
@@ -180,7 +180,7 @@ class ReliabilityDisplay(Display):
                 f"values are not, such as {odd[0]:g}. ErrorProbability makes P(error) of any score."
             )
         happened = flags if of == "error" else ~flags
-        n_rows, observed, predicted = _bin(happened, probability, n_bins, strategy)
+        n_rows, observed, predicted = bin_rates(happened, probability, n_bins, strategy)
         limits: dict[str, FloatArray] = {}
         if confidence is not None:
             low, high = binomial_interval(np.rint(observed * n_rows), n_rows, confidence)
