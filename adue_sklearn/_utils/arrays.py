@@ -158,6 +158,11 @@ def to_tensor(X: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(X).to(device, dtype)
 
 
+def tensors_on(device: torch.device, *arrays: npt.NDArray[Any]) -> list[Tensor]:
+    """Return copies of fitted arrays on a device."""
+    return [torch.tensor(array, device=device) for array in arrays]
+
+
 def where_it_computes(X: Array, device: str) -> Array:
     """Return ``X`` on the accelerator that ``device`` leads to, moved once; on a CPU as it is."""
     target = resolve_device(device, X)

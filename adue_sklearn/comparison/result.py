@@ -184,7 +184,7 @@ class Comparison:
             "verdict": self.verdict,
             "winners": list(self.winners),
             "reservations": list(self.reservations),
-            "scores": [_as_dict(result) for result in self.results],
+            "scores": [_plain(vars(result)) for result in self.results],
         }
 
     def to_json(self, **options: Any) -> str:
@@ -422,27 +422,14 @@ def _flat(name: str, values: Sequence[float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def _as_dict(result: ScoreResult) -> dict[str, Any]:
-    def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: {field: _or_none(value) for field, value in found._asdict().items()}
-            for name, found in values.items()
-        }
-
-    return {
-        "name": result.name,
-        "fitted_on": result.fitted_on,
-        "metrics": plain(result.metrics),
-        "differences": plain(result.differences),
-        "p_adjusted": _or_none(result.p_adjusted),
-        "detectable": _or_none(result.detectable),
-        "note": result.note,
-        "fit_seconds": _or_none(result.fit_seconds),
-        "score_seconds": _or_none(result.score_seconds),
-        "failure": result.failure,
-        "warnings": list(result.warnings),
-    }
-
-
-def _or_none(value: float) -> float | None:
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a value: no infinity, no NaN, no names but in objects."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, str):
+        return value
     return float(value) if math.isfinite(value) else None

@@ -343,26 +343,19 @@ def _precision(dtype: Any) -> torch.dtype:
     return precision
 
 
-class _NoCache:
-    """Keep nothing."""
-
-    def exclusive(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def read(self) -> dict[bytes, CachedRow]:
-        return {}
-
-    def add(self, rows: dict[bytes, CachedRow]) -> None:
-        """Forget the rows."""
-
-
 class _MemoryCache:
-    """Keep rows in this process, a dictionary a model."""
+    """Keep rows in this process."""
 
+    #: A dictionary a model.
     _models: dict[str, dict[bytes, CachedRow]] = {}
 
-    def __init__(self, identity: str) -> None:
-        self._rows = self._models.setdefault(identity, {})
+    def __init__(self, rows: dict[bytes, CachedRow]) -> None:
+        self._rows = rows
+
+    @classmethod
+    def of(cls, identity: str) -> Self:
+        """Return what is kept of a model."""
+        return cls(cls._models.setdefault(identity, {}))
 
     @classmethod
     def clear(cls) -> None:
@@ -430,7 +423,7 @@ def _read_rows(file: Path) -> dict[bytes, CachedRow]:
     return dict(zip(map(bytes, keys), map(CachedRow, features, truncated.tolist()), strict=True))
 
 
-_Cache: TypeAlias = _NoCache | _MemoryCache | _FolderCache
+_Cache: TypeAlias = _MemoryCache | _FolderCache
 
 
 def _open_cache(
@@ -439,13 +432,13 @@ def _open_cache(
     files: tuple[tuple[str, int, int], ...],
 ) -> _Cache:
     if cache is None:
-        return _NoCache()
+        return _MemoryCache({})  # for these texts alone
     # The adapter's hash says nothing of the base model's weights or the tokenizer: their files do.
     facts: dict[str, Any] = {name: classifier.provenance.get(name) for name in _IDENTITY}
     facts["files"] = files
     identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     if cache == "memory":
-        return _MemoryCache(identity)
+        return _MemoryCache.of(identity)
     return _FolderCache(Path(cache), identity)
 
 

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, to_tensor
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, tensors_on, to_tensor
 from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.base import UncertaintyEstimator
@@ -253,15 +253,8 @@ class DDUScorer(UncertaintyEstimator):
 
     def _uncertainty(self, X: Array) -> Tensor:
         device = resolve_device(self.device, X)
-        means, whitening, factors, pooling, log_norms = (
-            torch.tensor(a, device=device)
-            for a in (
-                self.location_,
-                self._whitening,
-                self._factors,
-                self.pooling_,
-                self._log_norms,
-            )
+        means, whitening, factors, pooling, log_norms = tensors_on(
+            device, self.location_, self._whitening, self._factors, self.pooling_, self._log_norms
         )
         gaussians = ClassGaussians(
             means, whitening, factors, self._ranks.tolist(), pooling, log_norms
@@ -542,28 +535,26 @@ class RDEScorer(UncertaintyEstimator):
     def _uncertainty(self, X: Array) -> Tensor:
         components = self._components(X)
         device = components.device
+        means, whitenings, present = tensors_on(
+            device, self.location_, self._whitening, self._present
+        )
         distances = torch.stack(
             [
-                ((components - torch.tensor(mean, device=device)) @ torch.tensor(V, device=device))
-                .square()
-                .sum(dim=1)
-                for mean, V in zip(self.location_, self._whitening, strict=True)
+                ((components - mean) @ whitening).square().sum(dim=1)
+                for mean, whitening in zip(means, whitenings, strict=True)
             ],
             dim=1,
         )
         places = torch.full((len(self.classes_),), -1, device=device)
-        places[torch.tensor(self._present, device=device)] = torch.arange(
-            len(self._present), device=device
-        )
+        places[present] = torch.arange(len(present), device=device)
         place = places[self._original_logits(X).argmax(dim=1)]
         at_predicted = distances.gather(1, place.clamp(min=0)[:, None])[:, 0]
         return torch.where(place < 0, distances.amin(dim=1), at_predicted)
 
     def _components(self, X: Array) -> Tensor:
         device = resolve_device(self.device, X)
-        references, coefficients, offset = (
-            torch.tensor(a, device=device)
-            for a in (self.references_, self._coefficients, self._offset)
+        references, coefficients, offset = tensors_on(
+            device, self.references_, self._coefficients, self._offset
         )
         kernel = KernelMap(references, coefficients, offset, self.gamma_)
 
@@ -571,7 +562,10 @@ class RDEScorer(UncertaintyEstimator):
             return kernel_components(unit_rows(rows) if self.normalize else rows, kernel)
 
         return map_rows(
-            lambda chunk: _in_blocks(components, chunk, len(references)), X, device, torch.float64
+            lambda chunk: _in_blocks(components, chunk, len(references)),
+            X,
+            device,
+            torch.float64,
         )
 
 

@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
 from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -298,14 +298,8 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         device = resolve_device(self.device, X)
         W, b = self._head_on(device)
         factors = KroneckerFactors(
-            *(
-                torch.tensor(array, device=device)
-                for array in (
-                    self._of_features,
-                    self._feature_axes,
-                    self._of_logits,
-                    self._logit_axes,
-                )
+            *tensors_on(
+                device, self._of_features, self._feature_axes, self._of_logits, self._logit_axes
             )
         )
         normals = None if self._normals is None else torch.tensor(self._normals, device=device)

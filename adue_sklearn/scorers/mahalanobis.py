@@ -23,6 +23,7 @@ from adue_sklearn._utils.arrays import (
     map_rows,
     resolve_device,
     row_chunks,
+    tensors_on,
     validate_features,
 )
 from adue_sklearn._utils.head import (
@@ -432,9 +433,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         self._keep(moments)
 
     def _moments(self, device: torch.device) -> Moments:
-        return Moments(
-            *(torch.tensor(a, device=device) for a in (self._counts, self._means, self._scatter))
-        )
+        return Moments(*tensors_on(device, self._counts, self._means, self._scatter))
 
     def _keep(self, moments: Moments) -> None:
         self._counts, self._means, self._scatter = (
@@ -473,8 +472,7 @@ class MahalanobisScorer(UncertaintyEstimator):
 
     def _nearest(self, X: Array, location: FloatArray, whitening: FloatArray) -> Tensor:
         device = resolve_device(self.device, X)
-        means = torch.tensor(location, device=device)
-        factor = torch.tensor(whitening, device=device)
+        means, factor = tensors_on(device, location, whitening)
 
         def distance(chunk: Tensor) -> Tensor:
             rows = unit_rows(chunk) if self.normalize else chunk

@@ -23,6 +23,7 @@ from adue_sklearn._utils.arrays import (
     map_rows,
     resolve_device,
     row_chunks,
+    tensors_on,
 )
 from adue_sklearn._utils.head import IntArray, OriginalHead
 from adue_sklearn.base import UncertaintyEstimator
@@ -304,8 +305,7 @@ class TrustScoreScorer(UncertaintyEstimator):
 
     def _uncertainty(self, X: Array) -> Tensor:
         device = resolve_device(self.device, X)
-        references = torch.tensor(self.training_rows_, device=device)
-        labels = torch.tensor(self.training_labels_, device=device)
+        references, labels = tensors_on(device, self.training_rows_, self.training_labels_)
         predicted = self._original_logits(X).argmax(dim=1)
         chunks: list[Tensor] = []
         start = 0

@@ -13,7 +13,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
 from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, IntArray, OriginalHead, apply_head
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -178,9 +178,7 @@ class ViMScorer(UncertaintyEstimator):
 
     def _residuals(self, X: Array) -> Tensor:
         device = resolve_device(self.device, X)
-        origin, complement = (
-            torch.tensor(a, device=device) for a in (self.origin_, self.complement_)
-        )
+        origin, complement = tensors_on(device, self.origin_, self.complement_)
         return map_rows(
             lambda chunk: residual_norms(self._last_features(chunk), origin, complement),
             X,
