@@ -106,7 +106,10 @@ def predict(
     )
     check_same_model(fitted.facts, facts_of(classifier), allow_other_model=allow_other_model)
 
+    n_rows = 0
+
     def scored(advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+        nonlocal n_rows
         known: deque[tuple[Any, str]] = deque()
         name = "row" if id_column is None else "id"
 
@@ -120,24 +123,16 @@ def predict(
             for row in rows if limit is None else with_acceptance(rows, limit):
                 number, text = known.popleft()
                 yield {name: number, **({"text": text} if with_text else {}), **row}
+            n_rows += len(batch.rows)
             advance(len(batch.rows))
 
-    n_rows = 0
     stdout = sys.stdout  # before a progress bar takes its place
-
-    def counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        nonlocal n_rows
-        for row in rows:
-            n_rows += 1
-            yield row
-
     with progress("Scoring", n_texts) as advance:
-        rows = counted(scored(advance))
         if to_stdout:
-            for row in rows:
+            for row in scored(advance):
                 print(_as_json(row), file=stdout, flush=True)
         else:
-            _write_file(out, rows)
+            _write_file(out, scored(advance))
     if left_out is not None and left_out.n:
         source = "standard input" if data == "-" else data
         say_left_out(source, left_out, n_rows + left_out.n)
