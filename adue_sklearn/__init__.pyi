@@ -20,6 +20,7 @@ from . import (
     selective as selective,
     thresholds as thresholds,
 )
+from ._utils.head import Head as Head
 from .adue import (
     AdUEEstimator as AdUEEstimator,
     AdUESearchCV as AdUESearchCV,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -18,8 +21,7 @@ from adue_sklearn._utils.arrays import (
     Array,
     as_numpy,
     like_input,
-    map_rows,
-    resolve_device,
+    rows_of,
     validate_features,
 )
 from adue_sklearn._utils.devices import device_here
@@ -32,22 +34,59 @@ from adue_sklearn._utils.fit_rows import (
 from adue_sklearn._utils.head import (
     ACTIVATIONS,
     BoolArray,
-    FloatArray,
+    Head,
     IntArray,
-    OriginalHead,
-    apply_head,
+    as_row_numbers,
     check_labels,
-    encode_labels,
     out_of_fold_predictions,
     resolve_head,
 )
 from adue_sklearn._utils.label_order import label_order
 from adue_sklearn._utils.row_digests import FITTED_ON
 from adue_sklearn.card import Card
+from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
 #: Rows on which labels are compared with a given head's answers; more would tell no more.
 _COMPARED_ROWS = 2**13
+
+
+class FitRows(NamedTuple):
+    """Rows to fit on: checked features and labels, and the head that they belong to.
+
+    Attributes
+    ----------
+    X : array or tensor of shape (n, d)
+        Features.
+    y : ndarray of shape (n,)
+        Labels, entries of the head's classes.
+    head : Head or None
+        None: what is fitted has a head of its own.
+    """
+
+    X: Array
+    y: npt.NDArray[Any]
+    head: Head | None = None
+
+    def part(self, rows: IntArray) -> FitRows:
+        """Return some of the rows."""
+        return self._replace(X=rows_of(self.X, rows), y=self.y[rows])
+
+    def fit(self, scorer: Any) -> Any:
+        """Return a fitted clone of a scorer; what is wrong with the rows is said by the caller."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitRowsWarning)
+            if self.head is None:
+                return clone(scorer).fit(self.X, self.y)
+            if isinstance(getattr(scorer, "estimator", scorer), UncertaintyEstimator):
+                return clone(scorer).fit(self.X, self.y, init_W=self.head)
+            # Somebody else's estimator, which may know arrays only.
+            head = {"init_W": self.head.init_W, "init_b": self.head.init_b}
+            if self.head.names_labels:
+                head["classes"] = self.head.classes
+            return clone(scorer).fit(
+                self.X, self.y, **{name: v for name, v in head.items() if v is not None}
+            )
 
 
 class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -121,9 +160,9 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         y : array-like of shape (n_samples,)
             True labels. With ``init_W``: row numbers of the head or, if ``classes`` is given,
             its entries. Without: any labels that scikit-learn classifiers take.
-        init_W : array-like of shape (n_classes, n_features) or list of them, default=None
-            Weights of the frozen original head; for a head of several layers a list, first layer
-            first, each (n_out, n_in). A single row (1, n_features) or (n_features,), as the
+        init_W : Head, array-like of shape (n_classes, n_features) or list of them, default=None
+            The frozen original head, or its weights; for a head of several layers a list, first
+            layer first, each (n_out, n_in). A single row (1, n_features) or (n_features,), as the
             ``coef_`` of a binary ``LogisticRegression``, is the logit of the second of two
             classes and taken as the rows ``[-w/2, w/2]``. If None, a multinomial logistic
             regression is fitted on ``X, y`` as the original head.
@@ -161,12 +200,12 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             X, y, init_W, init_b, classes, activation=self.activation, name=type(self).__name__
         )
         self.__dict__.pop(FITTED_ON, None)
-        self._set_head("init_", head.weights, head.biases)
-        self.classes_, self._head_given = head.classes, head.given
+        self._keep_head(head)
         given, X = X, self._to_fit(X)
-        if head.given:
-            self._check_fit_rows(X, labels, given)
-        self._fit(X, labels, head)
+        with self._logits_once(X):
+            if head.given:
+                self._check_fit_rows(X, labels, given)
+            self._fit(X, labels, head)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -290,7 +329,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         errors = prediction_errors(predicted, y)
         if self._head_given:
             labels = check_labels(y, len(predicted), type(self).__name__)
-            encode_labels(labels, self.classes_, named=True)  # raises for a label it has not
+            as_row_numbers(labels, self.classes_, named=True)  # raises for a label it has not
         return errors
 
     def _to_fit(self, X: Array) -> Array:
@@ -298,7 +337,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return X
 
     @abstractmethod
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         """Learn from validated features and labels, the latter as row numbers of the head."""
 
     @abstractmethod
@@ -341,11 +380,13 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _doubts(self, X: Array, labels: IntArray, *, learned: bool, name: str = "y") -> list[Doubt]:
         """Return what is wrong with rows; of classes only where errors are learned from them."""
-        classes = self.classes_.tolist()
-        named = not np.array_equal(self.classes_, np.arange(len(classes)))
+        head, classes = self._head(), self.classes_.tolist()
+        named = classes if head.names_labels else None
         step = -(-len(labels) // _COMPARED_ROWS)
-        answers, seen = self._answers(X[::step]), labels[::step]
-        found = [label_order(answers, seen, len(classes), classes if named else None, name=name)]
+        # What learns from errors needs the logits of all rows anyway.
+        answers = self._answers(X)[::step] if learned else self._answers(X[::step])
+        seen = labels[::step]
+        found = [label_order(answers, seen, len(classes), named, name=name)]
         if learned and len(np.unique(labels)) < len(classes):
             found.append(missing_classes(labels, self._answers(X), classes, name=name))
         elif learned and not (found[0] and found[0].reservation):
@@ -354,7 +395,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _answers(self, X: Array) -> IntArray:
         """Return the original head's answers as numbers of its rows."""
-        answers = self._logits(X, *self._get_head("init_")).argmax(dim=1)
+        answers = self._head_logits(X).argmax(dim=1)
         return np.asarray(answers.cpu().numpy())
 
     def _check_features(self, X: Any) -> Array:
@@ -362,56 +403,61 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return validate_features(self, X, reset=False)
 
     def _original_logits(self, X: Array) -> Tensor:
-        return self._logits(X, *self._get_head("init_"))
+        return self._head_logits(X)
 
-    def _logits(
-        self, X: Array, weights: Sequence[FloatArray], biases: Sequence[FloatArray]
-    ) -> Tensor:
-        """Return a head's logits in float64, whatever the dtype of ``X``."""
-        device = resolve_device(self.device, X)
-        W = [torch.tensor(w, device=device) for w in weights]
-        b: list[Tensor | None] = [torch.tensor(v, device=device) for v in biases]
-        logits = map_rows(
-            lambda chunk: apply_head(chunk, W, b, self.activation), X, device, torch.float64
-        )
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError(
-                "X is too large for this head: the logits X @ init_W.T + init_b overflow float64; "
-                "expected finite ones. Scale the features and the head to match, or extract them "
-                "again."
-            )
-        return logits
+    def _head_logits(self, X: Array) -> Tensor:
+        """Return the original head's logits in float64, of the fit rows once."""
+        fit_rows = self.__dict__.get("_fit_rows")
+        if fit_rows is None or fit_rows[0] is not X:
+            return self._head().logits(X, self.device)
+        if fit_rows[1] is None:
+            fit_rows[1] = self._head().logits(X, self.device)
+        return fit_rows[1]
 
-    def _set_head(
-        self,
-        prefix: str,
-        weights: Sequence[FloatArray],
-        biases: Sequence[FloatArray | None],
-    ) -> None:
+    @contextmanager
+    def _logits_once(self, X: Array) -> Iterator[None]:
+        """Compute the original logits of the fit rows once, while they are fitted on."""
+        self.__dict__["_fit_rows"] = [X, None]
+        try:
+            yield
+        finally:
+            del self.__dict__["_fit_rows"]
+
+    def _keep_head(self, head: Head) -> None:
+        """Make a head the original one."""
+        self._set_head("init_", head)
+        self.classes_, self._head_given = head.classes, head.given
+        self._activation = head.activation
+
+    def _set_head(self, prefix: str, head: Head) -> None:
         """Set ``coef_, intercept_`` of a linear head, ``coefs_, intercepts_`` of a deeper one."""
         for name in ("coef_", "intercept_", "coefs_", "intercepts_"):
             self.__dict__.pop(prefix + name, None)
-        zeros = [np.zeros(len(W)) if b is None else b for W, b in zip(weights, biases, strict=True)]
-        if len(weights) == 1:
-            setattr(self, f"{prefix}coef_", weights[0])
-            setattr(self, f"{prefix}intercept_", zeros[0])
+        if head.is_linear:
+            setattr(self, f"{prefix}coef_", head.weights[0])
+            setattr(self, f"{prefix}intercept_", head.filled_biases()[0])
         else:
-            setattr(self, f"{prefix}coefs_", list(weights))
-            setattr(self, f"{prefix}intercepts_", zeros)
+            setattr(self, f"{prefix}coefs_", list(head.weights))
+            setattr(self, f"{prefix}intercepts_", head.filled_biases())
 
-    def _get_head(self, prefix: str) -> tuple[list[FloatArray], list[FloatArray]]:
+    def _head(self, prefix: str = "init_") -> Head:
+        """Return the original head, or, without prefix, the one that was trained."""
         fitted = vars(self)
         if f"{prefix}coef_" in fitted:
-            return [fitted[f"{prefix}coef_"]], [fitted[f"{prefix}intercept_"]]
-        return fitted[f"{prefix}coefs_"], fitted[f"{prefix}intercepts_"]
+            weights, biases = [fitted[f"{prefix}coef_"]], [fitted[f"{prefix}intercept_"]]
+        else:
+            weights, biases = fitted[f"{prefix}coefs_"], fitted[f"{prefix}intercepts_"]
+        activation = fitted.get("_activation", self.activation)  # older ones kept it in neither
+        given = fitted["_head_given"]
+        return Head(tuple(weights), tuple(biases), self.classes_, activation, given)
 
-    def _original_errors(self, X: Array, labels: IntArray, head: OriginalHead) -> BoolArray:
+    def _original_errors(self, X: Array, labels: IntArray, head: Head) -> BoolArray:
         """Return where the original head errs on the fit rows (n,).
 
         A head that was fitted on these very rows is judged on rows it had not seen.
         """
         if head.given:
-            return self._original_logits(X).argmax(dim=1).cpu().numpy() != labels
+            return self._answers(X) != labels
         return out_of_fold_predictions(as_numpy(X), labels) != labels
 
 

@@ -39,7 +39,7 @@ from adue_sklearn._utils.files import (
     temporary_of,
     write_file,
 )
-from adue_sklearn._utils.head import check_class_labels, is_list_of_layers, two_rows
+from adue_sklearn._utils.head import Head, check_class_labels
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (
@@ -113,13 +113,11 @@ class _Document(Schema):
 class ModelFacts(NamedTuple):
     """What tells one classifier's features from another's.
 
-    ``weights`` and ``biases`` (None for a layer without) are the classification head, first layer
-    first; ``class_names`` the names of its rows, if known.
+    ``class_names`` are the names of the head's rows, if known.
     """
 
     provenance: Mapping[str, Any]
-    weights: list[npt.NDArray[Any]]
-    biases: list[npt.NDArray[Any] | None]
+    head: Head
     class_names: list[str] | None
 
     @classmethod
@@ -127,24 +125,12 @@ class ModelFacts(NamedTuple):
         cls,
         provenance: Mapping[str, Any],
         init_W: Any,
-        init_b: Any,
+        init_b: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> ModelFacts:
         """Return the facts of features that came with a head, given as to ``fit``."""
-        deep = is_list_of_layers(init_W)
-        layers = list(init_W) if deep else [init_W]
-        offsets = list(init_b) if deep and init_b is not None else [init_b] * len(layers)
-        weights = [as_numpy(W) for W in layers]
-        biases = [None if b is None else as_numpy(b) for b in offsets]
-        if weights[-1].ndim == 1 or len(weights[-1]) == 1:
-            w, b = np.atleast_2d(weights[-1]), biases[-1]
-            weights[-1], biases[-1] = two_rows(w, None if b is None else np.atleast_1d(b))
-        return cls(
-            provenance,
-            weights,
-            biases,
-            None if class_names is None else list(class_names),
-        )
+        head = init_W if isinstance(init_W, Head) else Head.of(init_W, init_b)
+        return cls(provenance, head, None if class_names is None else list(class_names))
 
 
 class FittedHead(NamedTuple):
@@ -157,13 +143,12 @@ class FittedHead(NamedTuple):
     @property
     def view(self) -> Literal["last", "head"]:
         """Which features of a model it takes: of the head's last linear layer, or of all."""
-        return "last" if len(self.estimator._get_head("init_")[0]) == 1 else "head"
+        return "last" if self.estimator._head().is_linear else "head"
 
     @property
     def facts(self) -> ModelFacts:
         """What features have to agree with."""
-        weights, biases = self.estimator._get_head("init_")
-        return ModelFacts(self.provenance, list(weights), list(biases), self.class_names)
+        return ModelFacts(self.provenance, self.estimator._head(), self.class_names)
 
 
 def save_head(
@@ -388,8 +373,8 @@ def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
     ]
     same_precision = not _differ(known.provenance, new.provenance, "precision")
     for name, then, now in (
-        ("init_W", known.weights, new.weights),
-        ("init_b", _filled(known), _filled(new)),
+        ("init_W", known.head.weights, new.head.weights),
+        ("init_b", known.head.filled_biases(), new.head.filled_biases()),
     ):
         shapes = [a.shape for a in then], [a.shape for a in now]
         if shapes[0] != shapes[1]:
@@ -403,14 +388,6 @@ def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
 
 def _differ(known: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
     return key in known and key in new and known[key] != new[key]
-
-
-def _filled(facts: ModelFacts) -> list[npt.NDArray[Any]]:
-    """Return biases, zeros where a layer has none."""
-    return [
-        np.zeros(len(W)) if b is None else b
-        for W, b in zip(facts.weights, facts.biases, strict=True)
-    ]
 
 
 def _close(then: npt.NDArray[Any], now: npt.NDArray[Any], same_precision: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,10 +12,9 @@ from sklearn.utils._metadata_requests import _routing_enabled
 from sklearn.utils.metaestimators import available_if
 
 from adue_sklearn._utils.arrays import Array, as_numpy
+from adue_sklearn._utils.head import Head
 
 __all__ = ["UncertaintyPipeline"]
-
-_HEAD = ("init_W", "init_b", "classes")
 
 
 def _last_step_scores(pipeline: UncertaintyPipeline) -> bool:
@@ -28,7 +28,7 @@ class UncertaintyPipeline(Pipeline):
     such as :class:`adue_sklearn.features.LoraFeatureExtractor`, has it passed to the last step's
     ``fit``; ``predict_uncertainty`` is forwarded; and steps that change the features on their way
     to a given head are refused, since ``X @ W.T + b`` would no longer be the classifier's logits.
-    Of a head of several layers the last step has to know the ``activation``.
+    A step knows a head if it has a method ``head()`` that returns a :class:`adue_sklearn.Head`.
 
     Parameters
     ----------
@@ -74,8 +74,7 @@ class UncertaintyPipeline(Pipeline):
         Raises
         ------
         ValueError
-            If a head is given and a step before the last changes the features, or if the head that
-            a step knows has several layers and the last step another ``activation``.
+            If a head is given and a step before the last changes the features.
         """
         pairs = isinstance(self.steps, list) and all(
             isinstance(step, tuple | list) and len(step) == 2 for step in self.steps
@@ -90,15 +89,13 @@ class UncertaintyPipeline(Pipeline):
         if given or source is not None:
             self._refuse_changed_features(self.steps[0 if source is None else source + 1 : -1])
         if not given and source is not None:
-            partial = [key for key in _HEAD[1:] if f"{prefix}{key}" in params]
+            partial = [key for key in ("init_b", "classes") if f"{prefix}{key}" in params]
             if partial:
                 raise ValueError(
                     f"{prefix}{partial[0]} was given without {prefix}init_W; pass the whole head, "
                     f"or leave it to step '{self.steps[source][0]}'."
                 )
-            self._refuse_other_activation(self.steps[source][1])
-            head = dict(zip(_HEAD, _read_head(self.steps[source][1], y), strict=True))
-            params |= {f"{prefix}{key}": value for key, value in head.items() if value is not None}
+            params[f"{prefix}init_W"] = _head_for(self.steps[source][1], y)
         return super().fit(X, y, **params)
 
     @available_if(_last_step_scores)
@@ -120,7 +117,7 @@ class UncertaintyPipeline(Pipeline):
     def _head_source(self) -> int | None:
         """Return the number of the step that knows a head, if there is one."""
         for number, (_, step) in enumerate(self.steps[:-1]):
-            if getattr(step, "provides_head", False):
+            if _knows_head(step):
                 return number
         return None
 
@@ -128,7 +125,7 @@ class UncertaintyPipeline(Pipeline):
         """Raise if a step holds one that knows a head, where it cannot be passed on from."""
         for name, step in self.steps[:-1]:
             inner = step.get_params().values() if hasattr(step, "get_params") else ()
-            if any(getattr(part, "provides_head", False) for part in inner):
+            if any(map(_knows_head, inner)):
                 raise ValueError(
                     f"Step '{name}' ({type(step).__name__}) holds a step that knows the "
                     "classifier's head, which it does not pass on; make that a step of this "
@@ -145,28 +142,9 @@ class UncertaintyPipeline(Pipeline):
                     "without a head."
                 )
 
-    def _refuse_other_activation(self, source: Any) -> None:
-        """Raise unless the last step (or what it searches over) applies the head as the model."""
-        needed = getattr(source, "activation_", None)
-        if needed is None:  # one layer
-            return
-        name, last = self.steps[-1]
-        found = {
-            parameter: value
-            for parameter, value in last.get_params().items()
-            if parameter.rpartition("__")[2] == "activation"
-        }
-        if not found:
-            raise ValueError(
-                f"Step '{name}' ({type(last).__name__}) has no parameter activation, so it cannot "
-                f"take a head of several layers; set features='last' on {type(source).__name__}."
-            )
-        for parameter, value in found.items():
-            if value != needed:
-                raise ValueError(
-                    f"{name}__{parameter} is {value!r}, but the classifier's head applies "
-                    f"{needed!r} between its layers; set {name}__{parameter}={needed!r}."
-                )
+
+def _knows_head(step: Any) -> bool:
+    return callable(getattr(step, "head", None))
 
 
 def _leaves_features(step: Any) -> bool:
@@ -175,14 +153,16 @@ def _leaves_features(step: Any) -> bool:
     return isinstance(step, FunctionTransformer) and step.func is None
 
 
-def _read_head(step: Any, y: Any) -> tuple[Any, Any, Any]:
-    """Return W, b, and class names where ``y`` holds names."""
+def _head_for(step: Any, y: Any) -> Head:
+    """Return a step's head, with the names of its classes only where ``y`` holds names."""
+    head: Head = step.head()
     named = y is not None and any(isinstance(label, str) for label in as_numpy(y).ravel()[:1])
-    classes = step.classes_
-    if named and classes is None:
+    if not named:
+        return replace(head, classes=np.arange(head.n_classes))
+    if not head.names_labels:
         raise ValueError(
             f"y holds strings ({np.unique(as_numpy(y).astype(str))[:5].tolist()}), but "
             f"{type(step).__name__} does not know the names of its classes; set classes=[...], the "
             "labels in the order of the head's rows."
         )
-    return step.init_W_, step.init_b_, classes if named else None
+    return head

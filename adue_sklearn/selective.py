@@ -21,10 +21,10 @@ from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
 from adue_sklearn._utils.head import check_head, check_labels
 from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, share_hint, warn
+from adue_sklearn.base import FitRows
 from adue_sklearn.card import Card
 from adue_sklearn.metrics._arguments import FloatArray, IntArray, check_scores
 from adue_sklearn.scorers.wrapping import (
-    FitArguments,
     Rows,
     WrappingEstimator,
     learns_nothing,
@@ -538,9 +538,10 @@ class SelectiveClassifier(WrappingEstimator):
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
         y = check_labels(y, X.shape[0], name)
-        if init_W is not None:  # against all rows, before they are divided
-            check_head(init_W, init_b, classes, X, activation=wrapped.activation)
-        data = FitArguments(X, y, init_W, init_b, classes)
+        head = None
+        if init_W is not None:
+            head = check_head(init_W, init_b, classes, X.shape, activation=wrapped.activation)
+        data = FitRows(X, y, head)
         rows = np.arange(len(y))
         if learns_nothing(wrapped, head_given=init_W is not None):
             return data.fit(wrapped), X, y, rows
@@ -548,7 +549,7 @@ class SelectiveClassifier(WrappingEstimator):
             part, rest = train_test_split(
                 rows, test_size=self.threshold_size, random_state=self.random_state
             )
-        return data.fit(wrapped, part), X, y, rest
+        return data.part(part).fit(wrapped), X, y, rest
 
     def _set_thresholds(self, rows: Rows, names: npt.NDArray[Any] | None) -> None:
         self.__dict__.pop("groups_", None)

@@ -163,6 +163,11 @@ def tensors_on(device: torch.device, *arrays: npt.NDArray[Any]) -> list[Tensor]:
     return [torch.tensor(array, device=device) for array in arrays]
 
 
+def rows_of(X: Array, numbers: npt.NDArray[Any]) -> Array:
+    """Return some of the rows."""
+    return X[torch.as_tensor(numbers, device=X.device)] if isinstance(X, Tensor) else X[numbers]
+
+
 def where_it_computes(X: Array, device: str) -> Array:
     """Return ``X`` on the accelerator that ``device`` leads to, moved once; on a CPU as it is."""
     target = resolve_device(device, X)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy
+from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device
 from adue_sklearn._utils.validation import naming
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,18 +34,163 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _OUT_OF_FOLD = 5
 
 
-class OriginalHead(NamedTuple):
-    """A frozen classification head, first layer first; row ``i`` of the last scores ``classes[i]``.
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A frozen classification head, as :meth:`of` makes it from arrays.
 
     A linear head has one layer: ``logits = X @ W.T + b``. An encoder's full head has two, with an
-    activation between them. A bias of None is a layer without bias, for which none is trained.
-    ``given`` tells a head that came from outside from one fitted on the same rows.
+    activation between them. It has no length and is no array, so a search does not cut it.
+
+    Attributes
+    ----------
+    weights : tuple of ndarray of shape (n_out, n_in)
+        Weights of each layer, first layer first.
+    biases : tuple of (ndarray of shape (n_out,) or None)
+        Their biases; None is a layer without, for which none is trained.
+    classes : ndarray of shape (n_classes,)
+        The labels in the order of the last layer's rows; row numbers unless labels were given.
+    activation : {"tanh", "gelu", "relu"} or None
+        What the head applies between its layers; None for a linear head.
+    given : bool
+        False for a head that an estimator fitted on its own rows.
+
+    Examples
+    --------
+    >>> head = Head.of([[1.0, 0.0], [0.0, 1.0]], classes=["no", "yes"])
+    >>> head.logits(np.array([[2.0, 1.0]]))
+    tensor([[2., 1.]], dtype=torch.float64)
+    >>> head.errors(np.array([[2.0, 1.0]]), ["yes"])
+    array([ True])
     """
 
-    weights: tuple[FloatArray, ...]
-    biases: tuple[FloatArray | None, ...]
+    weights: tuple[npt.NDArray[Any], ...]
+    biases: tuple[npt.NDArray[Any] | None, ...]
     classes: npt.NDArray[Any]
-    given: bool
+    activation: str | None = None
+    given: bool = True
+
+    @classmethod
+    def of(
+        cls, init_W: Any, init_b: Any = None, *, classes: Any = None, activation: str | None = None
+    ) -> Head:
+        """Return the head of arrays, in float64.
+
+        Parameters
+        ----------
+        init_W : array-like of shape (n_classes, n_features) or list of them
+            Weights; for several layers a list, first layer first. A single row, as the ``coef_``
+            of a binary ``LogisticRegression``, becomes the two of :func:`two_rows`.
+        init_b : array-like of shape (n_classes,) or list of them, default=None
+            Biases; None for none.
+        classes : array-like of shape (n_classes,), default=None
+            The labels in the order of the last layer's rows; None for row numbers.
+        activation : {"tanh", "gelu", "relu"} or None, default=None
+            What stands between several layers.
+
+        Returns
+        -------
+        Head
+            The head.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are no head; the message names the argument.
+        """
+        first = init_W[0] if is_list_of_layers(init_W) else init_W
+        width = as_numpy(first).shape[-1:] or (0,)
+        return check_head(
+            init_W, init_b, classes, (0, *width), activation=activation, may_be_cut=False
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is one layer."""
+        return len(self.weights) == 1
+
+    @property
+    def n_features(self) -> int:
+        """Inputs of the first layer."""
+        return int(self.weights[0].shape[1])
+
+    @property
+    def n_classes(self) -> int:
+        """Outputs of the last layer."""
+        return len(self.weights[-1])
+
+    @property
+    def names_labels(self) -> bool:
+        """Whether labels are other than row numbers."""
+        return not np.array_equal(self.classes, np.arange(self.n_classes))
+
+    @property
+    def init_W(self) -> Any:
+        """Weights as ``fit`` takes them: a matrix, or a list where there are several layers."""
+        return self.weights[0] if self.is_linear else list(self.weights)
+
+    @property
+    def init_b(self) -> Any:
+        """Biases as ``fit`` takes them."""
+        return self.biases[0] if self.is_linear else list(self.biases)
+
+    def to(self, device: torch.device) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Return weights and biases as float64 tensors on a device."""
+        W = [torch.tensor(w, dtype=torch.float64, device=device) for w in self.weights]
+        b = [
+            None if b is None else torch.tensor(b, dtype=torch.float64, device=device)
+            for b in self.biases
+        ]
+        return W, b
+
+    def logits(self, X: Array, device: str = "auto") -> Tensor:
+        """Return the logits (n, C) of features (n, d) in float64, whatever the dtype of ``X``.
+
+        Raises
+        ------
+        ValueError
+            If they overflow float64.
+        """
+        target = resolve_device(device, X)
+        W, b = self.to(target)
+        logits = map_rows(
+            lambda chunk: apply_head(chunk, W, b, self.activation), X, target, torch.float64
+        )
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                "X is too large for this head: the logits X @ init_W.T + init_b overflow float64; "
+                "expected finite ones. Scale the features and the head to match, or extract them "
+                "again."
+            )
+        return logits
+
+    def errors(self, X: Array, y: Any) -> BoolArray:
+        """Return where the head's answers to rows (n, d) are not the labels (n,)."""
+        labels = encode_labels(check_labels(y, X.shape[0], "Head"), self)
+        return self.logits(X).argmax(dim=1).cpu().numpy() != labels
+
+    def same_as(self, other: Head) -> bool:
+        """Tell whether both are one head, within float32; no bias is a bias of zeros."""
+        return self.shapes == other.shapes and (
+            (self.is_linear or self.activation == other.activation)
+            and np.array_equal(self.classes, other.classes)
+            and all(
+                np.allclose(ours, theirs, rtol=1e-6, atol=1e-12)
+                for ours, theirs in zip(self._filled(), other._filled(), strict=True)
+            )
+        )
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the layers' weights."""
+        return [W.shape for W in self.weights]
+
+    def filled_biases(self) -> list[FloatArray]:
+        """Return the biases, zeros where there are none."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [np.zeros(len(W)) if b is None else b for W, b in pairs]
+
+    def _filled(self) -> list[FloatArray]:
+        return [*self.weights, *self.filled_biases()]
 
 
 def apply_head(
@@ -69,15 +215,17 @@ def resolve_head(
     activation: str | None,
     name: str,
     may_be_cut: bool = True,
-) -> tuple[OriginalHead, IntArray]:
+) -> tuple[Head, IntArray]:
     """Return the original head, given or fitted on ``X, y``, and labels as its row numbers.
 
     ``name`` is the estimator's, for messages; ``may_be_cut`` is as in :func:`check_head`.
     """
     y = check_labels(y, X.shape[0], name)
     if init_W is not None:
-        head = check_head(init_W, init_b, classes, X, activation=activation, may_be_cut=may_be_cut)
-        return head, encode_labels(y, head.classes, named=classes is not None)
+        head = check_head(
+            init_W, init_b, classes, X.shape, activation=activation, may_be_cut=may_be_cut
+        )
+        return head, encode_labels(y, head)
     if init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
         raise ValueError(
@@ -95,12 +243,15 @@ def check_head(
     init_W: Any,
     init_b: Any,
     classes: Any,
-    X: Array,
+    shape: tuple[int, ...],
     *,
     activation: str | None,
     may_be_cut: bool = True,
-) -> OriginalHead:
-    """Validate a frozen head against features ``X`` (n_samples, n_features).
+) -> Head:
+    """Validate a frozen head against the shape (n_samples, n_features) of features.
+
+    A :class:`Head` may stand in ``init_W``'s place; it brings biases and activation, and classes
+    unless they are row numbers.
 
     A head of one row, as of a binary ``LogisticRegression`` (``coef_`` (1, d) or (d,), bias (1,),
     a number or None), becomes the two rows of :func:`two_rows`. ``may_be_cut`` tells whether a
@@ -109,7 +260,7 @@ def check_head(
 
     Returns
     -------
-    OriginalHead
+    Head
         In float64, with ``classes`` in row order.
 
     Raises
@@ -117,11 +268,13 @@ def check_head(
     ValueError
         Naming the argument, its shape and the shape that is expected.
     """
-    n_samples, n_features = X.shape
+    n_samples, n_features = shape
+    if isinstance(init_W, Head):
+        return _check_ready(init_W, init_b, classes, n_features, activation)
     if not is_list_of_layers(init_W):
         W = _finite(init_W, "init_W", ndim=(1, 2), shape="(n_classes, n_features)")
         if W.ndim == 1:
-            _check_single_width(W, X)
+            _check_single_width(W, n_samples, n_features)
             W = W[np.newaxis]
         _check_width(W, "init_W", n_features, "X")
         b = None if init_b is None else _check_bias(init_b, "init_b", W, "init_W")
@@ -148,7 +301,39 @@ def check_head(
     if n_rows == 1:
         last_W, last_b = two_rows(weights[-1], biases[-1])
         weights, biases = (*weights[:-1], last_W), (*biases[:-1], last_b)
-    return OriginalHead(weights, biases, _check_classes(classes, n_rows), given=True)
+    return Head(weights, biases, _check_classes(classes, n_rows), activation)
+
+
+def _check_ready(
+    head: Head, init_b: Any, classes: Any, n_features: int, activation: str | None
+) -> Head:
+    """Return a head that was passed as one, in float64."""
+    if init_b is not None:
+        raise ValueError("init_b was given beside a Head, which has its own biases; leave it out.")
+    if activation not in (None, head.activation):
+        raise ValueError(
+            f"activation={activation!r}, but the head that was passed has "
+            f"activation={head.activation!r}; leave activation out, or set the same."
+        )
+    if head.n_features != n_features:
+        raise ValueError(
+            f"X has {n_features} features, but the head that was passed takes {head.n_features}; "
+            "expected the features that enter its first layer."
+        )
+    if classes is not None:
+        classes = _check_classes(classes, head.n_classes)
+        if head.names_labels and not np.array_equal(classes, head.classes):
+            raise ValueError(
+                f"classes are {_shorten(classes)}, but the head that was passed has "
+                f"{_shorten(head.classes)}; leave classes out."
+            )
+    return replace(
+        head,
+        weights=tuple(W.astype(np.float64) for W in head.weights),
+        biases=tuple(None if b is None else b.astype(np.float64) for b in head.biases),
+        classes=head.classes if classes is None else classes,
+        given=True,
+    )
 
 
 def two_rows(
@@ -228,9 +413,8 @@ def _check_width(W: FloatArray, name: str, width: int, source: str) -> None:
         )
 
 
-def _check_single_width(w: FloatArray, X: Array) -> None:
+def _check_single_width(w: FloatArray, n_samples: int, n_features: int) -> None:
     """Raise unless a head of one row, given as a vector, is as long as ``X`` is wide."""
-    n_samples, n_features = X.shape
     if len(w) == n_features:
         return
     cut = (
@@ -258,11 +442,13 @@ def _check_bias(bias: Any, name: str, W: FloatArray, weights_name: str) -> Float
     return b
 
 
-def encode_labels(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool) -> IntArray:
-    """Return labels as row numbers of a given head.
+def encode_labels(y: npt.NDArray[Any], head: Head) -> IntArray:
+    """Return labels as row numbers of a head."""
+    return as_row_numbers(y, head.classes, named=head.names_labels)
 
-    ``named`` tells whether ``classes`` came from the user: otherwise labels are row numbers.
-    """
+
+def as_row_numbers(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: bool) -> IntArray:
+    """Return labels as places in ``classes``; unless ``named``, these are 0 to C - 1."""
     if not named:
         if y.dtype.kind in "OUST":
             raise ValueError(
@@ -382,7 +568,7 @@ def _finite(values: Any, name: str, *, ndim: tuple[int, ...], shape: str) -> Flo
     return array
 
 
-def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
+def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[Head, IntArray]:
     """Fit the original head: scikit-learn's multinomial logistic regression."""
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -392,8 +578,9 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[OriginalHead, IntArray]:
         )
     model = _logistic_regression().fit(as_numpy(X), labels)
     W, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
-    head = two_rows(W, b) if len(classes) == 2 else (W, b)
-    return OriginalHead(head[:1], head[1:], classes, given=False), labels.astype(np.int64)
+    if len(classes) == 2:
+        W, b = two_rows(W, b)
+    return Head((W,), (b,), classes, given=False), labels.astype(np.int64)
 
 
 def out_of_fold_predictions(

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, resolve_device, threads_for, where_it_computes
-from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.label_order import FEWEST_ROWS
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
@@ -227,17 +227,16 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     def _to_fit(self, X: Array) -> Array:
         return where_it_computes(X, self.device)
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         self._fit_to(X, self._original_errors(X, labels, head), head)
 
-    def _fit_to(self, X: Array, errors: BoolArray, head: OriginalHead) -> None:
+    def _fit_to(self, X: Array, errors: BoolArray, head: Head) -> None:
         self.n_samples_fit_, self.n_errors_ = len(errors), int(errors.sum())
         problem = HeadProblem(
             X,
             self._original_logits(X),
             errors,
             head,
-            activation=self.activation,
             alpha=self.alpha,
             beta=self.beta,
             lam=self.lam,
@@ -258,15 +257,13 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
             "regularization": terms.regularization,
             "l2sp": terms.l2sp,
         }
-        self._set_head("", *problem.layers_at(shift))
+        self._set_head("", problem.head_at(shift))
 
     @with_callbacks
-    def _fit_on(
-        self, other: UncertaintyEstimator, X: Array, errors: BoolArray, head: OriginalHead
-    ) -> None:
+    def _fit_on(self, other: UncertaintyEstimator, X: Array, errors: BoolArray, head: Head) -> None:
         """Fit on another estimator's head, validated rows and the head's errors on them."""
-        self._set_head("init_", head.weights, head.biases)
-        for name in ("classes_", "_head_given", "n_features_in_", "feature_names_in_"):
+        self._keep_head(head)
+        for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(other, name):
                 setattr(self, name, getattr(other, name))
         self._fit_to(X, errors, head)
@@ -343,11 +340,11 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         return observe
 
     def _uncertainty(self, X: Array) -> Tensor:
-        z = self._logits(X, *self._get_head(""))
+        z = self._head("").logits(X, self.device)
         return adue_score(z, self.lam, self.scale, self.measure)
 
 
-def warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
+def warn_of_odd_errors(n_errors: int, n_rows: int, head: Head) -> None:
     """Warn of errors that are too few to learn from, or all that there is."""
     at_chance = n_errors >= n_rows * (1 - 1 / len(head.classes))
     if head.given and at_chance and n_rows >= FEWEST_ROWS:
@@ -368,7 +365,7 @@ def warn_of_odd_errors(n_errors: int, n_rows: int, head: OriginalHead) -> None:
     warnings.warn(message, UserWarning, stacklevel=callers_level())
 
 
-def _complain_of_no_errors(n_rows: int, head: OriginalHead) -> None:
+def _complain_of_no_errors(n_rows: int, head: Head) -> None:
     if head.given:
         raise ValueError(
             f"The original head makes no error on the {n_rows} fit rows, so there is nothing to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, exact_products, gemm_dtype, to_tensor
-from adue_sklearn._utils.head import ACTIVATIONS, BoolArray, FloatArray, OriginalHead
+from adue_sklearn._utils.head import ACTIVATIONS, BoolArray, FloatArray, Head
 from adue_sklearn.adue.descents import TARGET, Stage, typical_gap, unit_of
 from adue_sklearn.adue.objective import LossTerms, Measure, RowLoss, Scale, reference_score
 from adue_sklearn.adue.solvers import Objective
@@ -33,10 +34,8 @@ class HeadProblem:
         Logits of the original head.
     errors : ndarray of bool of shape (n,)
         Where the original head is wrong.
-    head : OriginalHead
+    head : Head
         Where the search starts and is anchored.
-    activation : str or None
-        Between the layers.
     alpha, beta, lam, scale, measure, error_weight
         As in :class:`adue_sklearn.AdUEEstimator`.
     """
@@ -46,9 +45,8 @@ class HeadProblem:
         X: Array,
         original: Tensor,
         errors: BoolArray,
-        head: OriginalHead,
+        head: Head,
         *,
-        activation: str | None,
         alpha: float,
         beta: float,
         lam: float,
@@ -66,7 +64,7 @@ class HeadProblem:
         self._error_weights = None
         if error_weight == "balanced":
             self._error_weights = balanced_weights(self._errors, self._errors.mean())
-        self._head, self._activation = head, activation
+        self._head = head
         self._alpha, self._beta, self._scale, self._measure = alpha, beta, scale, measure
         self._shapes = [None if part is None else part.shape for part in _parts(head)]
         self._init = torch.from_numpy(_flat(head)).to(device)
@@ -78,7 +76,7 @@ class HeadProblem:
     @property
     def is_linear(self) -> bool:
         """Whether the head has one layer."""
-        return len(self._head.weights) == 1
+        return self._head.is_linear
 
     @property
     def sharpest(self) -> float:
@@ -165,11 +163,12 @@ class HeadProblem:
             self._beta * float(shift.square().sum()),
         )
 
-    def layers_at(self, shift: Tensor) -> tuple[list[FloatArray], list[FloatArray | None]]:
-        """Return weights and biases (None for a layer without) at a shift."""
+    def head_at(self, shift: Tensor) -> Head:
+        """Return the head at a shift."""
         flat = self._split(self._init + shift)
         parts = [None if part is None else part.cpu().numpy().copy() for part in flat]
-        return [part for part in parts[::2] if part is not None], parts[1::2]
+        weights = tuple(part for part in parts[::2] if part is not None)
+        return replace(self._head, weights=weights, biases=tuple(parts[1::2]))
 
     def _losses_and_gradient(
         self,
@@ -220,7 +219,7 @@ class HeadProblem:
         hidden = X
         for layer, (W, b) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
             if layer:
-                hidden = ACTIVATIONS[str(self._activation)](hidden)
+                hidden = ACTIVATIONS[str(self._head.activation)](hidden)
             if keep is not None:
                 hidden = _drop(hidden, *keep)
             logits = _product(hidden, W) if b is None else _product(hidden, W) + b
@@ -241,18 +240,18 @@ class HeadProblem:
         return parts
 
 
-def head_matrix(head: OriginalHead) -> Tensor:
+def head_matrix(head: Head) -> Tensor:
     """Return a linear head as one matrix (C, d [+ 1]), the bias last."""
     (W,), (b,) = head.weights, head.biases
     return torch.from_numpy(W if b is None else np.column_stack([W, b]))
 
 
-def _flat(head: OriginalHead) -> FloatArray:
+def _flat(head: Head) -> FloatArray:
     """Return a head as one vector: weights and bias of each layer in turn."""
     return np.concatenate([part.ravel() for part in _parts(head) if part is not None])
 
 
-def _parts(head: OriginalHead) -> list[FloatArray | None]:
+def _parts(head: Head) -> list[FloatArray | None]:
     return [part for layer in zip(head.weights, head.biases, strict=True) for part in layer]
 
 

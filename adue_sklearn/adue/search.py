@@ -34,7 +34,7 @@ from adue_sklearn._utils.arrays import (
     to_tensor,
     where_it_computes,
 )
-from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.validation import callers_level
 from adue_sklearn.adue.descents import unit_of
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
@@ -195,8 +195,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     def _to_fit(self, X: Array) -> Array:
         return where_it_computes(X, self.device)
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        if len(head.weights) > 1:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+        if not head.is_linear:
             raise ValueError(
                 f"init_W has {len(head.weights)} layers, but only linear heads are searched as a "
                 "stack; use GridSearchCV(AdUEEstimator(activation=...), ...)."
@@ -280,9 +280,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             )
         return self.best_estimator_._uncertainty(X)
 
-    def _folds(
-        self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead
-    ) -> list[Fold]:
+    def _folds(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> list[Fold]:
         """Return the folds; with a head given each training part has to hold errors."""
         if isinstance(self.cv, Integral):
             n_splits = int(self.cv)
@@ -311,7 +309,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         self,
         X: Array,
         errors: BoolArray,
-        head: OriginalHead,
+        head: Head,
         settings: list[dict[str, Any]],
         folds: list[Fold],
     ) -> tuple[npt.NDArray[np.float64], float]:
@@ -358,7 +356,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         self,
         X: Array,
         errors: BoolArray,
-        head: OriginalHead,
+        head: Head,
         settings: list[dict[str, Any]],
         folds: list[Fold],
     ) -> list[tuple[IntArray, GridProblems]]:
@@ -396,7 +394,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         self,
         data: tuple[Tensor, Tensor],
         errors: BoolArray,
-        head: OriginalHead,
+        head: Head,
         settings: list[dict[str, Any]],
         folds: list[Fold],
         kind: ScoreKind,

@@ -23,22 +23,22 @@ from adue_sklearn._utils.arrays import Array, as_numpy, like_input, to_tensor, v
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
+    Head,
     IntArray,
-    OriginalHead,
+    as_row_numbers,
     check_class_labels,
     check_labels,
-    encode_labels,
     out_of_fold_predictions,
     resolve_head,
 )
 from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.search import _given_folds
+from adue_sklearn.base import FitRows
 from adue_sklearn.calibration.score_maps import METHODS, apply_score_map, fit_score_map
 from adue_sklearn.card import Card
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.scorers.wrapping import (
-    FitArguments,
     Rows,
     WrappingEstimator,
     learns_nothing,
@@ -90,7 +90,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 f"classes has shape {labels.shape}, but logits has {n_classes} columns; expected "
                 "one label a column."
             )
-        rows = encode_labels(y, labels, named=True)
+        rows = as_row_numbers(y, labels, named=True)
         self.classes_ = labels
         self._fit(as_numpy(logits).astype(np.float64), rows)
         return self
@@ -500,19 +500,19 @@ class ErrorProbability(WrappingEstimator):
             X, y, init_W, init_b, classes, activation=wrapped.activation, name=type(self).__name__
         )
         checked = check_labels(y, X.shape[0], type(self).__name__)
-        data = FitArguments(X, checked, init_W, init_b, classes)
+        data = FitRows(X, checked, head if head.given else None)
         if learns_nothing(wrapped, head_given=head.given):
             fitted = data.fit(wrapped)
             return fitted, X, checked, score_rows(fitted, X, checked)
         folds = self._folds(data, labels, head)
         parts = [
-            score_rows(data.fit(wrapped, rest), X[fold], checked[fold]) for rest, fold in folds
+            score_rows(data.part(rest).fit(wrapped), X[fold], checked[fold]) for rest, fold in folds
         ]
         uncertainty, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
         return data.fit(wrapped), X, checked, Rows(uncertainty, errors)
 
     def _folds(
-        self, data: FitArguments, labels: IntArray, head: OriginalHead
+        self, data: FitRows, labels: IntArray, head: Head
     ) -> list[tuple[IntArray, IntArray]]:
         if not isinstance(self.cv, Integral):
             return _given_folds(self.cv, labels)
@@ -532,9 +532,7 @@ class ErrorProbability(WrappingEstimator):
             warnings.filterwarnings("ignore", message="The least populated class")
             return list(splitter.split(np.zeros(len(errors)), strata))
 
-    def _errors_to_stratify(
-        self, data: FitArguments, labels: IntArray, head: OriginalHead
-    ) -> BoolArray:
+    def _errors_to_stratify(self, data: FitRows, labels: IntArray, head: Head) -> BoolArray:
         if not head.given:
             return out_of_fold_predictions(as_numpy(data.X), labels) != labels
         scorer = SoftmaxResponseScorer(activation=self.activation, device=self.device)

@@ -19,6 +19,7 @@ SENTENCES = (
 
 def demo() -> None:
     """Fit and compare on a shipped case, then score a few sentences with the real model."""
+    from adue_sklearn._utils.head import Head
     from adue_sklearn.adue import AdUESearchCV
     from adue_sklearn.cli.tables import cross_validated_table, fresh_rows_table, score_rows
     from adue_sklearn.datasets import (
@@ -35,18 +36,18 @@ def demo() -> None:
         (split.features.astype("float32"), split.labels)
         for split in (data.train, data.calibration, data.test)
     )
-    head = (data.init_W, data.init_b)
+    head = Head.of(data.init_W, data.init_b)
     console.print(
         "A LoRA-tuned MiniLM says whether a sentence about a film is positive or negative. When "
         "is it wrong?\n",
         highlight=False,
     )
-    folds = error_stratified_folds(*calibration, *head)
+    folds = error_stratified_folds(*calibration, head)
     with console.status("Searching"):
-        search = AdUESearchCV(cv=folds).fit(*calibration, *head)
-    console.print(cross_validated_table(search, *calibration, *head, train=train))
+        search = AdUESearchCV(cv=folds).fit(*calibration, head)
+    console.print(cross_validated_table(search, *calibration, head, train=train))
     adue = search.best_estimator_
-    distance = MahalanobisScorer().fit(*train, *head)
+    distance = MahalanobisScorer().fit(*train, head)
     console.print()
     console.print(fresh_rows_table({"Mahalanobis": distance, "AdUE": adue}, *test))
 

@@ -35,21 +35,20 @@ def fit_adue(
     """Tune AdUE on rows of a store; compare it with the baselines on the same folds."""
     from sklearn.model_selection import GridSearchCV
 
-    head = (store.init_W, store.init_b)
     reservations = doubts_of_rows(store, *rows)
-    splits = error_stratified_folds(*rows, *head, activation=store.activation, n_splits=folds)
+    splits = error_stratified_folds(*rows, store.head, n_splits=folds)
     search: AdUESearchCV | GridSearchCV
-    if store.activation is None:  # in one stack
+    if store.head.is_linear:  # in one stack
         search = AdUESearchCV(cv=splits)
     else:  # fit by fit
-        search = GridSearchCV(
-            AdUEEstimator(activation=store.activation), grid_search.DEFAULT_GRID, cv=splits
-        )
+        search = GridSearchCV(AdUEEstimator(), grid_search.DEFAULT_GRID, cv=splits)
     known = None if train is None else (train.features, train.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
-        search.fit(*rows, init_W=head[0], init_b=head[1])
-        table = cross_validated_table(search, *rows, *head, train=known, reservations=reservations)
+        search.fit(*rows, init_W=store.head)
+        table = cross_validated_table(
+            search, *rows, store.head, train=known, reservations=reservations
+        )
     return Fitted(search.best_estimator_, rows[0], table, {})
 
 
@@ -82,7 +81,6 @@ def fit_score(
 ) -> Fitted:
     """Fit a score on rows of a store or, if it describes such, on training rows."""
     _, scorer = named
-    head = (store.init_W, store.init_b)
     seen, parts = rows, dict[str, Any]()
     if train is not None and scorer.card.needs == "training rows":
         seen = (train.features, train.labels)
@@ -90,10 +88,8 @@ def fit_score(
     doubts_of_rows(store, *rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
-        found = compare_scorers(
-            *rows, *head, scorers=[named], activation=store.activation, cv=folds, **parts
-        )
-        scorer.fit(*seen, *head)
+        found = compare_scorers(*rows, store.head, scorers=[named], cv=folds, **parts)
+        scorer.fit(*seen, store.head)
     chosen_by = {}
     if scorer.card.needs != "held-out errors":
         chosen_by = {CHOICE_ROWS: row_digests(rows[0])}

@@ -47,8 +47,8 @@ def facts_of(made: FeatureStore | LoadedClassifier) -> ModelFacts:
     from adue_sklearn.persistence import ModelFacts
 
     if isinstance(made, FeatureStore):
-        return ModelFacts.of(made.provenance, made.init_W, made.init_b, made.classes)
-    return ModelFacts.of(made.provenance, made.head.init_W, made.head.init_b, made.classes)
+        return ModelFacts.of(made.provenance, made.head, class_names=made.classes)
+    return ModelFacts.of(made.provenance, made.head, class_names=made.classes)
 
 
 def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> IntArray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +12,15 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn._utils.arrays import as_numpy
-from adue_sklearn._utils.head import rows_to_fit
+from adue_sklearn._utils.head import Head
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
-from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
-from adue_sklearn.exceptions import ClassSharesWarning, FitRowsWarning
+from adue_sklearn.exceptions import ClassSharesWarning
 from adue_sklearn.metrics import (
     aurc_score,
     eaurc_score,
@@ -82,8 +81,7 @@ def cross_validated_table(
     search: AdUESearchCV | GridSearchCV,
     X: Any,
     y: Any,
-    init_W: Any,
-    init_b: Any,
+    head: Head,
     *,
     train: tuple[Any, Any] | None,
     reservations: Sequence[str] = (),
@@ -93,23 +91,20 @@ def cross_validated_table(
     Mahalanobis describes ``train`` (features and labels) where given; otherwise it is fitted on
     the other folds.
     """
-    head = {"init_W": init_W, "init_b": init_b}
+    rows = FitRows(X, y, head)
 
     def out_of_fold(estimator: UncertaintyEstimator) -> npt.NDArray[np.float64]:
         uncertainty = np.empty(len(X))
         for rest, fold in search.cv:
-            seen = rows_to_fit(rest, init_W)
-            fitted = clone(estimator).fit(X[seen], y[seen], **head)
-            uncertainty[fold] = fitted.predict_uncertainty(X[fold])
+            uncertainty[fold] = rows.part(rest).fit(estimator).predict_uncertainty(X[fold])
         return uncertainty
 
-    activation = search.best_estimator_.activation
-    response = SoftmaxResponseScorer(activation=activation).fit(X, y, **head)
-    distance = MahalanobisScorer(activation=activation)
+    response = rows.fit(SoftmaxResponseScorer())
+    distance = MahalanobisScorer()
     if train is None:
         distances, fitted_on = out_of_fold(distance), "held-out folds"
     else:
-        distances, fitted_on = distance.fit(*train, **head).predict_uncertainty(X), "training rows"
+        distances, fitted_on = distance.fit(*train, head).predict_uncertainty(X), "training rows"
     chosen = ", ".join(f"{name}={value:g}" for name, value in search.best_params_.items())
     return comparison(
         "Cross-validation",
@@ -152,14 +147,11 @@ def doubts_of_rows(store: FeatureStore, X: Any, y: Any, *, fits: bool = True) ->
 
     ``fits`` tells whether anything is fitted on them, which then learns from odd shares of classes.
     """
-    response = SoftmaxResponseScorer(activation=store.activation)
     labels = np.asarray(y)
-    names = store.classes
-    known = labels if names is None else np.array(names)[labels]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitRowsWarning)
-        seen = rows_to_fit(np.arange(len(known)), store.init_W)
-        response.fit(X[seen], known[seen], store.init_W, store.init_b, classes=names)
+    head = store.head
+    if store.classes is not None:
+        head = replace(head, classes=np.array(store.classes))
+    response = FitRows(X, head.classes[labels], head).fit(SoftmaxResponseScorer())
     doubts = response._doubts(X, labels, learned=True, name=str(store.path))
     doubts = [doubt for doubt in doubts if fits or doubt.category is not ClassSharesWarning]
     for doubt in doubts:

@@ -44,12 +44,12 @@ def set_threshold(
     said = []
     estimator: UncertaintyEstimator
     if head is None:
-        estimator = SoftmaxResponseScorer(activation=store.activation)
-        estimator.fit(store.features, store.labels, store.init_W, store.init_b)
+        estimator = SoftmaxResponseScorer()
+        estimator.fit(store.features, store.labels, store.head)
         rows = np.arange(len(store))
     else:
         fitted = load_head(head)
-        facts = ModelFacts.of(store.provenance, store.init_W, store.init_b, store.classes)
+        facts = ModelFacts.of(store.provenance, store.head, class_names=store.classes)
         check_same_model(fitted.facts, facts, allow_other_model=allow_other_model)
         estimator = fitted.estimator
         rows, lines, _ = unseen_rows_of(store, fitted, head, "set its threshold")

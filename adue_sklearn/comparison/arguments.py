@@ -7,29 +7,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_scalar
 
-from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
+from adue_sklearn._utils.arrays import as_numpy, validate_features
 from adue_sklearn._utils.folds import Divisible
 from adue_sklearn._utils.head import (
     BoolArray,
+    Head,
     IntArray,
     check_head,
     check_labels,
-    is_list_of_layers,
-    rows_to_fit,
 )
 from adue_sklearn._utils.row_digests import row_digests, rows_among, unseen_rows
 from adue_sklearn._utils.validation import callers_level, naming
-from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.exceptions import FitRowsWarning
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.metrics import (
     aurc_score,
     eaurc_score,
@@ -49,31 +46,8 @@ DEFAULT_METRICS: dict[str, Callable[[Any, Any], float]] = {
 Named = list[tuple[str, Any]]
 
 
-class Labelled(NamedTuple):
-    """Validated features and labels, and the head as the user gave it."""
-
-    X: Array
-    y: npt.NDArray[Any]
-    init_W: Any = None
-    init_b: Any = None
-    classes: Any = None
-
-    def part(self, rows: IntArray) -> Labelled:
-        """Return some of the rows, to fit on."""
-        rows = rows_to_fit(rows, self.init_W)
-        return self._replace(X=self.X[rows], y=self.y[rows])
-
-    def fit(self, scorer: Any) -> Any:
-        """Return a fitted clone."""
-        head = {"init_W": self.init_W, "init_b": self.init_b, "classes": self.classes}
-        given = {name: value for name, value in head.items() if value is not None}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitRowsWarning)  # said once, for all rows
-            return clone(scorer).fit(self.X, self.y, **given)
-
-
 def check_folds(
-    cv: Any, rows: Labelled, errors: BoolArray, random_state: int
+    cv: Any, rows: FitRows, errors: BoolArray, random_state: int
 ) -> list[tuple[IntArray, IntArray]]:
     """Return folds that have each row in one test part: stratified on errors, or as given.
 
@@ -193,45 +167,41 @@ def _equal(value: Any, default: Any) -> bool:
     return value is default or repr(value) == repr(default)
 
 
-def head_of_frozen(named: Named) -> tuple[Any, Any, Any]:
-    """Return head and classes of the first frozen scorer, None if there is none."""
+def head_of_frozen(named: Named) -> Head | None:
+    """Return the head of the first frozen scorer, None if there is none."""
     for _, scorer in named:
         fitted = scorer.estimator if isinstance(scorer, FrozenEstimator) else None
         if isinstance(fitted, UncertaintyEstimator) and hasattr(fitted, "classes_"):
-            weights, biases = fitted._get_head("init_")
-            if len(weights) == 1:
-                return weights[0], biases[0], fitted.classes_
-            return weights, biases, fitted.classes_
-    return None, None, None
+            return fitted._head()
+    return None
 
 
 def check_rows(
     response: SoftmaxResponseScorer, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-) -> Labelled:
+) -> FitRows:
     """Return validated rows, against the head too; frames become arrays."""
     blank = clone(response)
     X = validate_features(blank, X, reset=True)
     y = check_labels(y, X.shape[0], "compare_scorers")
+    head = None
     if init_W is not None:
-        check_head(init_W, init_b, classes, X, activation=response.activation)
+        head = check_head(init_W, init_b, classes, X.shape, activation=response.activation)
     elif init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
         raise ValueError(
             f"{given} was given without init_W; expected the head's weights too, or neither."
         )
-    if init_W is not None and not is_list_of_layers(init_W):
-        init_W = as_numpy(init_W)
-    return Labelled(X, y, init_W, init_b, classes)
+    return FitRows(X, y, head)
 
 
-def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: Labelled) -> Labelled | None:
+def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: FitRows) -> FitRows | None:
     """Return other rows of the same head, None if there are none."""
     if X is None and y is None:
         return None
     if X is None or y is None:
         given, missing = (y_name, X_name) if X is None else (X_name, y_name)
         raise ValueError(f"{given} was given without {missing}; expected both or neither.")
-    if X_name == "X_train" and rows.init_W is None:
+    if X_name == "X_train" and rows.head is None:
         raise ValueError(
             "X_train was given without init_W, but needs a head that was trained on it; without "
             "one a head is fitted on X, y."
@@ -250,13 +220,13 @@ def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: Labelled) -
 
 
 def without_shared(
-    rows: Labelled,
+    rows: FitRows,
     name: str,
-    others: Mapping[str, Labelled | None],
+    others: Mapping[str, FitRows | None],
     scorers: Named | None = None,
     *,
     cv: Any = None,
-) -> Labelled:
+) -> FitRows:
     """Return rows without those in ``others`` too, or that fitted a frozen scorer; warn of them.
 
     Raises

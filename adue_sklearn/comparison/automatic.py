@@ -11,12 +11,12 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy
-from adue_sklearn._utils.head import IntArray, OriginalHead, encode_labels
+from adue_sklearn._utils.head import Head, IntArray, as_row_numbers
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
-from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
-from adue_sklearn.comparison.arguments import Labelled, Named, check_scorers, without_shared
+from adue_sklearn.comparison.arguments import Named, check_scorers, without_shared
 from adue_sklearn.comparison.compare import (
     Judge,
     Run,
@@ -171,23 +171,16 @@ class AutoScorer(UncertaintyEstimator):
         self.cv = cv
         self.random_state = random_state
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        candidates = self._candidates(linear=len(head.weights) == 1)
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+        candidates = self._candidates(linear=head.is_linear)
         if not head.given and any(isinstance(scorer, FrozenEstimator) for _, scorer in candidates):
             raise ValueError(
                 "init_W is None, but a frozen candidate belongs to the head that it was fitted "
                 "with; pass that head, init_W and init_b."
             )
-        rows = Labelled(X, self.classes_[labels])
-        if head.given:
-            linear = len(head.weights) == 1
-            rows = rows._replace(
-                init_W=head.weights[0] if linear else list(head.weights),
-                init_b=head.biases[0] if linear else list(head.biases),
-                classes=self.classes_,
-            )
+        rows = FitRows(X, self.classes_[labels], head if head.given else None)
         rows = without_shared(rows, "X", {}, candidates)
-        X, labels = rows.X, encode_labels(rows.y, self.classes_, named=True)
+        X, labels = rows.X, as_row_numbers(rows.y, self.classes_, named=True)
         errors = self._original_errors(X, labels, head)
         self.n_errors_ = int(errors.sum())
         response = SoftmaxResponseScorer(activation=self.activation, device=self.device)

@@ -34,15 +34,13 @@ from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
     IntArray,
-    check_head,
-    encode_labels,
+    as_row_numbers,
     out_of_fold_predictions,
 )
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
-from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.comparison.arguments import (
-    Labelled,
     Named,
     check_folds,
     check_metrics,
@@ -78,7 +76,7 @@ from adue_sklearn.scorers import (
     MahalanobisScorer,
     SoftmaxResponseScorer,
 )
-from adue_sklearn.scorers.wrapping import _same_head
+from adue_sklearn.scorers.wrapping import belongs_to
 
 __all__ = ["Comparison", "ScoreResult", "compare_scorers", "default_scorers"]
 
@@ -246,7 +244,7 @@ def compare_scorers(
         else scorers
     )
     if init_W is None and init_b is None and classes is None:
-        init_W, init_b, classes = head_of_frozen(named)
+        init_W = head_of_frozen(named)
     response = SoftmaxResponseScorer(activation=activation, device=device)
     rows = check_rows(response, X, y, init_W, init_b, classes)
     train = check_other_rows("X_train", X_train, "y_train", y_train, rows)
@@ -291,9 +289,9 @@ class Run:
 
     Parameters
     ----------
-    rows : Labelled
+    rows : FitRows
         Rows that the classifier has not seen.
-    train, test : Labelled or None
+    train, test : FitRows or None
         Rows it was trained on; rows to judge, if not by folds.
     response : SoftmaxResponseScorer
         The reference, unfitted.
@@ -305,9 +303,9 @@ class Run:
 
     def __init__(
         self,
-        rows: Labelled,
-        train: Labelled | None,
-        test: Labelled | None,
+        rows: FitRows,
+        train: FitRows | None,
+        test: FitRows | None,
         response: SoftmaxResponseScorer,
         *,
         cv: Any,
@@ -315,12 +313,12 @@ class Run:
         scorers: Named | None = None,
     ) -> None:
         self.rows, self.train, self.test, self.response = rows, train, test, response
-        self.head_given = rows.init_W is not None
+        self.head_given = rows.head is not None
         # This names what is wrong with rows and head, for all scorers.
         self.fitted_response: SoftmaxResponseScorer = rows.fit(response)
         if train is not None:
             with naming("y_train"):
-                encode_labels(train.y, self.fitted_response.classes_, named=True)
+                as_row_numbers(train.y, self.fitted_response.classes_, named=True)
         if test is not None:
             with naming("y_test"):
                 self.fitted_response.errors(test.X, test.y)  # raises for labels that it has not
@@ -367,7 +365,7 @@ class Run:
         found = []
         for rows, name in ((self.rows, "y"), (self.test, "y_test")):
             if rows is not None:
-                labels = encode_labels(rows.y, self.fitted_response.classes_, named=True)
+                labels = as_row_numbers(rows.y, self.fitted_response.classes_, named=True)
                 found.append(self.fitted_response._doubts(rows.X, labels, learned=True, name=name))
         fitted, judged = found[0], found[-1]
         if self.test is not None:
@@ -449,13 +447,10 @@ class Run:
 
     def _check_head(self, fitted: Any) -> None:
         """Raise unless a frozen scorer belongs to the head."""
-        if not self.head_given or not isinstance(fitted, UncertaintyEstimator):
+        head = self.rows.head
+        if head is None or not isinstance(fitted, UncertaintyEstimator):
             return
-        rows = self.rows
-        head = check_head(
-            rows.init_W, rows.init_b, rows.classes, rows.X, activation=self.response.activation
-        )
-        if not _same_head(head, fitted, named=self.rows.classes is not None):
+        if not belongs_to(fitted, head, named=head.names_labels):
             raise ValueError(
                 "the frozen scorer was fitted with another head than init_W, init_b; fit it on "
                 "this one."

@@ -1,6 +1,5 @@
 """What the rooms of this one offer."""
 
-from ._model.heads import Head as Head
 from ._model.loading import (
     LoadedClassifier as LoadedClassifier,
     load_classifier as load_classifier,

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -26,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from adue_sklearn._utils.arrays import parse_device
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import clear_leftovers, make_folder, write_file
+from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._model.adapter_config import read_adapter_config
 from adue_sklearn.features._model.arguments import View, check_view
@@ -82,20 +84,11 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     batch_tokens : int, default=8192
         Most padded tokens in one batch.
     features : {"last", "head"}, default="last"
-        What enters the head's last linear layer, or its first. For the latter the estimator needs
-        the head's ``activation_``. A head of one layer is the same either way.
+        What enters the head's last linear layer, or its first. A head of one layer is the same
+        either way.
 
     Attributes
     ----------
-    init_W_ : ndarray of float32 of shape (n_classes, n_features), or list of ndarray
-        Weights of the head's last linear layer; with ``features="head"``, of a head of several
-        layers, all of them, first layer first. Reading it loads the model, no data is needed.
-    init_b_ : ndarray of float32 of shape (n_classes,) or None, or list of them
-        Its bias, or those of the layers.
-    activation_ : {"tanh", "gelu", "relu"} or None
-        What the head applies between its layers; None where ``init_W_`` is one layer.
-    classes_ : ndarray of str of shape (n_classes,) or None
-        Class names in the order of the head's rows, if known.
     n_features_out_ : int
         Number of features, set by ``fit``.
 
@@ -103,9 +96,6 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     --------
     adue_sklearn.UncertaintyPipeline : Passes head and class names on by itself.
     """
-
-    #: Tells a pipeline that this step knows the head which its features belong to.
-    provides_head = True
 
     def __init__(
         self,
@@ -235,19 +225,20 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return np.array([f"h{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def __getattr__(self, name: str) -> Any:
-        # No properties: whoever lists an object's members (dir, a notebook's repr) reads them, and
-        # would load the model.
-        if name == "init_W_":
-            return self._classifier().head.init_W
-        if name == "init_b_":
-            return self._classifier().head.init_b
-        if name == "activation_":
-            return self._classifier().head.activation
-        if name == "classes_":
-            names = self._classifier().classes
-            return None if names is None else np.array(names)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def head(self) -> Head:
+        """Return the classifier's head, which loads the model; no data is needed.
+
+        Returns
+        -------
+        Head
+            What ``transform`` gives enters its first layer. Its ``classes`` are the names of the
+            classes, if known, and row numbers otherwise.
+        """
+        classifier = self._classifier()
+        names = classifier.classes
+        if names is None:
+            return classifier.head
+        return replace(classifier.head, classes=np.array(names))
 
     def __sklearn_is_fitted__(self) -> bool:
         return "n_features_out_" in vars(self)

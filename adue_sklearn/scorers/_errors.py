@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from adue_sklearn._utils.head import BoolArray, OriginalHead
+from adue_sklearn._utils.head import BoolArray, Head
 from adue_sklearn._utils.validation import warn
 
 
-def can_learn(errors: BoolArray, head: OriginalHead, *, instead: str) -> bool:
+def can_learn(errors: BoolArray, head: Head, *, instead: str) -> bool:
     """Tell whether both errors and correct answers are among the fit rows.
 
     Parameters
     ----------
     errors : ndarray of bool of shape (n_samples,)
         Where the original head is wrong.
-    head : OriginalHead
+    head : Head
         That head.
     instead : str
         What the score becomes where nothing can be learned, for the warning.

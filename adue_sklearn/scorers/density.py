@@ -20,7 +20,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, tensors_on, to_tensor
-from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
+from adue_sklearn._utils.head import FloatArray, IntArray, Head
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, to_tensor
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -234,7 +235,7 @@ class DDUScorer(UncertaintyEstimator):
         self.shrinkage = shrinkage
         self.normalize = normalize
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         fitted, covariance = fit_class_gaussians(
             X,
             labels,
@@ -499,7 +500,7 @@ class RDEScorer(UncertaintyEstimator):
         self.normalize = normalize
         self.random_state = random_state
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         random = check_random_state(self.random_state)
         n_samples, n_features = X.shape
         drawn = random.permutation(n_samples)[: self.max_samples]

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device
-from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, OriginalHead, rows_to_fit
-from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device, rows_of
+from adue_sklearn._utils.head import BoolArray, FloatArray, Head, IntArray
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
-from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import aurc_score
 from adue_sklearn.scorers._errors import can_learn
 from adue_sklearn.scorers.logits import SoftmaxResponseScorer
@@ -243,10 +242,7 @@ class HUQScorer(UncertaintyEstimator):
         """
         frozen = [score for score, is_frozen in self._passed() if is_frozen]
         if init_W is None and init_b is None and classes is None and frozen:
-            weights, biases = frozen[0]._get_head("init_")
-            linear = len(weights) == 1
-            init_W, init_b = (weights[0], biases[0]) if linear else (weights, biases)
-            classes = frozen[0].classes_
+            init_W = frozen[0]._head()
         return super().fit(X, y, init_W, init_b, classes=classes)
 
     def _passed(self) -> list[tuple[UncertaintyEstimator, bool]]:
@@ -277,11 +273,11 @@ class HUQScorer(UncertaintyEstimator):
             )
         return score, frozen
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         scores = self._passed()
         for name, (score, frozen) in zip(("epistemic", "aleatoric"), scores, strict=True):
             self._compare(name, score, frozen, head)
-        rows = _Rows(X, labels, head)
+        rows = FitRows(X, head.classes[labels], head if head.given else None)
         self.epistemic_, self.aleatoric_ = (
             score if frozen else rows.fit(score) for score, frozen in scores
         )
@@ -293,52 +289,42 @@ class HUQScorer(UncertaintyEstimator):
             held_out = [_score(fitted, X) for fitted in (self.epistemic_, self.aleatoric_)]
             errors = self._original_errors(X, labels, head)
         else:
-            *held_out, errors = self._out_of_fold(rows, fixed)
+            *held_out, errors = self._out_of_fold(rows, labels, fixed)
             if head.given:
                 errors = self._original_errors(X, labels, head)
         self.epistemic_reference_, self.aleatoric_reference_ = held_out
         chosen = self._choose(errors, head)
         self.alpha_, self.delta_min_, self.delta_max_ = chosen
 
-    def _compare(
-        self, name: str, score: UncertaintyEstimator, frozen: bool, head: OriginalHead
-    ) -> None:
+    def _compare(self, name: str, score: UncertaintyEstimator, frozen: bool, head: Head) -> None:
         """Raise if a score does not belong to the head."""
         if not frozen:
-            if len(head.weights) > 1 and score.activation != self.activation:
+            if not head.is_linear and score.activation != self.activation:
                 raise ValueError(
                     f"{name} has activation={score.activation!r}, but this head of "
                     f"{len(head.weights)} layers has activation={self.activation!r}; set the same."
                 )
             return
-        weights, biases = score._get_head("init_")
-        ours = [*head.weights]
-        ours += [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
-        theirs = [*weights, *biases]
-        same = len(ours) == len(theirs) and all(
-            a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-12)
-            for a, b in zip(ours, theirs, strict=True)
-        )
-        if not same or (len(weights) > 1 and score.activation != self.activation):
+        if not score._head().same_as(replace(head, classes=score.classes_)):
             raise ValueError(
                 f"init_W, init_b or activation are not those that {name}, which is frozen, was "
                 "fitted with; leave init_W and init_b out, or fit it on this head."
             )
 
     def _out_of_fold(
-        self, rows: _Rows, fixed: list[UncertaintyEstimator | None]
+        self, rows: FitRows, labels: IntArray, fixed: list[UncertaintyEstimator | None]
     ) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Return both scores and errors of all rows, from fits that have not seen the row."""
-        n_rows = len(rows.labels)
+        n_rows = len(labels)
         found = np.empty((2, n_rows))
         errors = np.zeros(n_rows, dtype=bool)
-        for rest, fold in self._folds(rows.labels):
-            X_fold = rows.X[fold]
+        for rest, fold in self._folds(labels):
+            X_fold = rows_of(rows.X, fold)
             for number, (score, _) in enumerate(self._passed()):
-                fitted = fixed[number] or rows.fit(score, rest)
+                fitted = fixed[number] or rows.part(rest).fit(score)
                 found[number, fold] = _score(fitted, X_fold)
             # Without a head every fold has one of its own, and these are its errors.
-            errors[fold] = fitted.errors(X_fold, rows.head.classes[rows.labels[fold]])
+            errors[fold] = fitted.errors(X_fold, rows.y[fold])
         return found[0], found[1], errors
 
     def _folds(self, labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
@@ -353,7 +339,7 @@ class HUQScorer(UncertaintyEstimator):
             warnings.filterwarnings("ignore", message="The least populated class")
             yield from folds.split(np.zeros(len(labels)), labels)
 
-    def _choose(self, errors: BoolArray, head: OriginalHead) -> Mixture:
+    def _choose(self, errors: BoolArray, head: Head) -> Mixture:
         given = (self.alpha, self.delta_min, self.delta_max)
         grids = [
             grid if value is None else (float(value),)
@@ -381,34 +367,6 @@ class HUQScorer(UncertaintyEstimator):
             Mixture(self.alpha_, self.delta_min_, self.delta_max_),
         )
         return torch.from_numpy(mixed).to(resolve_device(self.device, X))
-
-
-class _Rows(NamedTuple):
-    """Validated fit rows, their classes as row numbers, and the head."""
-
-    X: Array
-    labels: IntArray
-    head: OriginalHead
-
-    def fit(
-        self, score: UncertaintyEstimator, rows: IntArray | None = None
-    ) -> UncertaintyEstimator:
-        """Return a clone fitted on some rows, by default all; without a given head on its own."""
-        chosen: Any = slice(None)
-        if rows is not None:
-            chosen = rows_to_fit(rows, self.head.weights) if self.head.given else rows
-        y = self.head.classes[self.labels[chosen]]
-        head: dict[str, Any] = {}
-        if self.head.given:
-            linear = len(self.head.weights) == 1
-            head = {
-                "init_W": self.head.weights[0] if linear else self.head.weights,
-                "init_b": self.head.biases[0] if linear else self.head.biases,
-                "classes": self.head.classes,
-            }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitRowsWarning)  # said once, for all rows
-            return clone(score).fit(self.X[chosen], y, **head)
 
 
 def _score(fitted: UncertaintyEstimator, X: Array) -> FloatArray:

@@ -24,7 +24,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
-from adue_sklearn._utils.head import FloatArray, IntArray, OriginalHead
+from adue_sklearn._utils.head import FloatArray, IntArray, Head
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 
@@ -251,8 +252,8 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         self.n_samples = n_samples
         self.random_state = random_state
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
-        if len(head.weights) > 1:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+        if not head.is_linear:
             raise ValueError(
                 f"init_W has {len(head.weights)} layers, but {type(self).__name__} describes the "
                 "last one only; pass the last layer's W, b and as X the features that enter it."
@@ -286,7 +287,7 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
             )
         return A / self.n_samples_fit_, G / self.n_samples_fit_
 
-    def _resolve_precision(self, factors: KroneckerFactors, head: OriginalHead) -> float:
+    def _resolve_precision(self, factors: KroneckerFactors, head: Head) -> float:
         if self.prior_precision != "marginal_likelihood":
             return float(self.prior_precision)
         curvatures = self.n_samples_fit_ * torch.outer(factors.of_features, factors.of_logits)
@@ -316,8 +317,9 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         return map_rows(score, X, device, torch.float64)
 
     def _head_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        (W,), (b,) = self._get_head("init_")
-        return torch.tensor(W, device=device), torch.tensor(b, device=device)
+        (W,), (b,) = self._head().to(device)
+        assert b is not None  # zeros, once fitted
+        return W, b
 
     def _with_bias(self, rows: Tensor) -> Tensor:
         if not self._bias:

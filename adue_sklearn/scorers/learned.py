@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -27,21 +26,19 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device
+from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device, rows_of
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
+    Head,
     IntArray,
-    OriginalHead,
     apply_head,
     out_of_fold_predictions,
-    rows_to_fit,
 )
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.adue.objective import softmax_response, top_class
-from adue_sklearn.base import UncertaintyEstimator
+from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
-from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.scorers._errors import can_learn
 from adue_sklearn.scorers.logits import (
     EnergyScorer,
@@ -65,7 +62,7 @@ class _ErrorLearner(UncertaintyEstimator):
     #: What `_learn` sets.
     _learned_names: ClassVar[tuple[str, ...]]
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         for name in self._learned_names:
             self.__dict__.pop(name, None)
         errors = self._original_errors(X, labels, head)
@@ -80,7 +77,7 @@ class _ErrorLearner(UncertaintyEstimator):
         return self._apply(X)
 
     @abstractmethod
-    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         """Learn from errors and correct answers, both of which there are."""
 
     @abstractmethod
@@ -192,7 +189,7 @@ class LinearProbeScorer(_ErrorLearner):
         super().__init__(activation=activation, device=device)
         self.C = C
 
-    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         rows = as_numpy(X).astype(np.float64)
         scaler = _fit_scaler(rows, "X is")
         self.C_ = self._choose_C(rows, errors) if self.C == "cv" else float(self.C)
@@ -321,7 +318,7 @@ class ConfidNetScorer(_ErrorLearner):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         rows = as_numpy(X).astype(np.float64)
         scaler = _fit_scaler(rows, "X is")
         network = MLPRegressor(
@@ -341,7 +338,7 @@ class ConfidNetScorer(_ErrorLearner):
         self.coefs_ = [first, *others]
         self.intercepts_ = [shift - first @ scaler.mean_, *biases]
 
-    def _true_class_probability(self, X: Array, labels: IntArray, head: OriginalHead) -> FloatArray:
+    def _true_class_probability(self, X: Array, labels: IntArray, head: Head) -> FloatArray:
         if head.given:
             p = torch.softmax(self._original_logits(X), dim=1).cpu().numpy()
         else:
@@ -532,10 +529,11 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         self._pass_device_on(params)
         return self
 
-    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead) -> None:
+    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         answers = self._unseen_answers(X, labels, errors, head)
         y = self.classes_[labels]
-        self.estimators_ = [self._fitted(scorer, X, y, head) for scorer in self._scorers()]
+        rows = FitRows(X, y, head)
+        self.estimators_ = [_fitted(scorer, rows) for scorer in self._scorers()]
         scaler = _fit_scaler(answers.common(), "X is, or the scores of it are,")
         self._mean, self._scale = scaler.mean_, scaler.scale_
         columns = stack_columns(answers, len(self.classes_), self._mean, self._scale)
@@ -543,31 +541,30 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         self.coef_, self.intercept_ = model.coef_[0], float(model.intercept_[0])
 
     def _unseen_answers(
-        self, X: Array, labels: IntArray, errors: BoolArray, head: OriginalHead
+        self, X: Array, labels: IntArray, errors: BoolArray, head: Head
     ) -> _Answers:
         """Return what is said of each row by what was not fitted on it."""
         scorers, y = self._scorers(), self.classes_[labels]
         seen = [_is_frozen(scorer) or (head.given and _needs_head(scorer)) for scorer in scorers]
+        everything = FitRows(X, y, head)
         scores = np.full((len(labels), len(scorers)), np.nan)
         for column in np.flatnonzero(seen):
-            scores[:, column] = _score(self._fitted(scorers[column], X, y, head), X)
+            scores[:, column] = _score(_fitted(scorers[column], everything), X)
         predicted, log_odds = _view(self, X, self.classes_)
         if head.given and all(seen):
             return _Answers(predicted, log_odds, scores)
         for train, test in self._folds(labels, errors, head):
-            part, rows, known = _rows(X, train), _rows(X, test), head
+            part, rows = everything.part(train), rows_of(X, test)
             if not head.given:
-                response = SoftmaxResponseScorer(device=self.device).fit(part, y[train])
+                response = SoftmaxResponseScorer(device=self.device).fit(part.X, part.y)
                 predicted[test], log_odds[test] = _view(response, rows, self.classes_)
-                W, b = response._get_head("init_")
-                known = OriginalHead(tuple(W), tuple(b), response.classes_, given=False)
+                part = part._replace(head=response._head())
             for column in np.flatnonzero(~np.array(seen)):
-                fitted = self._fitted(scorers[column], part, y[train], known)
-                scores[test, column] = _score(fitted, rows)
+                scores[test, column] = _score(_fitted(scorers[column], part), rows)
         return _Answers(predicted, log_odds, scores)
 
     def _folds(
-        self, labels: IntArray, errors: BoolArray, head: OriginalHead
+        self, labels: IntArray, errors: BoolArray, head: Head
     ) -> Iterator[tuple[IntArray, IntArray]]:
         if head.given:
             few = min(int(errors.sum()), int((~errors).sum()))
@@ -582,20 +579,6 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         else:  # the folds in which the errors were counted
             rarest = int(np.bincount(labels).min())
             yield from StratifiedKFold(max(2, min(5, rarest))).split(labels, labels)
-
-    def _fitted(self, scorer: Any, X: Array, y: npt.NDArray[Any], head: OriginalHead) -> Any:
-        """Return a scorer fitted on rows, a frozen one as it is."""
-        if _is_frozen(scorer):
-            return scorer
-        arguments: dict[str, Any] = {}
-        if head.given or _needs_head(scorer):
-            arguments = {"init_W": list(head.weights), "init_b": list(head.biases)}
-            arguments["classes"] = head.classes
-            rows = rows_to_fit(np.arange(len(y)), head.weights)
-            X, y = _rows(X, rows), y[rows]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitRowsWarning)  # the stack says it, once
-            return clone(scorer).fit(X, y, **arguments)
 
     def _scorers(self) -> list[Any]:
         if self.estimators is None:
@@ -638,6 +621,14 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         return torch.as_tensor(columns @ self.coef_ + self.intercept_)
 
 
+def _fitted(scorer: Any, rows: FitRows) -> Any:
+    """Return a scorer fitted on rows, a frozen one as it is; without a given head on its own."""
+    if _is_frozen(scorer):
+        return scorer
+    on_head = rows.head is not None and (rows.head.given or _needs_head(scorer))
+    return (rows if on_head else rows._replace(head=None)).fit(scorer)
+
+
 def _is_frozen(scorer: Any) -> bool:
     return isinstance(scorer, FrozenEstimator)
 
@@ -664,7 +655,3 @@ def _view(
     place = {label: number for number, label in enumerate(classes.tolist())}
     log_odds = top.log_eps - torch.log1p(-top.eps)
     return np.array([place[label] for label in own.tolist()]), log_odds.cpu().numpy()
-
-
-def _rows(X: Array, chosen: IntArray) -> Array:
-    return X[torch.as_tensor(chosen, device=X.device)] if isinstance(X, Tensor) else X[chosen]

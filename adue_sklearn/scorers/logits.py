@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array
-from adue_sklearn._utils.head import BoolArray, IntArray, OriginalHead
+from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.objective import entropy_distance, softmax_response, top_class
 from adue_sklearn.base import UncertaintyEstimator
@@ -115,7 +115,7 @@ def _tempered(z: Tensor, temperature: float) -> Tensor:
 class _LogitScorer(UncertaintyEstimator):
     """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         """Nothing to learn beyond the head itself."""
 
     def _uncertainty(self, X: Array) -> Tensor:
@@ -568,7 +568,7 @@ class MaxLogitPNormScorer(_LogitScorer):
         super().__init__(activation=activation, device=device)
         self.p_grid = p_grid
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         grid = _check_p_grid(self.p_grid)
         self.p_ = None
         if len(self.classes_) == 2:
@@ -678,7 +678,7 @@ class RelUScorer(_LogitScorer):
         self.lam = lam
         self.temperature = temperature
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         errors, z = self._original_errors(X, labels, head), self._original_logits(X)
         self.n_errors_, self.n_samples_fit_ = int(errors.sum()), len(errors)
         D = torch.zeros(z.shape[1], z.shape[1], dtype=z.dtype)

@@ -7,7 +7,7 @@ arXiv 2106.09022 (relative distance); Ledoit and Wolf (2004) for the automatic s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -28,12 +28,12 @@ from adue_sklearn._utils.arrays import (
 )
 from adue_sklearn._utils.head import (
     FloatArray,
+    Head,
     IntArray,
-    OriginalHead,
+    as_row_numbers,
     check_class_labels,
     check_head,
     check_labels,
-    encode_labels,
     resolve_head,
 )
 from adue_sklearn.base import UncertaintyEstimator
@@ -358,7 +358,7 @@ class MahalanobisScorer(UncertaintyEstimator):
             labels = self._start(X, y, init_W, init_b, classes)
         else:
             y = check_labels(y, X.shape[0], type(self).__name__)
-            labels = encode_labels(y, self.classes_, named=True)
+            labels = as_row_numbers(y, self.classes_, named=True)
         device = resolve_device(self.device, X)
         added = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device
@@ -383,8 +383,7 @@ class MahalanobisScorer(UncertaintyEstimator):
             name=type(self).__name__,
             may_be_cut=False,
         )
-        self._set_head("init_", head.weights, head.biases)
-        self.classes_, self._head_given = head.classes, True
+        self._keep_head(head)
         self._check_fit_rows(X, labels)
         return labels
 
@@ -402,17 +401,11 @@ class MahalanobisScorer(UncertaintyEstimator):
                 init_W,
                 init_b,
                 None,
-                validate_features(self, X, reset=False),
+                validate_features(self, X, reset=False).shape,
                 activation=self.activation,
                 may_be_cut=False,
             )
-            weights, biases = self._get_head("init_")
-            given = [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
-            same = [
-                a.shape == b.shape and np.allclose(a, b)
-                for a, b in zip([*head.weights, *given], [*weights, *biases], strict=True)
-            ]
-            if not all(same):
+            if not self._head().same_as(replace(head, classes=self.classes_)):
                 raise ValueError(
                     "init_W, init_b are another head; expected that of the first call."
                 )
@@ -424,7 +417,7 @@ class MahalanobisScorer(UncertaintyEstimator):
                 f"{self.classes_.tolist()}."
             )
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         device = resolve_device(self.device, X)
         moments = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device

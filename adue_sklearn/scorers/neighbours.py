@@ -25,7 +25,7 @@ from adue_sklearn._utils.arrays import (
     row_chunks,
     tensors_on,
 )
-from adue_sklearn._utils.head import IntArray, OriginalHead
+from adue_sklearn._utils.head import Head, IntArray
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.scorers.mahalanobis import unit_rows
@@ -184,7 +184,7 @@ class KNNScorer(UncertaintyEstimator):
         self.k = k
         self.normalize = normalize
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if self.k > X.shape[0]:
             raise ValueError(
                 f"k={self.k} is larger than the number of rows (X has n_samples={X.shape[0]}); "
@@ -292,7 +292,7 @@ class TrustScoreScorer(UncertaintyEstimator):
         self.k = k
         self.normalize = normalize
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if len(np.unique(labels)) < 2:
             raise ValueError(
                 f"y holds one class only ({self.classes_[labels[0]]!r}); the trust score compares "

@@ -14,7 +14,8 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
-from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, IntArray, OriginalHead, apply_head
+from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, IntArray, Head, apply_head
+from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 
@@ -128,10 +129,9 @@ class ViMScorer(UncertaintyEstimator):
         super().__init__(activation=activation, device=device)
         self.n_components = n_components
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         device = resolve_device(self.device, X)
-        weights, biases = self._get_head("init_")
-        self.origin_ = head_origin(weights[-1], biases[-1])
+        self.origin_ = head_origin(head.weights[-1], head.filled_biases()[-1])
         values, directions = self._principal_axes(X, device)
         self.n_components_ = self._dimension(values)
         complement = directions[:, : len(values) - self.n_components_]
@@ -188,9 +188,9 @@ class ViMScorer(UncertaintyEstimator):
 
     def _last_features(self, chunk: Tensor) -> Tensor:
         """Return what enters the head's last linear layer."""
-        weights, biases = self._get_head("init_")
-        if len(weights) == 1:
+        head = self._head()
+        if head.is_linear:
             return chunk
-        W = [torch.tensor(w, device=chunk.device) for w in weights[:-1]]
-        b: list[Tensor | None] = [torch.tensor(v, device=chunk.device) for v in biases[:-1]]
-        return ACTIVATIONS[str(self.activation)](apply_head(chunk, W, b, self.activation))
+        W, b = head.to(chunk.device)
+        hidden = apply_head(chunk, W[:-1], b[:-1], head.activation)
+        return ACTIVATIONS[str(head.activation)](hidden)

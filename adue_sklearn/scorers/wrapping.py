@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -17,14 +15,12 @@ from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
+    Head,
     IntArray,
-    OriginalHead,
+    as_row_numbers,
     check_head,
-    encode_labels,
-    rows_to_fit,
 )
 from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
@@ -34,28 +30,6 @@ class Rows(NamedTuple):
 
     uncertainty: FloatArray
     errors: BoolArray
-
-
-class FitArguments(NamedTuple):
-    """Validated features, checked labels, and the head as the user gave it."""
-
-    X: Array
-    y: npt.NDArray[Any]
-    init_W: Any
-    init_b: Any
-    classes: Any
-
-    def fit(
-        self, estimator: UncertaintyEstimator, rows: IntArray | None = None
-    ) -> UncertaintyEstimator:
-        """Return a clone of ``estimator`` fitted on some rows, by default all."""
-        X, y = self.X, self.y
-        if rows is not None:
-            rows = rows_to_fit(rows, self.init_W)
-            X, y = X[rows], y[rows]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitRowsWarning)  # whoever wraps says it, once
-            return clone(estimator).fit(X, y, self.init_W, self.init_b, classes=self.classes)
 
 
 class WrappingEstimator(UncertaintyEstimator):
@@ -110,8 +84,8 @@ class WrappingEstimator(UncertaintyEstimator):
                         "classes, so leave both out."
                     )
         else:
-            head = check_head(init_W, init_b, classes, X, activation=frozen.activation)
-            if not _same_head(head, frozen, named=classes is not None):
+            head = check_head(init_W, init_b, classes, X.shape, activation=frozen.activation)
+            if not belongs_to(frozen, head, named=classes is not None):
                 raise ValueError(
                     "init_W, init_b, classes are not the head that the frozen estimator was "
                     "fitted with; leave them out, or fit the estimator on this head."
@@ -121,15 +95,14 @@ class WrappingEstimator(UncertaintyEstimator):
     def _adopt(self, fitted: UncertaintyEstimator) -> None:
         """Take predictions, head and classes from a fitted estimator."""
         self.estimator_ = fitted
-        self._set_head("init_", *fitted._get_head("init_"))
-        self.classes_, self._head_given = fitted.classes_, fitted._head_given
+        self._keep_head(fitted._head())
 
     def _compare_labels(self, X: Array, y: npt.NDArray[Any]) -> None:
         """Warn the caller of ``fit`` of what is wrong with labels for a given head."""
         if self._head_given:
-            self._check_fit_rows(X, encode_labels(y, self.classes_, named=True))
+            self._check_fit_rows(X, as_row_numbers(y, self.classes_, named=True))
 
-    def _fit(self, X: Array, labels: IntArray, head: OriginalHead) -> None:
+    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         raise NotImplementedError  # fit is overridden
 
     def _original_logits(self, X: Array) -> Tensor:
@@ -160,22 +133,11 @@ def _errors(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> Bool
     rows = fitted._original_logits(X).argmax(dim=1).cpu().numpy()
     errors = prediction_errors(fitted.classes_[rows], y)
     if fitted._head_given:
-        encode_labels(y, fitted.classes_, named=True)  # raises for a label it has not
+        as_row_numbers(y, fitted.classes_, named=True)  # raises for a label it has not
     return errors
 
 
-def _same_head(head: OriginalHead, fitted: UncertaintyEstimator, *, named: bool) -> bool:
-    weights, biases = fitted._get_head("init_")
-    zeros = [np.zeros(len(W)) if b is None else b for W, b in zip(*head[:2], strict=True)]
-    return (
-        _close(head.weights, weights)
-        and _close(zeros, biases)
-        and (not named or np.array_equal(head.classes, fitted.classes_))
-    )
-
-
-def _close(ours: Sequence[FloatArray], theirs: Sequence[FloatArray]) -> bool:
-    return len(ours) == len(theirs) and all(
-        a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-12)
-        for a, b in zip(ours, theirs, strict=True)
-    )
+def belongs_to(fitted: UncertaintyEstimator, head: Head, *, named: bool) -> bool:
+    """Tell whether an estimator was fitted on a head; labels count if they were ``named``."""
+    own = fitted._head()
+    return own.same_as(head if named else replace(head, classes=own.classes))

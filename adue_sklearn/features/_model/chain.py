@@ -10,7 +10,6 @@ head that estimators can train, and an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torch import nn
 from adue_sklearn._utils.head import ACTIVATIONS
 from adue_sklearn.exceptions import HeadError
 from adue_sklearn.features._model.finding import enters_below, enters_last, read_layer
-from adue_sklearn.features._model.heads import Head, Layer
+from adue_sklearn.features._model.heads import FoundHead
 from adue_sklearn.features._model.hooks import Inputs, Seen, watch
 
 
@@ -31,21 +30,21 @@ class _Link(NamedTuple):
     entering: torch.Tensor
 
 
-def find_whole_head(model: Any, last: Head, inputs: Inputs) -> Head:
+def find_whole_head(model: Any, last: FoundHead, inputs: Inputs) -> FoundHead:
     """Find the layers before the last one of a head.
 
     Parameters
     ----------
     model : PreTrainedModel
         A sequence classifier in evaluation mode, adapters merged.
-    last : Head
+    last : FoundHead
         Its last linear layer, from `find_head`.
     inputs : mapping of str to Tensor
         A padded batch of some texts.
 
     Returns
     -------
-    Head
+    FoundHead
         With ``inner`` layers and ``activation``; `last` itself, if the head has no other layer.
 
     Raises
@@ -72,10 +71,12 @@ def find_whole_head(model: Any, last: Head, inputs: Inputs) -> Head:
             f"({', '.join(activations)}) between its layers, but estimators take one for all. "
             "Use features='last'."
         )
-    inner: tuple[Layer, ...] = tuple(
-        read_layer(link.module, candidates[link.module]) for link in chain
+    if not chain:
+        return last
+    inner = [read_layer(link.module, candidates[link.module]) for link in chain]
+    return FoundHead.of_layers(
+        [*inner, *last.layers], activation=activations[0], per_token=last.per_token
     )
-    return replace(last, inner=inner, activation=activations[0]) if inner else last
 
 
 def _linear_layers(model: Any) -> dict[str, nn.Linear]:

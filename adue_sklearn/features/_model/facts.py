@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from adue_sklearn.features._model.heads import Head
+from adue_sklearn.features._model.heads import FoundHead
 from adue_sklearn.features._model.probe import LoadChecks
 
 
-def model_facts(model: Any, head: Head, max_length: int, checks: LoadChecks) -> dict[str, Any]:
+def model_facts(model: Any, head: FoundHead, max_length: int, checks: LoadChecks) -> dict[str, Any]:
     """Return the part of the provenance that says how a model was run.
 
     Nothing in it was measured: an interrupted extraction goes on only if it is the same.
@@ -18,9 +18,9 @@ def model_facts(model: Any, head: Head, max_length: int, checks: LoadChecks) -> 
     weight = model.get_submodule(head.module).weight
     return {
         "architecture": type(model).__name__,
-        "view": "head" if head.inner else "last_linear",
+        "view": "head" if not head.is_linear else "last_linear",
         "head": head.module,
-        **(several if head.inner else {}),
+        **(several if not head.is_linear else {}),
         "pooling": "token" if head.per_token else "model",
         "padding_side": checks.padding_side,
         "batch_tolerance": checks.tolerance,

@@ -19,11 +19,11 @@ from torch import nn
 
 from adue_sklearn._utils.head import ACTIVATIONS
 from adue_sklearn.exceptions import FeatureMismatchError, HeadError
-from adue_sklearn.features._model.heads import Head, Layer, some_rows
+from adue_sklearn.features._model.heads import FoundHead, Layer, some_rows
 from adue_sklearn.features._model.hooks import Call, Inputs, Seen, model_logits, watch
 
 
-def find_head(model: Any, inputs: Inputs) -> Head:
+def find_head(model: Any, inputs: Inputs) -> FoundHead:
     """Find the linear layer whose own output is the model's logits.
 
     Parameters
@@ -35,7 +35,7 @@ def find_head(model: Any, inputs: Inputs) -> Head:
 
     Returns
     -------
-    Head
+    FoundHead
 
     Raises
     ------
@@ -53,7 +53,8 @@ def find_head(model: Any, inputs: Inputs) -> Head:
     if not found:
         raise HeadError(_no_head_message(model, n_classes, candidates, seen, logits))
     name = found[-1]
-    return Head(*read_layer(name, candidates[name]), per_token=seen[name][1].ndim == 3)
+    layer = read_layer(name, candidates[name])
+    return FoundHead.of_layers([layer], per_token=seen[name][1].ndim == 3)
 
 
 def read_layer(name: str, module: nn.Linear) -> Layer:
@@ -62,7 +63,7 @@ def read_layer(name: str, module: nn.Linear) -> Layer:
 
 
 def run_head(
-    model: nn.Module, head: Head, inputs: Inputs
+    model: nn.Module, head: FoundHead, inputs: Inputs
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Run one batch; return what enters the head's first layer, and the model's logits.
 
@@ -70,7 +71,7 @@ def run_head(
     ----------
     model : nn.Module
         The model that `head` was found in.
-    head : Head
+    head : FoundHead
         Its head.
     inputs : mapping of str to Tensor
         A padded batch of B texts.
@@ -93,7 +94,7 @@ def run_head(
         if name not in seen:
             raise FeatureMismatchError(f"The model no longer calls its head '{name}'.")
     hidden = enters_last(model, head, inputs, seen[head.module], logits)
-    for above, layer in zip(head.layers[:0:-1], head.inner[::-1], strict=True):
+    for above, layer in zip(head.layers[:0:-1], head.layers[-2::-1], strict=True):
         below = enters_below(seen[layer.module], hidden, str(head.activation))
         if below is None:
             raise FeatureMismatchError(
@@ -105,7 +106,7 @@ def run_head(
 
 
 def enters_last(
-    model: nn.Module, head: Head, inputs: Inputs, call: Call, logits: torch.Tensor
+    model: nn.Module, head: FoundHead, inputs: Inputs, call: Call, logits: torch.Tensor
 ) -> torch.Tensor:
     """Return what entered a head's last layer, at the pooled position: (B, d)."""
     hidden, output = call
@@ -167,7 +168,7 @@ def _rows_matched(output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 def _at_pooled_position(
     model: nn.Module,
-    head: Head,
+    head: FoundHead,
     inputs: Inputs,
     hidden: torch.Tensor,
     output: torch.Tensor,
@@ -192,7 +193,7 @@ def _at_pooled_position(
 
 
 def _ask_for_positions(
-    model: nn.Module, head: Head, inputs: Inputs, output: torch.Tensor
+    model: nn.Module, head: FoundHead, inputs: Inputs, output: torch.Tensor
 ) -> torch.Tensor:
     """Let the head return position numbers instead of logits: the model returns the pooled one."""
     numbers = torch.arange(output.shape[1], device=output.device, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adue_sklearn._utils.head import ACTIVATIONS
+from adue_sklearn._utils.head import ACTIVATIONS, Head
 from adue_sklearn.exceptions import FeatureMismatchError
-from adue_sklearn.features._store.layers import apply_layers
 
 FloatArray = npt.NDArray[np.float32]
 #: The steepest slope of the activations is the gelu's.
@@ -27,61 +27,44 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A classification head: its last linear layer and, where asked for, those before it.
+class FoundHead(Head):
+    """A head where it was found in a model: its last linear layer or all that were asked for.
+
+    Its weights are in the precision the model runs in, stored as float32.
 
     Attributes
     ----------
-    module : str
-        Name of the last linear layer in the model.
-    W : ndarray of shape (C, d), float32
-        Its weights, in the precision the model runs in, stored as float32.
-    b : ndarray of shape (C,), float32, or None
-        Its bias.
+    modules : tuple of str
+        Names of the layers in the model, first layer first.
     per_token : bool
-        Whether the model applies the layer to every token and pools afterwards.
-    inner : tuple of Layer
-        The layers before the last one, first layer first; empty unless the whole head was asked
-        for and has several.
-    activation : {"tanh", "gelu", "relu"} or None
-        What the model applies between the layers; None where there is one.
+        Whether the model applies the last layer to every token and pools afterwards.
     """
 
-    module: str
-    W: FloatArray
-    b: FloatArray | None
+    modules: tuple[str, ...] = ()
     per_token: bool = False
-    inner: tuple[Layer, ...] = ()
-    activation: str | None = None
+
+    @classmethod
+    def of_layers(
+        cls, layers: Sequence[Layer], *, activation: str | None = None, per_token: bool = False
+    ) -> FoundHead:
+        """Return the head that layers make, first layer first."""
+        modules, weights, biases = zip(*layers, strict=True)
+        classes = np.arange(len(weights[-1]))
+        return cls(weights, biases, classes, activation, modules=modules, per_token=per_token)
+
+    @property
+    def module(self) -> str:
+        """Name of the last linear layer."""
+        return self.modules[-1]
 
     @property
     def layers(self) -> list[Layer]:
         """Every layer, first layer first."""
-        return [*self.inner, Layer(self.module, self.W, self.b)]
-
-    @property
-    def weights(self) -> list[FloatArray]:
-        """Weights of every layer, first layer first, each (n_out, n_in)."""
-        return [layer.W for layer in self.layers]
-
-    @property
-    def biases(self) -> list[FloatArray | None]:
-        """Biases of every layer, None where a layer has none."""
-        return [layer.b for layer in self.layers]
-
-    @property
-    def init_W(self) -> FloatArray | list[FloatArray]:
-        """The weights as estimators take them: a list only if there are several layers."""
-        return self.weights if self.inner else self.W
-
-    @property
-    def init_b(self) -> FloatArray | list[FloatArray | None] | None:
-        """The biases as estimators take them."""
-        return self.biases if self.inner else self.b
+        return [*map(Layer, self.modules, self.weights, self.biases)]
 
 
 def check_batch(
-    head: Head,
+    head: FoundHead,
     features: npt.NDArray[np.float32],
     logits: npt.NDArray[np.float32],
     rows: npt.NDArray[np.int64],
@@ -136,12 +119,15 @@ def check_batch(
         )
 
 
-def head_logits(head: Head, features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def head_logits(head: FoundHead, features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the logits (B, C) that the head makes of features, in float64."""
-    return apply_layers(features, head.weights, head.biases, head.activation)
+    logits: npt.NDArray[np.float64] = head.logits(features, "cpu").numpy()
+    return logits
 
 
-def logit_tolerance(head: Head, features: npt.NDArray[Any], eps: float) -> npt.NDArray[np.float64]:
+def logit_tolerance(
+    head: FoundHead, features: npt.NDArray[Any], eps: float
+) -> npt.NDArray[np.float64]:
     """Return the tolerance (B, C) of `check_batch`."""
     hidden = features.astype(np.float64)
     off = np.zeros_like(hidden)
@@ -158,13 +144,13 @@ def logit_tolerance(head: Head, features: npt.NDArray[Any], eps: float) -> npt.N
     return off
 
 
-def logit_scale(head: Head, features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def logit_scale(head: FoundHead, features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return what a relative rounding of a logit refers to: ``|z| + |b| + |h * w|`` (B, C).
 
     ``h`` is what enters the last layer.
     """
     hidden = features.astype(np.float64)
-    for layer in head.inner:
+    for layer in head.layers[:-1]:
         hidden = _activate(_apply(layer, hidden), str(head.activation))
     return _scale(head.layers[-1], hidden)
 
@@ -177,7 +163,8 @@ def _scale(layer: Layer, hidden: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
 
 
 def _apply(layer: Layer, hidden: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return apply_layers(hidden, [layer.W], [layer.b], None)
+    z: npt.NDArray[np.float64] = hidden @ layer.W.T.astype(np.float64)
+    return z if layer.b is None else z + layer.b
 
 
 def _activate(hidden: npt.NDArray[np.float64], activation: str) -> npt.NDArray[np.float64]:
@@ -185,8 +172,8 @@ def _activate(hidden: npt.NDArray[np.float64], activation: str) -> npt.NDArray[n
     return activated
 
 
-def _formula(head: Head) -> str:
-    if not head.inner:
+def _formula(head: FoundHead) -> str:
+    if head.is_linear:
         return "features @ W.T + b"
     return f"{head.activation} between the {len(head.layers)} layers of the head"
 

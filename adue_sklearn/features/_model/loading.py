@@ -29,7 +29,7 @@ from adue_sklearn.features._model.adapters import (
 from adue_sklearn.features._model.arguments import View, check_arguments, check_task
 from adue_sklearn.features._model.batching import PaddingSide
 from adue_sklearn.features._model.facts import model_facts
-from adue_sklearn.features._model.heads import Head
+from adue_sklearn.features._model.heads import FoundHead
 from adue_sklearn.features._model.hooks import accepted_inputs
 from adue_sklearn.features._model.probe import (
     INPUTS,
@@ -55,7 +55,7 @@ class LoadedClassifier:
         The merged model.
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer.
-    head : Head
+    head : FoundHead
         The classification head: ``weights``, ``biases`` and ``activation``; one layer, the last,
         unless it was loaded with ``features="head"`` and has several.
     classes : list of str or None
@@ -70,7 +70,7 @@ class LoadedClassifier:
 
     model: Any
     tokenizer: Any
-    head: Head
+    head: FoundHead
     classes: list[str] | None
     max_length: int
     provenance: dict[str, Any]
@@ -84,12 +84,12 @@ class LoadedClassifier:
     @property
     def n_classes(self) -> int:
         """Number of rows of the head."""
-        return len(self.head.W)
+        return self.head.n_classes
 
     @property
     def n_features(self) -> int:
         """Number of inputs of the head's first layer."""
-        return int(self.head.weights[0].shape[1])
+        return self.head.n_features
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +201,7 @@ def load_classifier(
         model=loaded,
         tokenizer=tokenizer,
         head=head,
-        classes=_resolve_classes(classes, loaded.config, len(head.W)),
+        classes=_resolve_classes(classes, loaded.config, head.n_classes),
         max_length=length,
         provenance=raw.provenance | model_facts(loaded, head, length, checks),
         checks=checks,
@@ -236,7 +236,7 @@ class _Raw:
     sources: Sequence[str] = ()  # where to look for a tokenizer, best first
 
 
-def _settle(raw: _Raw, probe: Probe) -> tuple[Any, Head, LoadChecks]:
+def _settle(raw: _Raw, probe: Probe) -> tuple[Any, FoundHead, LoadChecks]:
     """Merge, cast and move the model, and compare it with what it was before."""
     model: Any = raw.model
     merge_off = None

@@ -13,7 +13,7 @@ import torch
 from adue_sklearn.features._model.batching import Encoded, PaddingSide, encode, pad
 from adue_sklearn.features._model.chain import find_whole_head
 from adue_sklearn.features._model.finding import find_head, run_head
-from adue_sklearn.features._model.heads import Head, logit_scale
+from adue_sklearn.features._model.heads import FoundHead, logit_scale
 from adue_sklearn.features._model.hooks import accepted_inputs, model_logits
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -72,11 +72,11 @@ class Probe:
             [model_logits(model, inputs).float().cpu().numpy() for inputs in alone]
         )
 
-    def find_head(self, model: Any) -> Head:
+    def find_head(self, model: Any) -> FoundHead:
         """Find the head with a padded batch of both texts."""
         return find_head(model, self.inputs(model, range(_LONG + 1), "right"))
 
-    def find_whole_head(self, model: Any, last: Head) -> Head:
+    def find_whole_head(self, model: Any, last: FoundHead) -> FoundHead:
         """Find the layers of the head before its last one."""
         return find_whole_head(model, last, self.inputs(model, self.everything, "right"))
 
@@ -130,7 +130,7 @@ class Yardstick:
     precision: str
 
     @classmethod
-    def of(cls, model: Any, head: Head, probe: Probe) -> Yardstick:
+    def of(cls, model: Any, head: FoundHead, probe: Probe) -> Yardstick:
         """Run both texts alone."""
         layer = model.get_submodule(head.module)
         alone = [
@@ -215,7 +215,7 @@ def check_merge(unmerged: Logits, merged: Yardstick, kind: str) -> float:
     )
 
 
-def check_batches(model: Any, head: Head, probe: Probe) -> LoadChecks:
+def check_batches(model: Any, head: FoundHead, probe: Probe) -> LoadChecks:
     """Compare texts alone and in batches; find the padding side that leaves them as they are.
 
     Returns

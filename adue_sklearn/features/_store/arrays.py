@@ -28,7 +28,7 @@ def write_arrays(
         raise StoreError(
             f"features: {X.shape[1]} columns, but init_W has {n_features}; both must be the same."
         )
-    Z = writer.head.logits(X) if logits is None else logits
+    Z = writer.head.logits(X, "cpu").numpy() if logits is None else logits
     Z = array("logits", Z, "f", (len(X), n_classes))
     if (y is not None) != writer.labelled:
         has, wanted = ("has", "expected") if writer.labelled else ("has no", "leave out")

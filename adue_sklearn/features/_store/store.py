@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.features._store.arrays import write_arrays
 from adue_sklearn.features._store.checks import check_flag, check_path
 from adue_sklearn.features._store.damage import damage_error, find_damage
 from adue_sklearn.features._store.files import map_tensors
-from adue_sklearn.features._store.layers import FloatArray, HeadLayers
+from adue_sklearn.features._store.layers import FloatArray, head_from_tensors
 from adue_sklearn.features._store.manifest import (
     Damage,
     Manifest,
@@ -56,6 +57,8 @@ class FeatureStore:
         Class names in the order of the head's rows.
     provenance : dict
         Where the features come from: model, adapter hash, precision, library versions.
+    head : Head
+        The head, as ``fit`` takes it: ``fit(store.features, store.labels, store.head)``.
     init_W : ndarray of shape (n_classes, n_features), float32, or list of ndarray
         Weights of the head's last linear layer; a list, first layer first, where the features
         enter a head of several layers.
@@ -101,10 +104,10 @@ class FeatureStore:
         ]
         self._columns: dict[str, npt.NDArray[Any]] = {}
         head = map_tensors(self.path / manifest["head"]["file"], head_layout(manifest))
-        layers = HeadLayers.from_tensors(head, manifest["head"].get("activation"))
-        self.init_W: Any = layers.init_W
-        self.init_b: Any = layers.init_b
-        self.activation: str | None = layers.activation
+        self.head: Head = head_from_tensors(head, manifest["head"].get("activation"))
+        self.init_W: Any = self.head.init_W
+        self.init_b: Any = self.head.init_b
+        self.activation: str | None = self.head.activation
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, skip_damaged: bool = False) -> FeatureStore:

@@ -37,7 +37,7 @@ from adue_sklearn.features._store.files import (
     tensor_bytes,
     write_atomically,
 )
-from adue_sklearn.features._store.layers import HeadLayers
+from adue_sklearn.features._store.layers import check_layers, head_facts, head_tensors
 from adue_sklearn.features._store.lock import LOCK, WriterLock
 from adue_sklearn.features._store.manifest import (
     FORMAT,
@@ -120,7 +120,7 @@ class FeatureStoreWriter:
         check_flag("labelled", labelled)
         check_flag("append", append)
         check_flag("resume", resume)
-        self.head = HeadLayers.check(init_W, init_b, activation)
+        self.head = check_layers(init_W, init_b, activation)
         self.classes = check_classes(classes, self.head.n_classes)
         self.labelled = labelled
         self.provenance = check_provenance(provenance)
@@ -137,7 +137,7 @@ class FeatureStoreWriter:
         self._record: list[dict[str, Any]] = json.loads(to_json({"extractions": record}))[
             "extractions"
         ]
-        self._head = tensor_bytes(self.head.tensors())
+        self._head = tensor_bytes(head_tensors(self.head))
         self._append, self._resume = append, resume
         self._lock: contextlib.ExitStack | None = None
         self._old_shards: list[dict[str, Any]] = []
@@ -337,7 +337,7 @@ class FeatureStoreWriter:
             "classes": self.classes,
             "labelled": self.labelled,
             "dtype": "float32",
-            "head": {**file_entry(HEAD, self._head), **self.head.facts()},
+            "head": {**file_entry(HEAD, self._head), **head_facts(self.head)},
             "shards": all_shards,
             "provenance": provenance,
         }
