@@ -43,8 +43,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     off = np.abs(features - expected["test.features"]).max()
     head = max(
-        np.abs(classifier.head.W - expected["W"]).max(),
-        np.abs(classifier.head.b - expected["b"]).max(),
+        np.abs(classifier.head.init_W - expected["W"]).max(),
+        np.abs(classifier.head.init_b - expected["b"]).max(),
     )
     print(
         f"{args.name}: {len(texts)} texts, features off by at most {off:.1e}, head by {head:.1e}, "

@@ -122,7 +122,7 @@ def main() -> None:
     classifier = load_classifier(
         adapter, base_model=minilm_path(), device="cpu", max_length=MAX_LENGTH, classes=CLASSES
     )
-    arrays = {"W": classifier.head.W, "b": classifier.head.b}
+    arrays = {"W": classifier.head.init_W, "b": classifier.head.init_b}
     sample = np.sort(seen[:TRAIN_SAMPLE])
     parts = {
         "train": ([texts[i] for i in sample], labels[sample]),

@@ -126,7 +126,7 @@ def make_texts(n=19, longest=40, seed=0):
 
 
 def head_logits(features, head):
-    return features @ head.W.T + (0 if head.b is None else head.b)
+    return features @ head.init_W.T + (0 if head.init_b is None else head.init_b)
 
 
 def one_by_one(model, tokenizer, texts):

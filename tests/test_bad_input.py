@@ -317,7 +317,7 @@ def test_persistence(value, tmp_path):
 
 @given(value=anything)
 def test_the_same_model(value):
-    facts = ModelFacts({}, [PROBLEM.W], [PROBLEM.b], None)
+    facts = ModelFacts.of({}, PROBLEM.W, PROBLEM.b)
     call(lambda: check_same_model(value, facts), "known")
     call(lambda: check_same_model(facts, value), "new")
 

@@ -30,7 +30,7 @@ def test_the_adapter_on_its_base_has_the_shipped_head(movie):
     classifier = load_classifier(
         movie_sentiment_adapter_path(), base_model=minilm_path(), max_length=64, device="cpu"
     )
-    np.testing.assert_allclose(classifier.head.W, movie.init_W, atol=1e-6)
+    np.testing.assert_allclose(classifier.head.init_W, movie.init_W, atol=1e-6)
     _, logits = compute_features(classifier, ["a wonderful film", "a dreadful bore"])
     assert logits.argmax(axis=1).tolist() == [1, 0]
 

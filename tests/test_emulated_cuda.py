@@ -408,7 +408,7 @@ def test_predict_computes_on_the_device_that_it_is_told(device, lora, tmp_path, 
     classifier = load_classifier(lora.adapter, device="cpu")
     features, logits = compute_features(classifier, lora.texts)
     fitted = SoftmaxResponseScorer().fit(
-        features, logits.argmax(1), classifier.head.W, classifier.head.b
+        features, logits.argmax(1), classifier.head.init_W, classifier.head.init_b
     )
     save_head(fitted, tmp_path / "head", provenance=classifier.provenance)
     (tmp_path / "texts.jsonl").write_text('{"text": "w1 w2"}\n', encoding="utf-8")

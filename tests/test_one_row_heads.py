@@ -112,8 +112,8 @@ def test_functions_searches_and_frozen_scores_take_it():
         found = compare_scorers(X, y, *head, scorers=[("energy", EnergyScorer())], cv=folds)
         assert not any(result.failure for result in found.results)
     facts, same = ModelFacts.of({}, w, b), ModelFacts.of({}, *TWO_ROWS)
-    np.testing.assert_array_equal(facts.weights[0], same.weights[0])
-    np.testing.assert_array_equal(facts.biases[0], same.biases[0])
+    np.testing.assert_array_equal(facts.head.weights[0], same.head.weights[0])
+    np.testing.assert_array_equal(facts.head.biases[0], same.head.biases[0])
 
 
 @pytest.mark.parametrize("form", FORMS)

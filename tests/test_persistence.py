@@ -38,6 +38,7 @@ from adue_sklearn import (
     persistence,
     scorers,
 )
+from adue_sklearn._utils.head import Head
 from adue_sklearn.exceptions import ModelMismatchError
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
 from tests import marks
@@ -137,11 +138,12 @@ def test_a_whole_head_comes_back_to_the_bit(estimator, problem, tmp_path):
         np.testing.assert_array_equal(
             getattr(fitted.estimator, method)(problem.X), getattr(estimator, method)(problem.X)
         )
-    for saved, given in zip(fitted.facts.weights, weights, strict=True):
+    for saved, given in zip(fitted.facts.head.weights, weights, strict=True):
         np.testing.assert_array_equal(saved, given)
-    check_same_model(fitted.facts, ModelFacts.of({}, weights, biases))
+    check_same_model(fitted.facts, ModelFacts.of({}, Head.of(weights, biases, activation="gelu")))
+    other = Head.of([2 * weights[0], weights[1]], biases, activation="gelu")
     with pytest.raises(ModelMismatchError, match="init_W has other values"):
-        check_same_model(fitted.facts, ModelFacts.of({}, [2 * weights[0], weights[1]], biases))
+        check_same_model(fitted.facts, ModelFacts.of({}, other))
     with pytest.raises(ModelMismatchError, match="init_W has shape"):
         check_same_model(fitted.facts, ModelFacts.of({}, weights[1], biases[1]))
 
@@ -150,7 +152,7 @@ def test_another_activation_between_the_layers_is_another_model(problem, tmp_pat
     weights, biases = whole_head(problem)
     scorer = SoftmaxResponseScorer(activation="tanh").fit(problem.X, problem.y, weights, biases)
     path = save_head(scorer, tmp_path / "head", provenance={"activation": "tanh"})
-    other = ModelFacts.of({"activation": "gelu"}, weights, biases)
+    other = ModelFacts.of({"activation": "gelu"}, Head.of(weights, biases, activation="gelu"))
     with pytest.raises(ModelMismatchError, match="activation is 'gelu', was 'tanh'"):
         check_same_model(load_head(path).facts, other)
 
@@ -353,7 +355,7 @@ def test_a_head_of_several_layers_comes_back(problem, tmp_path):
     np.testing.assert_array_equal(
         loaded.estimator.predict_uncertainty(problem.X), adue.predict_uncertainty(problem.X)
     )
-    check_same_model(loaded.facts, ModelFacts.of({}, *layers))
+    check_same_model(loaded.facts, ModelFacts.of({}, Head.of(*layers, activation="tanh")))
     with pytest.raises(ModelMismatchError, match="init_W"):
         check_same_model(loaded.facts, ModelFacts.of({}, problem.W, problem.b))
 

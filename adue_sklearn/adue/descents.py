@@ -58,7 +58,7 @@ class Problems(Protocol):
 
     @property
     def units(self) -> Tensor:
-        """What each entry of a problem is multiplied with for its descent (m,)."""
+        """What each entry of a problem is multiplied with for its descent (P or 1, m)."""
 
     def start(self) -> Tensor:
         """Return the original head (P, m)."""
@@ -136,18 +136,26 @@ def typical_gap(original: Tensor) -> float:
     return float((top[:, 0] - top[:, 1]).median())
 
 
-def unit_of(X: Tensor) -> Tensor:
-    """Return what weights of ``X`` are counted in: a multiple of its root mean square; else 1."""
-    size = torch.linalg.vector_norm(X, dtype=torch.float64) / math.sqrt(X.numel())
+def units_of(X: Tensor, row_weights: Tensor) -> Tensor:
+    """Return what weights are counted in (F,): a multiple of the features' root mean square.
+
+    Rows (n, d) count by ``row_weights`` (F, n), each of which sums to one; 1 where all are zero.
+    """
+    squares = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64).square() / X.shape[1]
+    size = (row_weights @ squares).sqrt()
     return torch.where(size > 0, _FEATURE_SIZES * size, torch.ones_like(size))
 
 
 def _in_units(objective: Objective, units: Tensor) -> Objective:
     """Return an objective as a function of its argument times ``units``."""
+    known: tuple[Tensor | None, Tensor] = None, units
 
     def value_and_gradient(x: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        values, gradient = objective(x / units, problems)
-        return values, gradient.div_(units)
+        nonlocal known
+        if known[0] is not problems:
+            known = problems, units if len(units) == 1 else units[problems]
+        values, gradient = objective(x / known[1], problems)
+        return values, gradient.div_(known[1])
 
     return value_and_gradient
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, exact_products, gemm_dtype, to_tensor
 from adue_sklearn._utils.head import ACTIVATIONS, BoolArray, FloatArray, Head
-from adue_sklearn.adue.descents import TARGET, Stage, typical_gap, unit_of
+from adue_sklearn.adue.descents import TARGET, Stage, typical_gap, units_of
 from adue_sklearn.adue.objective import LossTerms, Measure, RowLoss, Scale, reference_score
 from adue_sklearn.adue.solvers import Objective
 from adue_sklearn.adue.stack import Stack
@@ -56,7 +56,8 @@ class HeadProblem:
     ) -> None:
         device = original.device
         self._X = to_tensor(X, device, gemm_dtype(X))
-        self._weight_unit = unit_of(self._X)
+        self._row_weights = original.new_full((1, len(original)), 1.0 / len(original))
+        self._weight_units = units_of(self._X, self._row_weights)
         self._original = original
         self._lam = lam
         self._errors = torch.as_tensor(errors, dtype=torch.float64, device=device)
@@ -90,10 +91,10 @@ class HeadProblem:
 
     @property
     def units(self) -> Tensor:
-        """The unit of weights of the first layer, 1 for all else (m,)."""
+        """The unit of weights of the first layer, 1 for all else (1, m)."""
         units = torch.ones_like(self._init)
-        units[: self._head.weights[0].size] = self._weight_unit
-        return units
+        units[: self._head.weights[0].size] = self._weight_units
+        return units[None]
 
     def start(self) -> Tensor:
         """Return the change of the original head (1, m): zeros."""
@@ -140,7 +141,7 @@ class HeadProblem:
             head_matrix(self._head).to(one.device),
             self._errors,
             self._reference,
-            torch.full_like(self._errors, 1.0 / len(self))[None],
+            self._row_weights,
             None if weights is None else weights[None],
             one.new_zeros(1, dtype=torch.int64),
             self._alpha * one,
@@ -148,7 +149,7 @@ class HeadProblem:
             self._lam * one,
             self._scale,
             self._measure,
-            self._weight_unit,
+            self._weight_units,
         )
 
     @exact_products

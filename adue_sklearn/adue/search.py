@@ -36,7 +36,7 @@ from adue_sklearn._utils.arrays import (
 )
 from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.validation import callers_level
-from adue_sklearn.adue.descents import unit_of
+from adue_sklearn.adue.descents import units_of
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
 from adue_sklearn.adue.objective import reference_score
@@ -428,7 +428,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             per_problem("lam"),
             kind.scale,
             kind.measure,
-            unit_of(X),
+            units_of(X, row_weights),
         )
 
     def _score(

@@ -49,8 +49,8 @@ class Stack:
         Each problem's setting.
     scale, measure
         As in :class:`adue_sklearn.AdUEEstimator`; the same for all.
-    weight_unit : Tensor of float64 of shape ()
-        What weights are counted in during a descent, by the size of the features.
+    weight_units : Tensor of float64 of shape (F,)
+        What weights are counted in during a descent, by the size of a fold's features.
     """
 
     X: Tensor
@@ -66,7 +66,7 @@ class Stack:
     lam: Tensor
     scale: Scale
     measure: Measure
-    weight_unit: Tensor
+    weight_units: Tensor
 
     def __len__(self) -> int:
         return len(self.lam)
@@ -93,10 +93,11 @@ class Stack:
 
     @property
     def units(self) -> Tensor:
-        """The unit of weights, 1 for biases (m,)."""
-        n_biases = self.head.shape[1] - self.X.shape[1]
-        units = self.original.new_ones(self._n_outputs * (self.X.shape[1] + n_biases))
-        units[: self._n_outputs * self.X.shape[1]] = self.weight_unit
+        """The unit of weights in a problem's fold, 1 for biases (P, m)."""
+        in_weights = self._n_outputs * self.X.shape[1]
+        n_biases = self._n_outputs * (self.head.shape[1] - self.X.shape[1])
+        units = self.original.new_ones(len(self), in_weights + n_biases)
+        units[:, :in_weights] = self.weight_units[self.fold][:, None]
         return units
 
     def start(self) -> Tensor:

@@ -39,10 +39,8 @@ def compare_stores(
     return compare_scorers(
         store.features[rows],
         labels[rows],
-        store.init_W,
-        store.init_b,
+        store.head,
         scorers=named,
-        activation=store.activation,
         cv=cv,
         **parts,
     )

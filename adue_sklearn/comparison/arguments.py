@@ -177,7 +177,12 @@ def head_of_frozen(named: Named) -> Head | None:
 
 
 def check_rows(
-    response: SoftmaxResponseScorer, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
+    response: SoftmaxResponseScorer,
+    X: Any,
+    y: Any,
+    init_W: Any,
+    init_b: Any = None,
+    classes: Any = None,
 ) -> FitRows:
     """Return validated rows, against the head too; frames become arrays."""
     blank = clone(response)

@@ -136,8 +136,6 @@ def find(
     untrained = _untrained(store, train)
     choosing, fresh = _halves(store, texts, untrained)
     X, y = np.asarray(store.features), np.asarray(store.labels)
-    head = (store.init_W, store.init_b)
-    options: dict[str, Any] = {"activation": store.activation}
     # A fitted scorer of one's own knows the classes by number.
     names = np.array(class_names(store)) if scorers is None else np.arange(store.n_classes)
     trained: dict[str, Any] = {}
@@ -146,15 +144,15 @@ def find(
             "X_train": np.asarray(train.features),
             "y_train": names[np.asarray(train.labels)],
         }
-    named = check_scorers(default_scorers(**options) if scorers is None else scorers)
+    named = check_scorers(
+        default_scorers(activation=store.activation) if scorers is None else scorers
+    )
     comparison = compare_scorers(
         X[choosing],
         names[y[choosing]],
-        init_W=head[0],
-        init_b=head[1],
+        store.head,
         classes=names if scorers is None else None,
         scorers=named,
-        activation=store.activation,
         **trained,
     )
     chosen = comparison.winners[0] if comparison.winners else REFERENCE
@@ -166,10 +164,10 @@ def find(
             f"{train.path} too, so it was trained on them, and they are left out."
         )
 
-    response = SoftmaxResponseScorer(**options)
+    response = SoftmaxResponseScorer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said by the comparison
-        rows = check_rows(response, X[choosing], y[choosing], *head, None)
+        rows = check_rows(response, X[choosing], y[choosing], store.head)
         run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
         scorer = dict(named).get(chosen, response)
         fitted = run.fit(scorer)
@@ -286,7 +284,7 @@ def _error_probability(
     frozen = needs(scorer) != "held-out errors"
     inner = FrozenEstimator(fitted) if frozen else getattr(fitted, "best_estimator_", scorer)
     method = "isotonic" if len(rows.y) >= 1000 else "sigmoid"
-    head = () if frozen else (rows.init_W, rows.init_b)
+    head = () if frozen else (rows.head,)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -7,9 +7,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from adue_sklearn.exceptions import FeatureMismatchError, HeadError
-from adue_sklearn.features import Head
 from adue_sklearn.features._model.finding import find_head, run_head
-from adue_sklearn.features._model.heads import check_batch
+from adue_sklearn.features._model.heads import FoundHead, Layer, check_batch
 
 N_FEATURES, N_CLASSES = 6, 3
 INPUTS = {"x": torch.linspace(-1, 1, 2 * 5 * N_FEATURES).view(2, 5, N_FEATURES)}
@@ -47,8 +46,8 @@ def test_the_layer_whose_output_is_the_logits_is_found_among_decoys(pool, bias):
     head = find_head(model, INPUTS)
     assert head.module == "head"
     assert head.per_token == (pool is middle_token_afterwards)
-    np.testing.assert_array_equal(head.W, model.head.weight.detach())
-    assert (head.b is not None) == bias
+    np.testing.assert_array_equal(head.init_W, model.head.weight.detach())
+    assert (head.init_b is not None) == bias
     features, logits = run_head(model, head, INPUTS)
     position = 2 if head.per_token else 0
     np.testing.assert_array_equal(features, INPUTS["x"][:, position])
@@ -60,7 +59,7 @@ def test_logits_that_the_model_up_casts_are_recognised(pool):
     model = Toy(pool, after=lambda logits: logits.float()).bfloat16()
     head = find_head(model, {"x": INPUTS["x"].bfloat16()})
     assert head.module == "head"
-    assert head.W.dtype == np.float32
+    assert head.init_W.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -124,8 +123,8 @@ def test_honest_rounding_passes_and_a_percent_in_the_head_does_not(seed, d, scal
     logits = (h @ W.T + b).float().numpy()
     features, rows = h.float().numpy(), np.arange(16)
     eps = torch.finfo(dtype).eps
-    head = Head("head", W.float().numpy(), b.float().numpy())
+    head = FoundHead.of_layers([Layer("head", W.float().numpy(), b.float().numpy())])
     check_batch(head, features, logits, rows, eps)
     wrong = 1.01 if dtype == torch.float32 else 1.3
     with pytest.raises(FeatureMismatchError, match="layer 'head', rows"):
-        check_batch(Head("head", head.W * wrong, head.b * wrong), features, logits, rows, eps)
+        check_batch(off, features, logits, rows, eps)

@@ -21,7 +21,7 @@ from adue_sklearn.features import (
     extract_features,
     load_classifier,
 )
-from adue_sklearn.features._model.heads import Head, Layer, check_batch
+from adue_sklearn.features._model.heads import FoundHead, Layer, check_batch
 from tests import marks
 from tests.lora_cases import make_config, make_texts, make_tokenizer
 
@@ -86,7 +86,7 @@ def test_a_head_of_one_layer_is_the_same_in_both_views(family, make_saved_case):
     case = make_saved_case(family, 3)
     last, head = load_classifier(case.adapter, device="cpu"), whole(case.adapter)
     assert head.provenance == last.provenance
-    np.testing.assert_array_equal(head.head.init_W, last.head.W)
+    np.testing.assert_array_equal(head.head.init_W, last.head.init_W)
     for a, b in zip(compute_features(head, TEXTS), compute_features(last, TEXTS), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -236,13 +236,9 @@ def test_honest_rounding_passes_in_every_layer(seed, d, scale, activation, dtype
     h, W, b = random(16, d, size=scale), random(d, d, size=d**-0.5), random(d)
     V, c = random(4, d, size=d**-0.5), random(4)
     logits = ACTIVATIONS[activation](h @ W.T + b) @ V.T + c
-    head = Head(
-        "out",
-        V.float().numpy(),
-        c.float().numpy(),
-        inner=(Layer("dense", W.float().numpy(), b.float().numpy()),),
-        activation=activation,
-    )
+    inner = Layer("dense", W.float().numpy(), b.float().numpy())
+    last = Layer("out", V.float().numpy(), c.float().numpy())
+    head = FoundHead.of_layers([inner, last], activation=activation)
     features, eps = h.float().numpy(), torch.finfo(dtype).eps
     check_batch(head, features, logits.float().numpy(), np.arange(16), eps)
     wrong = replace(head, activation="relu" if activation == "tanh" else "tanh")
@@ -270,11 +266,10 @@ def test_estimators_fitted_on_a_whole_head_predict_what_the_model_answers(family
     head, X = classifier.head, compute_features(classifier, texts)[0]
     adue = AdUEEstimator(lam=10, beta=1.0)  # whose descents are short
     for estimator in (adue, SoftmaxResponseScorer(), MahalanobisScorer()):
-        fitted = estimator.set_params(activation=head.activation)
-        fitted.fit(X, labels, head.init_W, head.init_b)
+        fitted = estimator.fit(X, labels, head)
         np.testing.assert_array_equal(fitted.predict(X), predicted)
         assert np.isfinite(fitted.predict_uncertainty(X)).all()
-    if head.inner:
+    if not head.is_linear:
         assert [W.shape for W in adue.coefs_] == [W.shape for W in head.weights]
 
 
@@ -407,16 +402,16 @@ def test_the_extractor_gives_lists_and_keeps_the_views_apart(roberta, tmp_path):
     options = {"cache": tmp_path, "device": "cpu"}
     head = LoraFeatureExtractor(roberta.adapter, features="head", **options)
     last = LoraFeatureExtractor(roberta.adapter, **options)
-    assert (head.activation_, last.activation_) == ("tanh", None)
-    assert [W.shape for W in head.init_W_] == [(16, 16), (2, 16)]
-    assert len(head.init_b_) == 2
+    assert (head.head().activation, last.head().activation) == ("tanh", None)
+    assert head.head().shapes == [(16, 16), (2, 16)]
+    assert len(head.head().biases) == 2
     assert head.fit(TEXTS).n_features_out_ == 16
     expected = roberta.logits_one_by_one(TEXTS)
     for _ in range(2):  # the second time from the cache
         X, H = head.transform(TEXTS), last.transform(TEXTS)
-        rebuilt = np.tanh(X @ head.init_W_[0].T + head.init_b_[0]) @ head.init_W_[1].T
-        np.testing.assert_allclose(rebuilt + head.init_b_[1], expected, atol=2e-5)
-        np.testing.assert_allclose(H @ last.init_W_.T + last.init_b_, expected, atol=2e-5)
+        (W, V), (b, c) = head.head().weights, head.head().biases
+        np.testing.assert_allclose(np.tanh(X @ W.T + b) @ V.T + c, expected, atol=2e-5)
+        np.testing.assert_allclose(last.head().logits(H), expected, atol=2e-5)
 
 
 def test_loading_the_whole_head_warns_of_nothing(roberta):
