@@ -192,7 +192,7 @@ def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_p
     assert "Mahalanobis (training rows)" in out
     fitted = load_head(tmp_path / "head")
     assert [W.shape for W in fitted.estimator.coefs_] == [(16, 16), (2, 16)]
-    assert fitted.estimator.activation == "tanh"
+    assert fitted.facts.head.activation == "tanh"
     status, out, err = adue("evaluate", tmp_path / "head", tmp_path / "test")
     assert status == 0, err
     assert "Fresh rows: 80 rows" in out

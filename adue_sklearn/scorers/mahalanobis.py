@@ -395,6 +395,8 @@ class MahalanobisScorer(UncertaintyEstimator):
                 "now; start a new scorer."
             )
         if init_W is not None or init_b is not None:
+            if not self._head_given:
+                raise ValueError("init_W was not given in the first call; start a new scorer.")
             head = check_head(
                 init_W,
                 init_b,

@@ -126,5 +126,6 @@ def test_honest_rounding_passes_and_a_percent_in_the_head_does_not(seed, d, scal
     head = FoundHead.of_layers([Layer("head", W.float().numpy(), b.float().numpy())])
     check_batch(head, features, logits, rows, eps)
     wrong = 1.01 if dtype == torch.float32 else 1.3
+    off = FoundHead.of_layers([Layer("head", head.init_W * wrong, head.init_b * wrong)])
     with pytest.raises(FeatureMismatchError, match="layer 'head', rows"):
         check_batch(off, features, logits, rows, eps)
