@@ -138,7 +138,7 @@ def test_what_does_not_go_with_a_head_is_named(arguments, message):
 
 
 def test_another_activation_than_the_heads_is_refused():
-    with pytest.raises(ValueError, match=r"activation='gelu', but the head .* 'tanh'"):
+    with pytest.raises(ValueError, match=r"activation='gelu', but the head (.|\n)*'tanh'"):
         AdUEEstimator(activation="gelu").fit(X, Y, DEEP)
 
 
