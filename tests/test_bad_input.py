@@ -121,9 +121,9 @@ def test_partial_and_headless_fit(estimator, value):
     call(lambda: clone(estimator).fit(value, PROBLEM.y), "X", "y")
     call(lambda: clone(estimator).fit(PROBLEM.X, value), "y")
     if hasattr(estimator, "partial_fit"):
-        head = PROBLEM.fit_args[2:]
-        call(lambda: clone(estimator).partial_fit(value, PROBLEM.y, *head), "X", "y", "init_W")
-        call(lambda: clone(estimator).partial_fit(PROBLEM.X, value, *head), "y", "covariance")
+        call(lambda: clone(estimator).partial_fit(value, PROBLEM.y), "X", "y")
+        call(lambda: clone(estimator).partial_fit(PROBLEM.X, value), "y", "covariance")
+        call(lambda: clone(estimator).partial_fit(PROBLEM.X, PROBLEM.y, classes=value), "classes")
 
 
 @pytest.mark.parametrize("argument", ["init_W", "init_b", "classes"])

@@ -148,10 +148,10 @@ def test_adam_on_cuda_draws_there_and_gives_what_it_gives_on_the_cpu():
 
 
 def test_a_head_is_fitted_and_features_come_in_parts_on_cuda():
-    X, y, *head = problem()
+    X, y, *_ = problem()
     expected = MahalanobisScorer().fit(X, y)
     with emulated_cuda():
-        parts = MahalanobisScorer().partial_fit(to_cuda(X[:70]), y[:70], *head)
+        parts = MahalanobisScorer().partial_fit(to_cuda(X[:70]), y[:70])
         parts.partial_fit(to_cuda(X[70:]), to_cuda(y[70:]))
         headless = MahalanobisScorer().fit(to_cuda(X), to_cuda(y))
         assert_same(answers(headless, to_cuda(X)), answers(expected, X))

@@ -20,8 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, tensors_on, to_tensor
-from adue_sklearn._utils.head import FloatArray, IntArray, Head
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, to_tensor
+from adue_sklearn._utils.head import FloatArray, Head, IntArray
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card

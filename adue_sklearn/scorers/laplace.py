@@ -24,8 +24,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
-from adue_sklearn._utils.head import FloatArray, IntArray, Head
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.head import FloatArray, Head, IntArray
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 

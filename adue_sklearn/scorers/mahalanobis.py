@@ -24,6 +24,7 @@ from adue_sklearn._utils.arrays import (
     resolve_device,
     row_chunks,
     tensors_on,
+    to_tensor,
     validate_features,
 )
 from adue_sklearn._utils.head import (
@@ -323,11 +324,12 @@ class MahalanobisScorer(UncertaintyEstimator):
         y : array-like of shape (n_samples,)
             Their true labels.
         init_W, init_b : array-like, default=None
-            The original head: needed in the first call, unless ``fit`` came before; later calls
-            may repeat it. As in ``fit``, but it may have as many rows as ``X``.
+            The original head, in the first call; later calls may repeat it. As in ``fit``, but
+            it may have as many rows as ``X``. Without one, ``predict`` is the class with the
+            nearest mean.
         classes : array-like of shape (n_classes,), default=None
-            All labels in the order of the head's rows, in the first call. By default the head's
-            row numbers.
+            All labels, in the first call; with a head in the order of its rows. By default the
+            head's row numbers, or without a head the labels of the first call.
 
         Returns
         -------
@@ -337,8 +339,8 @@ class MahalanobisScorer(UncertaintyEstimator):
         Raises
         ------
         ValueError
-            If ``shrinkage="auto"``, if a label is not among the classes, or in the first call if
-            there is no head, and as ``fit`` does.
+            If ``shrinkage="auto"``, if a label is not among the classes, or in the first call
+            also as ``fit`` does.
         """
         if self.shrinkage == "auto":
             raise ValueError(
@@ -348,17 +350,15 @@ class MahalanobisScorer(UncertaintyEstimator):
         first = not hasattr(self, "_counts")
         if not first:
             self._refuse_other_start(X, init_W, init_b, classes)
-        elif init_W is None:
-            raise ValueError(
-                "init_W is None in the first call of partial_fit; expected the original head. "
-                "Only fit, which has all rows, can fit one."
-            )
         X = validate_features(self, X, reset=first)
         if first:
             labels = self._start(X, y, init_W, init_b, classes)
+            if self._head_given:
+                self._check_fit_rows(X, labels)
         else:
-            y = check_labels(y, X.shape[0], type(self).__name__)
-            labels = as_row_numbers(y, self.classes_, named=True)
+            labels = as_row_numbers(
+                check_labels(y, X.shape[0], type(self).__name__), self.classes_, named=True
+            )
         device = resolve_device(self.device, X)
         added = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device
@@ -370,22 +370,6 @@ class MahalanobisScorer(UncertaintyEstimator):
             for name in _DERIVED:
                 self.__dict__.pop(name, None)
         return self
-
-    def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:
-        """Set the head in the first call of ``partial_fit``; return labels as row numbers."""
-        head, labels = resolve_head(
-            X,
-            y,
-            init_W,
-            init_b,
-            classes,
-            activation=self.activation,
-            name=type(self).__name__,
-            may_be_cut=False,
-        )
-        self._keep_head(head)
-        self._check_fit_rows(X, labels)
-        return labels
 
     def _refuse_other_start(self, X: Any, init_W: Any, init_b: Any, classes: Any) -> None:
         """Raise if a later call of ``partial_fit`` brings something else than the first."""
@@ -417,8 +401,30 @@ class MahalanobisScorer(UncertaintyEstimator):
                 f"{self.classes_.tolist()}."
             )
 
+    def _start(self, X: Array, y: Any, init_W: Any, init_b: Any, classes: Any) -> IntArray:
+        """Set what the first call of ``partial_fit`` decides; return labels as row numbers."""
+        self._nearest_mean_predicts = init_W is None
+        self._head_given = init_W is not None
+        if init_W is not None:
+            head, labels = resolve_head(
+                X,
+                y,
+                init_W,
+                init_b,
+                classes,
+                activation=self.activation,
+                name=type(self).__name__,
+                may_be_cut=False,
+            )
+            self._keep_head(head)
+            return labels
+        y = check_labels(y, X.shape[0], type(self).__name__)
+        self.classes_ = np.unique(y if classes is None else check_class_labels(classes))
+        return as_row_numbers(y, self.classes_, named=True)
+
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         device = resolve_device(self.device, X)
+        self._nearest_mean_predicts = False
         moments = group_moments(
             X, labels, len(self.classes_), normalize=self.normalize, device=device
         )
@@ -438,7 +444,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         """Set what scoring needs from the moments (and, for "auto", the rows)."""
         chosen = moments.pooled() if self.variant == "marginal" else moments
         shrinkage = self._resolve_shrinkage(chosen, rows)
-        self.location_, self.covariance_, self._whitening = _fitted(chosen, shrinkage)
+        fitted = _fitted(chosen, shrinkage)
         if self.variant == "relative":
             pooled = moments.pooled()
             (
@@ -446,6 +452,9 @@ class MahalanobisScorer(UncertaintyEstimator):
                 self.background_covariance_,
                 self._background_whitening,
             ) = _fitted(pooled, self._resolve_shrinkage(pooled, rows))
+        if self._nearest_mean_predicts:
+            self.init_coef_, self.init_intercept_ = _nearest_mean_head(moments, shrinkage)
+        self.location_, self.covariance_, self._whitening = fitted
         self.shrinkage_ = shrinkage
 
     def _resolve_shrinkage(self, moments: Moments, rows: tuple[Array, IntArray] | None) -> float:
@@ -455,9 +464,18 @@ class MahalanobisScorer(UncertaintyEstimator):
         groups = labels if len(moments.counts) > 1 else np.zeros_like(labels)
         return ledoit_wolf_shrinkage(X, groups, moments, normalize=self.normalize)
 
-    def _uncertainty(self, X: Array) -> Tensor:
+    def _require_derived(self, X: Array) -> None:
         if "_whitening" not in vars(self):  # singular so far: say so
             self._derive(self._moments(resolve_device(self.device, X)))
+
+    def _original_logits(self, X: Array) -> Tensor:
+        self._require_derived(X)
+        if self._nearest_mean_predicts and self.normalize:  # the means are those of unit rows
+            X = unit_rows(to_tensor(X, resolve_device(self.device, X), torch.float64))
+        return super()._original_logits(X)
+
+    def _uncertainty(self, X: Array) -> Tensor:
+        self._require_derived(X)
         nearest = self._nearest(X, self.location_, self._whitening)
         if self.variant == "relative":
             nearest -= self._nearest(X, self.background_location_, self._background_whitening)
@@ -478,3 +496,15 @@ def _fitted(moments: Moments, shrinkage: float) -> tuple[FloatArray, FloatArray,
     """Return means, covariance and whitening as numpy arrays."""
     means, covariance, whitening = (t.cpu().numpy() for t in gaussians_from(moments, shrinkage))
     return means, covariance, whitening
+
+
+def _nearest_mean_head(moments: Moments, shrinkage: float) -> tuple[FloatArray, FloatArray]:
+    """Return the linear head whose largest logit is the class with the nearest mean."""
+    whitening = gaussians_from(moments, shrinkage).whitening
+    centre = moments.pooled().means[0]
+    anchors = (moments.means - centre) @ whitening
+    W = anchors @ whitening.T
+    b = -0.5 * anchors.square().sum(dim=1) - W @ centre
+    # A class that has no rows yet is never the nearest; the largest finite logit gap says so.
+    b = torch.where(moments.counts > 0, b, torch.finfo(torch.float64).min / 4)
+    return W.cpu().numpy(), b.cpu().numpy()

@@ -14,8 +14,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks, tensors_on
-from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, IntArray, Head, apply_head
-from adue_sklearn._utils.arrays import Array, map_rows, resolve_device, row_chunks
+from adue_sklearn._utils.head import ACTIVATIONS, FloatArray, Head, IntArray, apply_head
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 

@@ -197,14 +197,36 @@ def test_partial_fit_goes_on_after_fit(clusters):
     )
 
 
+def test_without_a_head_partial_fit_predicts_the_nearest_mean(clusters):
+    X, y, fresh = clusters
+    names = np.array(["d", "a", "c", "b"])
+    scorer = MahalanobisScorer(shrinkage=0.0)
+    for rows, labels in batches(X, names[y]):
+        scorer.partial_fit(rows, labels, classes=names)
+    means, centred = within_class(X, names[y])
+    distances = cdist(fresh, means, "mahalanobis", VI=np.linalg.inv(centred.T @ centred / 500))
+    np.testing.assert_array_equal(scorer.predict(fresh), np.sort(names)[distances.argmin(axis=1)])
+    expected = np.exp(-0.5 * distances**2)
+    np.testing.assert_allclose(
+        scorer.predict_proba(fresh), expected / expected.sum(axis=1, keepdims=True), atol=1e-8
+    )
+
+
+def test_a_class_without_rows_so_far_is_never_predicted(clusters):
+    X, y, fresh = clusters
+    seen = y < 3
+    scorer = MahalanobisScorer().partial_fit(X[seen], y[seen], classes=[0, 1, 2, 3])
+    assert set(scorer.predict(fresh)) <= {0, 1, 2}
+    scorer.partial_fit(X[~seen], y[~seen])
+    assert 3 in scorer.predict(X[~seen])
+
+
 @marks.odd_rows
 def test_what_partial_fit_cannot_do_is_named_and_changes_nothing(clusters):
     X, y, fresh = clusters
     with pytest.raises(ValueError, match=r"shrinkage='auto' needs all rows at once"):
         MahalanobisScorer(shrinkage="auto").partial_fit(X, y)
-    with pytest.raises(ValueError, match="init_W is None in the first call of partial_fit"):
-        MahalanobisScorer().partial_fit(X, y)
-    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X, y, np.ones((4, 8)))
+    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X, y)
     before = scorer.predict_uncertainty(fresh)
     with pytest.raises(ValueError, match="y holds 4, not among classes"):
         scorer.partial_fit(X, y + 1)
@@ -217,7 +239,7 @@ def test_what_partial_fit_cannot_do_is_named_and_changes_nothing(clusters):
     with pytest.raises(ValueError, match="another head"):
         MahalanobisScorer().fit(X, y, np.ones((4, 8))).partial_fit(X, y, -np.ones((4, 8)))
     with pytest.raises(ValueError, match="init_W was not given in the first call"):
-        MahalanobisScorer().fit(X, y).partial_fit(X, y, np.ones((4, 8)))
+        scorer.partial_fit(X, y, np.ones((4, 8)))
     with pytest.raises(ValueError, match="classes are"):
         scorer.partial_fit(X, y, classes=[5, 6])
     with pytest.raises(ValueError, match="normalize was False"):
@@ -229,16 +251,26 @@ def test_without_shrinkage_small_batches_add_up_and_scoring_too_early_is_an_erro
     rng = np.random.default_rng(0)
     order = rng.permutation(500)
     X, y = X[order], y[order]
-    W = rng.normal(size=(4, 8))
-    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X[:4], y[:4], W)
-    with pytest.raises(ValueError, match="singular"):
-        scorer.predict_uncertainty(fresh)
+    scorer = MahalanobisScorer(shrinkage=0.0).partial_fit(X[:4], y[:4], classes=range(4))
+    for method in (scorer.predict_uncertainty, scorer.predict):
+        with pytest.raises(ValueError, match="singular"):
+            method(fresh)
     for rows, labels in batches(X[4:], y[4:], size=5):
         scorer.partial_fit(rows, labels)
     whole = MahalanobisScorer(shrinkage=0.0).fit(X, y)
     np.testing.assert_allclose(
         scorer.predict_uncertainty(fresh), whole.predict_uncertainty(fresh), rtol=1e-8
     )
+
+
+def test_the_nearest_mean_of_unit_rows_predicts_rows_of_any_length():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    X = rng.normal(size=(3, 6))[y] + 0.1 * rng.normal(size=(300, 6))
+    X *= rng.uniform(0.05, 20, size=(300, 1))
+    scorer = MahalanobisScorer(normalize=True).partial_fit(X, y)
+    assert (scorer.predict(X) == y).mean() > 0.95
+    np.testing.assert_array_equal(scorer.predict(7 * X), scorer.predict(X))
 
 
 @pytest.mark.parametrize("shrinkage", [-0.1, 1.1, "ledoit"])
