@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -474,33 +474,24 @@ class Run:
         return errors, folds
 
 
+@dataclass(eq=False)
 class Judge:
     """What is measured of every score, on resamples that are the same for all."""
 
-    def __init__(
-        self,
-        errors: BoolArray,
-        metrics: Mapping[str, Callable[[Any, Any], float]],
-        confidence: float,
-        n_resamples: int,
-        random_state: int,
-    ) -> None:
-        self.errors, self.metrics, self.confidence = errors, metrics, confidence
-        self.n_resamples, self.random_state = n_resamples, random_state
-        self._of_reference: tuple[dict[str, float], dict[str, FloatArray]] | None = None
+    errors: BoolArray
+    metrics: Mapping[str, Callable[[Any, Any], float]]
+    confidence: float
+    n_resamples: int
+    random_state: int
+    _of_reference: tuple[dict[str, float], dict[str, FloatArray]] | None = field(
+        default=None, init=False
+    )
 
     def result(self, name: str, scored: Scored, reference: FloatArray) -> ScoreResult:
         """Return the row of one score; the reference itself has to come first."""
-        row = ScoreResult(
-            name,
-            fitted_on=scored.fitted_on,
-            metrics={},
-            differences={},
-            fit_seconds=scored.fit_seconds,
-            score_seconds=scored.score_seconds,
-            failure=scored.failure,
-            warnings=scored.warnings,
-        )
+        facts = scored._asdict()
+        del facts["uncertainty"]
+        row = ScoreResult(name, metrics={}, differences={}, **facts)
         if scored.uncertainty is None:
             return row
         with warnings.catch_warnings():
