@@ -11,14 +11,12 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-from adue_sklearn._utils.fit_rows import Doubt
+from adue_sklearn._utils.fit_rows import Doubt, IntArray
 from adue_sklearn.exceptions import LabelOrderWarning
 
 #: Fewer rows prove nothing: a good model may err on most of a handful.
 FEWEST_ROWS = 10
 _DOUBT = 0.01  # how often chance alone may make another order of the classes look better
-
-IntArray = npt.NDArray[np.int64]
 
 
 def label_order(

@@ -41,22 +41,10 @@ def _as_store_error() -> Iterator[None]:
         raise StoreError(str(error)) from error
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file of a store: it is whole and on disk afterwards, or as it was."""
-    with _as_store_error():
-        files.write_file(file, content)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Rename a file of a store; its name is on disk afterwards."""
-    with _as_store_error():
-        files.rename(source, target)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a store's folder; its name is on disk afterwards."""
-    with _as_store_error():
-        files.make_folder(folder)
+# What is written is whole and on disk afterwards, names included, or as it was.
+write_atomically = _as_store_error()(files.write_file)
+rename = _as_store_error()(files.rename)
+make_folder = _as_store_error()(files.make_folder)
 
 
 def tensor_bytes(tensors: Arrays) -> bytes:
@@ -77,12 +65,8 @@ def sha256_of(file: Path) -> str:
 
 def check_hash(file: Path, expected: str) -> None:
     """Raise DamagedFileError unless the file's sha256 is the expected one."""
-    try:
+    with _as_damage(file):
         found = sha256_of(file)
-    except FileNotFoundError:
-        raise DamagedFileError(file, "it is missing") from None
-    except OSError as error:
-        raise DamagedFileError(file, f"it cannot be read ({error.strerror})") from error
     if found != expected:
         raise DamagedFileError(file, "its sha256 is not the one in the manifest")
 
@@ -97,7 +81,7 @@ def map_tensors(file: Path, expected: Layout) -> Arrays:
     expected : mapping of str to (str, tuple of int)
         Name, safetensors dtype and shape of every tensor that the file must hold.
     """
-    try:
+    with _as_damage(file):
         header, data_start = _read_header(file)
         _check_layout(header, expected)
         size, promised = file.stat().st_size, data_start + _end_of_data(header)
@@ -113,6 +97,12 @@ def map_tensors(file: Path, expected: Layout) -> Arrays:
             )
             for name, (dtype, shape) in expected.items()
         }
+
+
+@contextlib.contextmanager
+def _as_damage(file: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise DamagedFileError(file, "it is missing") from None
     except OSError as error:
