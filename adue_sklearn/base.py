@@ -6,6 +6,7 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -89,6 +90,7 @@ class FitRows(NamedTuple):
             )
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of everything that scores the answers of a frozen linear head.
 
@@ -107,7 +109,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     #: What the score is; every public estimator has one.
     card: ClassVar[Card]
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [StrOptions(set(ACTIVATIONS)), None],
         "device": [str],
     }
@@ -119,9 +121,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "classes": True,
     }
 
-    def __init__(self, *, activation: str | None = None, device: str = "auto") -> None:
-        self.activation = activation
-        self.device = device
+    activation: str | None = None
+    device: str = "auto"
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters; ``device`` reaches the fitted scores inside too.

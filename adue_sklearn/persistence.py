@@ -49,7 +49,7 @@ from adue_sklearn._utils.schemas import (
     check_document,
     read_document,
 )
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.exceptions import ModelMismatchError, OutputError
 from adue_sklearn.scorers import HUQScorer, StackedScorer
@@ -350,18 +350,14 @@ def check_same_model(
         )
         if not allow_other_model:
             raise ModelMismatchError(message)
-        warnings.warn(message, UserWarning, stacklevel=callers_level())
+        warn(message)
     changes = [
         f"{key}: {known.provenance[key]} then, {new.provenance[key]} now"
         for key in ("base_model", "model", "revision", "max_length", "precision", "versions")
         if _differ(known.provenance, new.provenance, key)
     ]
     if changes:
-        warnings.warn(
-            f"The same model made these features in another way ({'; '.join(changes)}).",
-            UserWarning,
-            stacklevel=callers_level(),
-        )
+        warn(f"The same model made these features in another way ({'; '.join(changes)}).")
 
 
 def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:

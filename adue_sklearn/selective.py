@@ -382,7 +382,7 @@ class SelectiveClassifier(WrappingEstimator):
         cost="fit as the estimator; row as the estimator",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [HasMethods(["fit", "predict"]), None],
         "target_risk": [Real, dict],
         "confidence": [Real],

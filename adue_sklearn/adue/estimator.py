@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from adue_sklearn._utils.arrays import Array, resolve_device, threads_for, where_it_computes
 from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.label_order import FEWEST_ROWS
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue.descents import Descent, Problems, descend, descents, lowest
 from adue_sklearn.adue.objective import Measure, Scale, adue_score
 from adue_sklearn.adue.problem import ErrorWeight, HeadProblem
@@ -29,6 +29,7 @@ from adue_sklearn.card import Card
 FEW_ERRORS = 20
 
 
+@dataclass(eq=False, repr=False)
 class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     r"""Uncertainty of a classifier's predictions from a second, adapted head (AdUE).
 
@@ -169,7 +170,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         cost="fit O(nCd) an iteration; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
         "beta": [Interval(Real, 0, None, closed="left")],
         # Under this the smooth maximum is so flat that rounding shows.
@@ -188,41 +189,21 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        beta: float = 0.01,
-        lam: float = 100.0,
-        *,
-        scale: Scale = "unit",
-        measure: Measure = "smoothmax",
-        error_weight: ErrorWeight = None,
-        solver: Literal["lbfgs", "adam"] = "lbfgs",
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        learning_rate: float = 1e-4,
-        epochs: int = 10,
-        batch_size: int = 128,
-        dropout: float = 0.1,
-        random_state: int | np.random.RandomState | None = None,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.alpha = alpha
-        self.beta = beta
-        self.lam = lam
-        self.scale = scale
-        self.measure = measure
-        self.error_weight = error_weight
-        self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
-        self.learning_rate = learning_rate
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.dropout = dropout
-        self.random_state = random_state
+    alpha: float = 1.0
+    beta: float = 0.01
+    lam: float = 100.0
+    _: KW_ONLY
+    scale: Scale = "unit"
+    measure: Measure = "smoothmax"
+    error_weight: ErrorWeight = None
+    solver: Literal["lbfgs", "adam"] = "lbfgs"
+    max_iter: int = 1000
+    tol: float = 1e-4
+    learning_rate: float = 1e-4
+    epochs: int = 10
+    batch_size: int = 128
+    dropout: float = 0.1
+    random_state: int | np.random.RandomState | None = None
 
     def _to_fit(self, X: Array) -> Array:
         return where_it_computes(X, self.device)
@@ -287,12 +268,11 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         best = lowest([self._descend(problems, descent, progress) for descent in planned])
         self.n_iter_ = int(best.n_iter)
         if not float(best.gradient_norm) <= self.tol:  # NaN too
-            warnings.warn(
+            warn(
                 f"AdUE did not converge: after {self.n_iter_} iterations the largest gradient "
                 f"entry is {float(best.gradient_norm):.1e}, tol={self.tol:.1e}. Raise max_iter, or "
                 "scale the features if they are very large.",
                 ConvergenceWarning,
-                stacklevel=callers_level(),
             )
         return best.x
 
@@ -362,7 +342,7 @@ def warn_of_odd_errors(n_errors: int, n_rows: int, head: Head) -> None:
         )
     else:
         return
-    warnings.warn(message, UserWarning, stacklevel=callers_level())
+    warn(message)
 
 
 def _complain_of_no_errors(n_rows: int, head: Head) -> None:
@@ -372,9 +352,7 @@ def _complain_of_no_errors(n_rows: int, head: Head) -> None:
             "learn from. Rows it was trained on are memorised: fit on held-out rows, more of "
             "them, or rely on SoftmaxResponseScorer."
         )
-    warnings.warn(
+    warn(
         f"A head fitted on {n_rows} rows predicts all of them out-of-fold: no errors to learn "
-        "from. The uncertainty head stays equal to it.",
-        UserWarning,
-        stacklevel=callers_level(),
+        "from. The uncertainty head stays equal to it."
     )

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -35,7 +35,7 @@ from adue_sklearn._utils.arrays import (
     where_it_computes,
 )
 from adue_sklearn._utils.head import BoolArray, Head, IntArray
-from adue_sklearn._utils.validation import callers_level
+from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue.descents import units_of
 from adue_sklearn.adue.estimator import AdUEEstimator, warn_of_odd_errors
 from adue_sklearn.adue.grid import GridProblems, Solved
@@ -61,6 +61,7 @@ Fold = tuple[IntArray, IntArray]
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]]
 
 
+@dataclass(eq=False, repr=False)
 class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     """Search over AdUE's settings by cross-validation, all fits solved together.
 
@@ -146,7 +147,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         cost="fit O(nCd) an iteration, setting and fold; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "param_grid": [dict, list, None],
         "cv": [
             Interval(Integral, 2, None, closed="left"),
@@ -164,33 +165,17 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        param_grid: Grid | None = None,
-        *,
-        cv: Any = 5,
-        scoring: ErrorScorer | None = None,
-        selection: Literal["best", "one_standard_error"] = "best",
-        refit: bool = True,
-        error_weight: Literal["balanced"] | None = None,
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        max_memory: float = 1.0,
-        verbose: int = 0,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.param_grid = param_grid
-        self.cv = cv
-        self.scoring = scoring
-        self.selection = selection
-        self.refit = refit
-        self.error_weight = error_weight
-        self.max_iter = max_iter
-        self.tol = tol
-        self.max_memory = max_memory
-        self.verbose = verbose
+    param_grid: Grid | None = None
+    _: KW_ONLY
+    cv: Any = 5
+    scoring: ErrorScorer | None = None
+    selection: Literal["best", "one_standard_error"] = "best"
+    refit: bool = True
+    error_weight: Literal["balanced"] | None = None
+    max_iter: int = 1000
+    tol: float = 1e-4
+    max_memory: float = 1.0
+    verbose: int = 0
 
     def _to_fit(self, X: Array) -> Array:
         return where_it_computes(X, self.device)
@@ -343,12 +328,11 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         progress.call_on_fit_task_end(estimator=self, X=X)
         n_unconverged = sum(grid.n_unconverged for _, grid in grids)
         if n_unconverged:
-            warnings.warn(
+            warn(
                 f"{n_unconverged} of {scores.size} problems (setting and fold) did not converge "
                 f"to tol={self.tol:.1e}. Raise max_iter, or scale the features if they are very "
                 "large.",
                 ConvergenceWarning,
-                stacklevel=callers_level(),
             )
         return scores, time.perf_counter() - start
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -145,6 +146,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """Return rescaled logits in float64."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TemperatureScaling(_LogitScaling):
     """Divide all logits by one temperature, fitted by maximum likelihood.
 
@@ -188,10 +190,9 @@ class TemperatureScaling(_LogitScaling):
     1.71
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {"bounds": [tuple, list]}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"bounds": [tuple, list]}
 
-    def __init__(self, *, bounds: tuple[float, float] = (1e-3, 1e3)) -> None:
-        self.bounds = bounds
+    bounds: tuple[float, float] = (1e-3, 1e3)
 
     def _fit(self, logits: FloatArray, labels: IntArray) -> None:
         low, high = _check_bounds(self.bounds)
@@ -263,6 +264,7 @@ def _solve_temperature(
     return found, report.iterations
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class VectorScaling(_LogitScaling):
     """Give each class's logit a scale and a bias, fitted by maximum likelihood.
 
@@ -302,14 +304,13 @@ class VectorScaling(_LogitScaling):
     True
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "l2": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, *, l2: float = 1e-3, max_iter: int = 1000) -> None:
-        self.l2 = l2
-        self.max_iter = max_iter
+    l2: float = 1e-3
+    max_iter: int = 1000
 
     def _fit(self, logits: FloatArray, labels: IntArray) -> None:
         bounds = np.log(1e-3), np.log(1e3)
@@ -429,7 +430,7 @@ class ErrorProbability(WrappingEstimator):
         cost="fit cv + 1 fits of the estimator; row as the estimator",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [HasMethods(["fit", "predict"]), None],
         "method": [StrOptions(set(METHODS))],
         "cv": ["cv_object"],

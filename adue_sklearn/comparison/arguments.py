@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -25,7 +24,7 @@ from adue_sklearn._utils.head import (
     check_labels,
 )
 from adue_sklearn._utils.row_digests import row_digests, rows_among, unseen_rows
-from adue_sklearn._utils.validation import callers_level, naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.metrics import (
     aurc_score,
@@ -261,7 +260,7 @@ def without_shared(
         raise ValueError(
             f"{what}, but cv gives folds as row numbers; expected {name} without these rows."
         )
-    warnings.warn(f"{what} and are left out.", UserWarning, stacklevel=callers_level())
+    warn(f"{what} and are left out.")
     return rows._replace(X=rows.X[~shared], y=rows.y[~shared])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ __all__ = ["AutoScorer"]
 _GRID, _FOLDS = {"beta": [0.001, 0.01, 0.1]}, 3
 
 
+@dataclass(eq=False, repr=False)
 class AutoScorer(UncertaintyEstimator):
     """Softmax response, unless another score finds errors better beyond chance.
 
@@ -144,7 +146,7 @@ class AutoScorer(UncertaintyEstimator):
         cost="fit cv + 1 times the candidates'; row as the chosen one",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimators": [list, None],
         "frozen": [list, None],
         "significance": [Interval(Real, 0, 1, closed="neither")],
@@ -153,23 +155,12 @@ class AutoScorer(UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        estimators: list[tuple[str, Any]] | None = None,
-        *,
-        frozen: list[tuple[str, Any]] | None = None,
-        significance: float = 0.05,
-        cv: int = 5,
-        random_state: int = 0,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.estimators = estimators
-        self.frozen = frozen
-        self.significance = significance
-        self.cv = cv
-        self.random_state = random_state
+    estimators: list[tuple[str, Any]] | None = None
+    _: KW_ONLY
+    frozen: list[tuple[str, Any]] | None = None
+    significance: float = 0.05
+    cv: int = 5
+    random_state: int = 0
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         candidates = self._candidates(linear=head.is_linear)

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -50,6 +50,7 @@ class CachedRow(NamedTuple):
 _IDENTITY = ("model", "base_model", "adapter_sha256", "revision", "view", "max_length", "precision")
 
 
+@dataclass(eq=False, repr=False)
 class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     """Turn texts into the features that enter a LoRA classifier's head.
 
@@ -97,28 +98,16 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     adue_sklearn.UncertaintyPipeline : Passes head and class names on by itself.
     """
 
-    def __init__(
-        self,
-        adapter: str | os.PathLike[str],
-        *,
-        cache: str | os.PathLike[str] | None = "memory",
-        base_model: str | os.PathLike[str] | None = None,
-        classes: Sequence[str] | None = None,
-        max_length: int | None = None,
-        device: str = "auto",
-        dtype: str | None = None,
-        batch_tokens: int = 8192,
-        features: str = "last",
-    ) -> None:
-        self.adapter = adapter
-        self.cache = cache
-        self.base_model = base_model
-        self.classes = classes
-        self.max_length = max_length
-        self.device = device
-        self.dtype = dtype
-        self.batch_tokens = batch_tokens
-        self.features = features
+    adapter: str | os.PathLike[str]
+    _: KW_ONLY
+    cache: str | os.PathLike[str] | None = "memory"
+    base_model: str | os.PathLike[str] | None = None
+    classes: Sequence[str] | None = None
+    max_length: int | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    batch_tokens: int = 8192
+    features: str = "last"
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Check the texts and load the model; nothing is learned.

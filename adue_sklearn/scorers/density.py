@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -136,6 +137,7 @@ def class_log_densities(X: Tensor, gaussians: ClassGaussians) -> Tensor:
     return log_norms - 0.5 * distances.clamp(min=0.0) / pooling
 
 
+@dataclass(eq=False, repr=False)
 class DDUScorer(UncertaintyEstimator):
     """Minus the logarithm of the training features' density, one Gaussian a class.
 
@@ -213,26 +215,17 @@ class DDUScorer(UncertaintyEstimator):
         cost="fit O(nd^2 + n^2 d / C); row O(min(n, Cd) d)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "pooling": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
         "shrinkage": [Interval(Real, 0, 1, closed="both")],
         "normalize": ["boolean"],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        pooling: float | Literal["auto"] = "auto",
-        *,
-        shrinkage: float = 1e-3,
-        normalize: bool = False,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.pooling = pooling
-        self.shrinkage = shrinkage
-        self.normalize = normalize
+    pooling: float | Literal["auto"] = "auto"
+    _: KW_ONLY
+    shrinkage: float = 1e-3
+    normalize: bool = False
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         fitted, covariance = fit_class_gaussians(
@@ -371,6 +364,7 @@ def robust_class_gaussians(
     ], sharing
 
 
+@dataclass(eq=False, repr=False)
 class RDEScorer(UncertaintyEstimator):
     """Robust density estimation: Mahalanobis distance to the predicted class after kernel PCA.
 
@@ -472,7 +466,7 @@ class RDEScorer(UncertaintyEstimator):
         "q components",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "gamma": [Interval(Real, 0, None, closed="neither"), None],
         "max_samples": [Interval(Integral, 2, None, closed="left")],
@@ -481,23 +475,12 @@ class RDEScorer(UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        n_components: int = 100,
-        *,
-        gamma: float | None = None,
-        max_samples: int = 2000,
-        normalize: bool = False,
-        random_state: Any = 0,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.n_components = n_components
-        self.gamma = gamma
-        self.max_samples = max_samples
-        self.normalize = normalize
-        self.random_state = random_state
+    n_components: int = 100
+    _: KW_ONLY
+    gamma: float | None = None
+    max_samples: int = 2000
+    normalize: bool = False
+    random_state: Any = 0
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         random = check_random_state(self.random_state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -91,6 +91,7 @@ def tune_mixture(
     return next(mixture for risk, mixture in tried if risk <= lowest + 1e-12)
 
 
+@dataclass(eq=False, repr=False)
 class HUQScorer(UncertaintyEstimator):
     """Ranks of an epistemic and of an aleatoric score put together, by thresholds.
 
@@ -181,7 +182,7 @@ class HUQScorer(UncertaintyEstimator):
         "both scores",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "epistemic": [HasMethods(["fit", "predict"]), None],
         "aleatoric": [HasMethods(["fit", "predict"]), None],
         "alpha": [Interval(Real, 0, 1, closed="both"), None],
@@ -191,25 +192,13 @@ class HUQScorer(UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        epistemic: Any = None,
-        aleatoric: Any = None,
-        *,
-        alpha: float | None = None,
-        delta_min: float | None = None,
-        delta_max: float | None = None,
-        cv: int = 5,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.epistemic = epistemic
-        self.aleatoric = aleatoric
-        self.alpha = alpha
-        self.delta_min = delta_min
-        self.delta_max = delta_max
-        self.cv = cv
+    epistemic: Any = None
+    aleatoric: Any = None
+    _: KW_ONLY
+    alpha: float | None = None
+    delta_min: float | None = None
+    delta_max: float | None = None
+    cv: int = 5
 
     def fit(
         self,

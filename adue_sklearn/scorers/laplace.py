@@ -13,6 +13,7 @@ direction, the zero eigenvalue of G, is left out.
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -146,6 +147,7 @@ def _response(gaps: Tensor, largest: Tensor) -> Tensor:
     return torch.sigmoid(gaps.scatter(-1, largest, -torch.inf).logsumexp(dim=-1))
 
 
+@dataclass(eq=False, repr=False)
 class LastLayerLaplaceScorer(UncertaintyEstimator):
     """Softmax response averaged over a posterior of the head's weights (last-layer Laplace).
 
@@ -224,7 +226,7 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         cost="fit O(nd^2 + d^3); row O(d^2 + Cd + C^2)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "prior_precision": [
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"marginal_likelihood"}),
@@ -235,21 +237,11 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        prior_precision: float | Literal["marginal_likelihood"] = "marginal_likelihood",
-        *,
-        predictive: Literal["probit", "monte_carlo"] = "probit",
-        n_samples: int = 100,
-        random_state: int | np.random.RandomState | None = None,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.prior_precision = prior_precision
-        self.predictive = predictive
-        self.n_samples = n_samples
-        self.random_state = random_state
+    prior_precision: float | Literal["marginal_likelihood"] = "marginal_likelihood"
+    _: KW_ONLY
+    predictive: Literal["probit", "monte_carlo"] = "probit"
+    n_samples: int = 100
+    random_state: int | np.random.RandomState | None = None
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if not head.is_linear:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -105,6 +106,7 @@ def _fit_scaler(columns: FloatArray, what: str) -> StandardScaler:
     return scaler
 
 
+@dataclass(eq=False, repr=False)
 class LinearProbeScorer(_ErrorLearner):
     """Log-odds of an error from a logistic regression on the features.
 
@@ -174,20 +176,12 @@ class LinearProbeScorer(_ErrorLearner):
     )
 
     _learned_names = ("coef_", "intercept_", "C_")
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"cv"})],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        C: float | Literal["cv"] = "cv",
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.C = C
+    C: float | Literal["cv"] = "cv"
 
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         rows = as_numpy(X).astype(np.float64)
@@ -214,6 +208,7 @@ class LinearProbeScorer(_ErrorLearner):
         return self._affine(X, [self.coef_[None]], [np.array([self.intercept_])])
 
 
+@dataclass(eq=False, repr=False)
 class ConfidNetScorer(_ErrorLearner):
     """A small network that learns the probability of the true class (ConfidNet).
 
@@ -294,7 +289,7 @@ class ConfidNetScorer(_ErrorLearner):
     )
 
     _learned_names = ("coefs_", "intercepts_")
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like"],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -302,21 +297,11 @@ class ConfidNetScorer(_ErrorLearner):
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Sequence[int] = (100, 50),
-        *,
-        alpha: float = 10.0,
-        max_iter: int = 50,
-        random_state: int | np.random.RandomState | None = None,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.random_state = random_state
+    hidden_layer_sizes: Sequence[int] = (100, 50)
+    _: KW_ONLY
+    alpha: float = 10.0
+    max_iter: int = 50
+    random_state: int | np.random.RandomState | None = None
 
     def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
         rows = as_numpy(X).astype(np.float64)
@@ -384,6 +369,7 @@ def stack_columns(
     return np.column_stack([common, member, member * common[:, :1]])
 
 
+@dataclass(eq=False, repr=False)
 class StackedScorer(_ErrorLearner, _BaseComposition):
     """A logistic regression over several scores and the predicted class.
 
@@ -476,26 +462,17 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
     )
 
     _learned_names = ("estimators_", "coef_", "intercept_")
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimators": [list, None],
         "C": [Interval(Real, 0, None, closed="neither")],
         "cv": [Interval(Integral, 2, None, closed="left")],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        estimators: list[tuple[str, Any]] | None = None,
-        *,
-        C: float = 0.01,
-        cv: int = 5,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.estimators = estimators
-        self.C = C
-        self.cv = cv
+    estimators: list[tuple[str, Any]] | None = None
+    _: KW_ONLY
+    C: float = 0.01
+    cv: int = 5
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, by name those of the scorers too.

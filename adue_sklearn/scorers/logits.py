@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -319,6 +320,7 @@ class MaxLogitScorer(_LogitScorer):
         return max_logit(z)
 
 
+@dataclass(eq=False, repr=False)
 class EnergyScorer(_LogitScorer):
     """Free energy of the logits: the negative of their log-sum-exp.
 
@@ -360,21 +362,18 @@ class EnergyScorer(_LogitScorer):
         cost="fit nothing; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "temperature": [Interval(Real, 0, None, closed="neither")],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self, temperature: float = 1.0, *, activation: str | None = None, device: str = "auto"
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.temperature = temperature
+    temperature: float = 1.0
 
     def _score_logits(self, z: Tensor) -> Tensor:
         return energy(z, self.temperature)
 
 
+@dataclass(eq=False, repr=False)
 class GENScorer(_LogitScorer):
     """Generalised entropy of the largest probabilities (GEN).
 
@@ -420,28 +419,20 @@ class GENScorer(_LogitScorer):
         cost="fit nothing; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "gamma": [Interval(Real, 0, 1, closed="right")],
         "top_m": [Interval(Integral, 1, None, closed="left"), None],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        gamma: float = 0.1,
-        top_m: int | None = None,
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.gamma = gamma
-        self.top_m = top_m
+    gamma: float = 0.1
+    top_m: int | None = None
 
     def _score_logits(self, z: Tensor) -> Tensor:
         return gen(z, self.gamma, self.top_m)
 
 
+@dataclass(eq=False, repr=False)
 class DoctorScorer(_LogitScorer):
     """Odds that a rejected answer is wrong, by the head's own probabilities (DOCTOR).
 
@@ -485,25 +476,18 @@ class DoctorScorer(_LogitScorer):
         cost="fit nothing; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "variant": [StrOptions({"alpha", "beta"})],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        variant: DoctorVariant = "alpha",
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.variant = variant
+    variant: DoctorVariant = "alpha"
 
     def _score_logits(self, z: Tensor) -> Tensor:
         return doctor(z, self.variant)
 
 
+@dataclass(eq=False, repr=False)
 class MaxLogitPNormScorer(_LogitScorer):
     """The largest logit after centring and p-norm normalisation, p chosen on the fit rows.
 
@@ -553,20 +537,12 @@ class MaxLogitPNormScorer(_LogitScorer):
         cost="fit O(nC) a value of p; row O(Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "p_grid": ["array-like"],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        p_grid: Sequence[float] = tuple(range(1, 11)),
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.p_grid = p_grid
+    p_grid: Sequence[float] = tuple(range(1, 11))
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         grid = _check_p_grid(self.p_grid)
@@ -592,6 +568,7 @@ def _check_p_grid(p_grid: Any) -> list[float]:
     return [float(p) for p in grid]
 
 
+@dataclass(eq=False, repr=False)
 class RelUScorer(_LogitScorer):
     """Relative uncertainty: pairs of classes count as far as errors go with them (Rel-U).
 
@@ -660,23 +637,14 @@ class RelUScorer(_LogitScorer):
         cost="fit O(nC^2); row O(Cd + C^2)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "lam": [Interval(Real, 0, 1, closed="right")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        lam: float = 0.5,
-        temperature: float = 1.0,
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.lam = lam
-        self.temperature = temperature
+    lam: float = 0.5
+    temperature: float = 1.0
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         errors, z = self._original_errors(X, labels, head), self._original_logits(X)

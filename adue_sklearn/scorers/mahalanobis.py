@@ -7,7 +7,7 @@ arXiv 2106.09022 (relative distance); Ledoit and Wolf (2004) for the automatic s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -198,6 +198,7 @@ def _whitening(covariance: Tensor, n_rows: float) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity, upper=False).T.contiguous()
 
 
+@dataclass(eq=False, repr=False)
 class MahalanobisScorer(UncertaintyEstimator):
     """Mahalanobis distance of a row to the features the classifier was trained on.
 
@@ -281,26 +282,17 @@ class MahalanobisScorer(UncertaintyEstimator):
         cost="fit O(nd^2 + d^3); row O(d^2 + Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "variant": [StrOptions({"class", "marginal", "relative"})],
         "normalize": ["boolean"],
         "shrinkage": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        variant: Variant = "class",
-        *,
-        normalize: bool = False,
-        shrinkage: Shrinkage = 1e-3,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.variant = variant
-        self.normalize = normalize
-        self.shrinkage = shrinkage
+    variant: Variant = "class"
+    _: KW_ONLY
+    normalize: bool = False
+    shrinkage: Shrinkage = 1e-3
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(

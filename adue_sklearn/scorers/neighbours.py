@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -103,6 +104,7 @@ def _kept_rows(X: Array, normalize: bool, device: torch.device) -> Tensor:
     return torch.cat([unit_rows(chunk) for chunk in chunks] if normalize else chunks)
 
 
+@dataclass(eq=False, repr=False)
 class KNNScorer(UncertaintyEstimator):
     """Distance to the k-th nearest training row.
 
@@ -166,23 +168,15 @@ class KNNScorer(UncertaintyEstimator):
         cost="fit O(nd); row O(nd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "k": [Interval(Integral, 1, None, closed="left")],
         "normalize": ["boolean"],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        k: int = 10,
-        *,
-        normalize: bool = True,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.k = k
-        self.normalize = normalize
+    k: int = 10
+    _: KW_ONLY
+    normalize: bool = True
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if self.k > X.shape[0]:
@@ -203,6 +197,7 @@ class KNNScorer(UncertaintyEstimator):
         return map_rows(distance, X, device, gemm_dtype(X))
 
 
+@dataclass(eq=False, repr=False)
 class TrustScoreScorer(UncertaintyEstimator):
     """How much farther the predicted class is than the nearest other class.
 
@@ -271,26 +266,17 @@ class TrustScoreScorer(UncertaintyEstimator):
         cost="fit O(nd), with alpha > 0 O(n^2 d / C); row O(nd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, 1, closed="left")],
         "k": [Interval(Integral, 1, None, closed="left")],
         "normalize": ["boolean"],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        alpha: float = 0.0,
-        *,
-        k: int = 10,
-        normalize: bool = False,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.alpha = alpha
-        self.k = k
-        self.normalize = normalize
+    alpha: float = 0.0
+    _: KW_ONLY
+    k: int = 10
+    normalize: bool = False
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if len(np.unique(labels)) < 2:

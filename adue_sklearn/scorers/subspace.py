@@ -5,6 +5,7 @@ Source: Wang et al. (2022), arXiv 2203.10807 (ViM).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ def residual_norms(X: Tensor, origin: Tensor, complement: Tensor) -> Tensor:
     return torch.linalg.vector_norm((X - origin) @ complement, dim=1)
 
 
+@dataclass(eq=False, repr=False)
 class ViMScorer(UncertaintyEstimator):
     """Virtual-logit matching: what lies off the training rows' main directions, minus energy.
 
@@ -113,20 +115,12 @@ class ViMScorer(UncertaintyEstimator):
         cost="fit O(nd^2 + d^3); row O(d^2 + Cd)",
     )
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Interval(Integral, 0, None, closed="left"), None],
         **UncertaintyEstimator._parameter_constraints,
     }
 
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        activation: str | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(activation=activation, device=device)
-        self.n_components = n_components
+    n_components: int | None = None
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         device = resolve_device(self.device, X)
