@@ -218,7 +218,7 @@ def save_head(
         )
     facts = {str(name): value for name, value in (provenance or {}).items()}
     check_document(facts, _Provenance, "provenance", _PROVENANCE_KIND)
-    arrays, values = _split_state(estimator)
+    arrays, values = split_state(estimator)
     known = _rows_fitted_on(estimator, fitted_on)
     if class_names is not None:
         class_names = _check_names(class_names, len(estimator.classes_))
@@ -230,12 +230,12 @@ def save_head(
         "class": type(estimator).__name__,
         "arrays": arrays_name,
         "params": {
-            name: _plain(f"parameter {name}", value)
+            name: as_json(f"parameter {name}", value)
             for name, value in estimator.get_params(deep=False).items()
         },
-        "attributes": {name: _plain(f"attribute {name}", v) for name, v in values.items()},
+        "attributes": {name: as_json(f"attribute {name}", v) for name, v in values.items()},
         "provenance": {
-            name: _plain(f"provenance[{name!r}]", value)
+            name: as_json(f"provenance[{name!r}]", value)
             for name, value in {**facts, **known}.items()
         },
         "class_names": class_names,
@@ -547,7 +547,7 @@ def check_saveable(estimator: UncertaintyEstimator) -> None:
         )
 
 
-def _split_state(
+def split_state(
     estimator: UncertaintyEstimator,
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return fitted attributes as arrays of numbers and as the rest."""
@@ -573,7 +573,7 @@ def _split_state(
     return arrays, values
 
 
-def _plain(name: str, value: Any) -> Any:
+def as_json(name: str, value: Any) -> Any:
     """Return a value that JSON can hold; numpy's numbers become Python's."""
     if isinstance(value, np.generic):
         return value.item()

@@ -34,7 +34,7 @@ from adue_sklearn._utils.schemas import (
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics._arguments import as_column
-from adue_sklearn.persistence import _plain, _split_state
+from adue_sklearn.persistence import as_json, split_state
 from adue_sklearn.selective import fewest_rows, selective_threshold, smallest_target
 
 __all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
@@ -303,7 +303,7 @@ def save_threshold(
         "format_version": FORMAT_VERSION,
         "adue_sklearn": adue_sklearn.__version__,
         "meaning": threshold.describe(),
-        **{name: _plain(name, value) for name, value in asdict(threshold).items()},
+        **{name: as_json(name, value) for name, value in asdict(threshold).items()},
         # JSON has no infinity.
         "accepts": threshold.accepts_what,
         "threshold": threshold.threshold if math.isfinite(threshold.threshold) else None,
@@ -361,7 +361,7 @@ def score_sha256(estimator: UncertaintyEstimator) -> str:
 
     The device is left out: it does not change what the score means.
     """
-    arrays, values = _split_state(estimator)
+    arrays, values = split_state(estimator)
     parameters = estimator.get_params(deep=False)
     parameters.pop("device", None)
     rest = json.dumps(

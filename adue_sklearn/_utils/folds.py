@@ -10,11 +10,20 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
 from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.head import BoolArray, IntArray
 from adue_sklearn._utils.row_digests import row_groups
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 Fold = tuple[IntArray, IntArray]
+
+
+def stratified(
+    strata: npt.NDArray[Any], n_splits: int, *, random_state: int | None = 0
+) -> list[Fold]:
+    """Return folds (train, test) with equal shares of each stratum, as far as it goes."""
+    splitter = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return list(splitter.split(strata, strata))
 
 
 class Divisible:
@@ -35,11 +44,9 @@ class Divisible:
 
     def folds(self, n_splits: int, random_state: int | None) -> list[Fold]:
         """Return folds (train, test) with equal shares of the errors, as row numbers."""
-        splitter = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
         fold_of = np.empty(len(self.errors), dtype=np.int64)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            for number, (_, test) in enumerate(splitter.split(self.errors, self.errors)):
-                fold_of[test] = number
+        folds = stratified(self.errors, n_splits, random_state=random_state)
+        for number, (_, test) in enumerate(folds):
+            fold_of[test] = number
         rows = fold_of[self.groups]
         return [(np.flatnonzero(rows != k), np.flatnonzero(rows == k)) for k in range(n_splits)]

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
-from sklearn.model_selection import ParameterGrid, StratifiedKFold, check_cv
+from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -34,6 +34,7 @@ from adue_sklearn._utils.arrays import (
     to_tensor,
     where_it_computes,
 )
+from adue_sklearn._utils.folds import Fold, stratified
 from adue_sklearn._utils.head import BoolArray, Head, IntArray
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue.descents import units_of
@@ -57,7 +58,6 @@ SEARCHED = ("alpha", "beta", "lam", "scale", "measure")
 #: The best so many settings, in share and at least, are solved from scratch before one is chosen.
 _CONFIRMED_SHARE, _FEWEST_CONFIRMED = 0.08, 4
 
-Fold = tuple[IntArray, IntArray]
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]]
 
 
@@ -276,11 +276,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                     f"too few, or too many, for cv={n_splits} folds with both. Use fewer folds, "
                     "or more rows that the classifier was not trained on."
                 )
-            splitter = StratifiedKFold(max(2, min(n_splits, fewest)), shuffle=True, random_state=0)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The least populated class")
-                return list(splitter.split(np.zeros(len(errors)), errors))
-        folds = _given_folds(self.cv, labels)
+            return stratified(errors, max(2, min(n_splits, fewest)))
+        folds = given_folds(self.cv, labels)
         for number, (rest, _) in enumerate(folds):
             if head.given and not errors[rest].any():
                 raise ValueError(
@@ -440,7 +437,7 @@ class ScoreKind(NamedTuple):
     measure: Any
 
 
-def _given_folds(cv: Any, labels: IntArray) -> list[Fold]:
+def given_folds(cv: Any, labels: IntArray) -> list[Fold]:
     """Return the folds of a splitter or a list, checked."""
     rows = np.arange(len(labels))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ import torch
 from scipy.optimize import brentq, minimize
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, like_input, to_tensor, validate_features
+from adue_sklearn._utils.folds import Fold, stratified
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
@@ -34,7 +33,7 @@ from adue_sklearn._utils.head import (
 )
 from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, warn
-from adue_sklearn.adue.search import _given_folds
+from adue_sklearn.adue.search import given_folds
 from adue_sklearn.base import FitRows
 from adue_sklearn.calibration.score_maps import METHODS, apply_score_map, fit_score_map
 from adue_sklearn.card import Card
@@ -512,11 +511,9 @@ class ErrorProbability(WrappingEstimator):
         uncertainty, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
         return data.fit(wrapped), X, checked, Rows(uncertainty, errors)
 
-    def _folds(
-        self, data: FitRows, labels: IntArray, head: Head
-    ) -> list[tuple[IntArray, IntArray]]:
+    def _folds(self, data: FitRows, labels: IntArray, head: Head) -> list[Fold]:
         if not isinstance(self.cv, Integral):
-            return _given_folds(self.cv, labels)
+            return given_folds(self.cv, labels)
         errors = self._errors_to_stratify(data, labels, head)
         few = int(min(errors.sum(), (~errors).sum()))
         if head.given and few < 2:
@@ -528,10 +525,7 @@ class ErrorProbability(WrappingEstimator):
         # Without a head the folds fit one: they need every class.
         strata = errors if head.given else labels * 2 + errors
         n_splits = min(int(self.cv), few, int(np.bincount(strata).max()))
-        splitter = StratifiedKFold(max(2, n_splits), shuffle=True, random_state=0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            return list(splitter.split(np.zeros(len(errors)), strata))
+        return stratified(strata, max(2, n_splits))
 
     def _errors_to_stratify(self, data: FitRows, labels: IntArray, head: Head) -> BoolArray:
         if not head.given:

@@ -5,7 +5,6 @@ Source: Vazhentsev et al. (2023), ACL, section 3 (HUQ).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral, Real
@@ -14,11 +13,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device, rows_of
+from adue_sklearn._utils.folds import Fold, stratified
 from adue_sklearn._utils.head import BoolArray, FloatArray, Head, IntArray
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -316,17 +315,14 @@ class HUQScorer(UncertaintyEstimator):
             errors[fold] = fitted.errors(X_fold, rows.y[fold])
         return found[0], found[1], errors
 
-    def _folds(self, labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    def _folds(self, labels: IntArray) -> list[Fold]:
         most = int(np.bincount(labels).max())
         if most < 2:
             raise ValueError(
                 f"y holds every label once ({len(labels)} rows): there are no folds in which "
                 "scores could be fitted. Fit on more rows, or freeze fitted scores."
             )
-        folds = StratifiedKFold(min(self.cv, most), shuffle=True, random_state=0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            yield from folds.split(np.zeros(len(labels)), labels)
+        return stratified(labels, min(self.cv, most))
 
     def _choose(self, errors: BoolArray, head: Head) -> Mixture:
         given = (self.alpha, self.delta_min, self.delta_max)

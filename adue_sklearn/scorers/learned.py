@@ -28,6 +28,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device, rows_of
+from adue_sklearn._utils.folds import stratified
 from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
@@ -551,8 +552,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
                     f"{len(errors)} fit rows (X, y); a stack needs two errors and two correct "
                     "answers to fit on some and look at others. Fit on more held-out rows."
                 )
-            folds = StratifiedKFold(min(self.cv, few), shuffle=True, random_state=0)
-            yield from folds.split(errors, errors)
+            yield from stratified(errors, min(self.cv, few))
         else:  # the folds in which the errors were counted
             rarest = int(np.bincount(labels).min())
             yield from StratifiedKFold(max(2, min(5, rarest))).split(labels, labels)
