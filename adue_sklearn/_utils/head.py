@@ -97,10 +97,11 @@ class Head:
         ValueError
             If the arrays are no head; the message names the argument.
         """
-        first = init_W[0] if is_list_of_layers(init_W) else init_W
-        width = as_numpy(first).shape[-1:] or (0,)
+        deep = is_list_of_layers(init_W)
+        name, first = ("init_W[0]", init_W[0]) if deep else ("init_W", init_W)
+        width = _finite(first, name, ndim=(1, 2), shape="(n_classes, n_features)").shape[-1]
         return check_head(
-            init_W, init_b, classes, (0, *width), activation=activation, may_be_cut=False
+            init_W, init_b, classes, (0, width), activation=activation, may_be_cut=False
         )
 
     @property
@@ -386,10 +387,11 @@ def _check_layers(
             f"{f'a list of {len(init_b)}' if isinstance(init_b, list | tuple) else type(init_b)}; "
             "expected one bias (or None) a layer, first layer first."
         )
-    if len(init_W) > 1 and activation is None:
+    known = isinstance(activation, str) and activation in ACTIVATIONS
+    if len(init_W) > 1 and not known:
         raise ValueError(
-            f"init_W has {len(init_W)} layers, but activation is None; set activation to what the "
-            f"head applies between them: {', '.join(ACTIVATIONS)}."
+            f"init_W has {len(init_W)} layers, but activation is {activation!r}; set it to what "
+            f"the head applies between them: {', '.join(ACTIVATIONS)}."
         )
     weights, biases = [], []
     width, source = n_features, "X"

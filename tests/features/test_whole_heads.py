@@ -357,13 +357,13 @@ def test_arrays_of_a_whole_head_are_stored_and_appended(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation": None}, r"activation: init_W has 2 layers.*'tanh'.*got None"),
-        ({"activation": "gelu_new"}, "activation: .*'gelu_new'"),
-        ({"init_W": np.eye(3, 4), "init_b": None}, "activation: .* init_W has one"),
-        ({"init_b": [None]}, "init_b: expected a list of 2.*got a list of 1"),
-        ({"init_b": np.zeros(3)}, "init_b: expected a list of 2.*ndarray"),
-        ({"init_b": [np.zeros(4), None]}, r"init_b\[0\]: expected shape \(5\)"),
-        ({"init_W": [np.eye(5, 4), np.eye(3, 6)]}, r"init_W\[1\]: expected shape .*5\)"),
+        ({"activation": None}, "init_W has 2 layers, but activation is None.*: tanh,"),
+        ({"activation": "gelu_new"}, "activation is 'gelu_new'.*: tanh,"),
+        ({"init_W": np.eye(3, 4), "init_b": None}, "activation='relu', but init_W is one layer"),
+        ({"init_b": [None]}, "init_W is a list of 2 layers, init_b is a list of 1"),
+        ({"init_b": np.zeros(3)}, "init_W is a list of 2 layers, init_b is .*ndarray"),
+        ({"init_b": [np.zeros(4), None]}, r"init_b\[0\] has shape \(4,\).*expected \(5,\)"),
+        ({"init_W": [np.eye(5, 4), np.eye(3, 6)]}, r"init_W\[1\] has shape .*, 5\)"),
         ({"features": np.eye(7, 5)}, "features: 5 columns, but init_W has 4"),
     ],
 )
