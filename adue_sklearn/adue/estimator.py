@@ -76,7 +76,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         L-BFGS: most iterations of one descent.
     tol : float, default=1e-4
         L-BFGS: a descent has converged when no entry of the gradient is larger, weights being
-        counted in units of four times the features' root mean square.
+        counted in units of twice the features' root mean square.
     learning_rate : float, default=1e-4
         Adam: the highest rate of the cycle.
     epochs : int, default=10
