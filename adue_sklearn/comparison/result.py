@@ -25,7 +25,7 @@ ALIKE = f"ranks as {REFERENCE}"
 _POWER = 0.8
 #: In place of a number that the rows do not define.
 _UNDEFINED = "-"
-_HEADINGS = {
+HEADINGS = {
     "roc_auc": "ROC-AUC",
     "aurc": "AURC",
     "eaurc": "E-AURC",
@@ -252,7 +252,7 @@ class Comparison:
         level = f"[{100 * self.confidence:g} %]"
         names = self.metric_names
         headings = ["score", f"ROC-AUC {level}", f"minus {REFERENCE}", "p (Holm)"]
-        headings += [_HEADINGS.get(name, name) for name in names if name != "roc_auc"]
+        headings += [HEADINGS.get(name, name) for name in names if name != "roc_auc"]
         headings += ["fitted on", "fit s", "score s"]
         rows = [_cells(result, names, intervals) for result in self.results]
         for row, result in zip(rows, self.results, strict=True):

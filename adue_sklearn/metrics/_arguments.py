@@ -65,6 +65,23 @@ def prediction_errors(predicted: Any, y: Any) -> BoolArray:
     return np.asarray(predicted != y, dtype=bool)
 
 
+def judge(estimator: Any, X: Any, y: Any) -> tuple[BoolArray, Any]:
+    """Return where the estimator's predictions are wrong, and its uncertainty."""
+    require(estimator, "predict", "score_samples")
+    return prediction_errors(estimator.predict(X), y), -estimator.score_samples(X)
+
+
+def require(estimator: Any, *methods: str) -> None:
+    """Raise unless an estimator has the methods."""
+    missing = [method for method in methods if not hasattr(estimator, method)]
+    if isinstance(estimator, type) or missing:
+        what = f"has no {missing[0]}" if missing else "is a class"
+        raise TypeError(
+            f"estimator is {estimator!r}, which {what}; expected a fitted uncertainty estimator, "
+            "or a pipeline or a search that ends in one."
+        )
+
+
 def check_scores(
     errors: Any, uncertainty: Any, *, name: str = "uncertainty"
 ) -> tuple[BoolArray, FloatArray]:

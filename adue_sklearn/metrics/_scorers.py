@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from adue_sklearn.metrics._arguments import prediction_errors
+from adue_sklearn.metrics._arguments import judge
 from adue_sklearn.metrics._bootstrap import COUNT_FORMS
 from adue_sklearn.metrics._detection import (
     error_average_precision_score,
@@ -58,14 +58,7 @@ class ErrorScorer:
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
         """Return the metric of ``estimator``'s uncertainty for its errors on ``X, y``."""
-        answers = hasattr(estimator, "predict") and hasattr(estimator, "score_samples")
-        if isinstance(estimator, type) or not answers:
-            raise TypeError(
-                f"estimator is a {type(estimator).__name__}; expected a fitted estimator with "
-                "predict and score_samples, such as any of this package."
-            )
-        errors = prediction_errors(estimator.predict(X), y)
-        value = self.metric(errors, -estimator.score_samples(X))
+        value = self.metric(*judge(estimator, X, y))
         return value if self.greater_is_better else -value
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any, Self
 import numpy as np
 
 from adue_sklearn._utils.messages import printable
+from adue_sklearn.comparison.result import HEADINGS
 from adue_sklearn.metrics._arguments import FloatArray
 from adue_sklearn.plotting._display import Drawing, style
-
-_NAMES = {"roc_auc": "ROC-AUC", "aurc": "AURC", "eaurc": "E-AURC"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -139,5 +138,5 @@ class ComparisonDisplay(Drawing):
         )
         ax.set_yticks(places, list(map(printable, self.names)))
         ax.set_ylim(-0.7, max(len(self.names), 1) - 0.3)
-        ax.set_xlabel(f"100 x {_NAMES.get(self.metric, self.metric)}, minus softmax response")
+        ax.set_xlabel(f"100 x {HEADINGS.get(self.metric, self.metric)}, minus softmax response")
         return self

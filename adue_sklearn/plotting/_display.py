@@ -9,8 +9,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from adue_sklearn._utils.validation import naming
-from adue_sklearn.metrics import prediction_errors
-from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_share
+from adue_sklearn.metrics._arguments import FloatArray, as_column, check_share, judge
 
 
 class Drawing:
@@ -81,23 +80,6 @@ def import_matplotlib(module: str) -> Any:
         raise ModuleNotFoundError(
             "Plots need matplotlib, which is not installed; run: pip install 'adue-sklearn[plot]'"
         ) from error
-
-
-def judge(estimator: Any, X: Any, y: Any) -> tuple[BoolArray, Any]:
-    """Return where the estimator's predictions are wrong, and its uncertainty."""
-    require(estimator, "predict", "score_samples")
-    return prediction_errors(estimator.predict(X), y), -estimator.score_samples(X)
-
-
-def require(estimator: Any, *methods: str) -> None:
-    """Raise unless an estimator has the methods."""
-    missing = [method for method in methods if not hasattr(estimator, method)]
-    if isinstance(estimator, type) or missing:
-        what = f"has no {missing[0]}" if missing else "is a class"
-        raise TypeError(
-            f"estimator is {estimator!r}, which {what}; expected a fitted uncertainty estimator, "
-            "or a pipeline or a search that ends in one."
-        )
 
 
 def name_of(estimator: Any, name: str | None) -> str:

@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_scalar
 
-from adue_sklearn.metrics import prediction_errors
-from adue_sklearn.metrics._arguments import FloatArray, check_choice, check_scores
+from adue_sklearn.metrics._arguments import (
+    FloatArray,
+    check_choice,
+    check_scores,
+    judge,
+    prediction_errors,
+    require,
+)
 from adue_sklearn.metrics._calibration import bin_rates
 from adue_sklearn.plotting._display import (
     Display,
     check_confidence,
-    judge,
     label,
     legend_handles,
     name_of,
-    require,
     set_percent,
     style,
 )
