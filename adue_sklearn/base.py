@@ -94,8 +94,8 @@ class FitRows(NamedTuple):
 class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of everything that scores the answers of a frozen linear head.
 
-    Subclasses implement :meth:`_fit` (may be a no-op) and :meth:`_uncertainty`. The predictions
-    are the original head's, always; what subclasses learn is only when to doubt them.
+    Subclasses implement :meth:`_uncertainty`, and :meth:`_fit` if they learn. The predictions are
+    the original head's, always; what subclasses learn is only when to doubt them.
 
     Parameters
     ----------
@@ -337,9 +337,11 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """Return validated features as :meth:`_fit` reads them: as they are, block by block."""
         return X
 
-    @abstractmethod
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
-        """Learn from validated features and labels, the latter as row numbers of the head."""
+        """Learn from validated features and labels, the latter as row numbers of the head.
+
+        By default nothing: all that there is to know is the head.
+        """
 
     @abstractmethod
     def _uncertainty(self, X: Array) -> Tensor:
@@ -448,7 +450,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             weights, biases = [fitted[f"{prefix}coef_"]], [fitted[f"{prefix}intercept_"]]
         else:
             weights, biases = fitted[f"{prefix}coefs_"], fitted[f"{prefix}intercepts_"]
-        activation = fitted.get("_activation", self.activation)  # older ones kept it in neither
+        # Heads that were saved before that was kept had the parameter set.
+        activation = fitted.get("_activation", getattr(self, "activation", None))
         given = fitted["_head_given"]
         return Head(tuple(weights), tuple(biases), self.classes_, activation, given)
 

@@ -136,20 +136,20 @@ class HeadProblem:
         weights = self._error_weights
         one = torch.ones(1, dtype=torch.float64, device=self._original.device)
         return Stack(
-            self._X,
-            self._original,
-            head_matrix(self._head).to(one.device),
-            self._errors,
-            self._reference,
-            self._row_weights,
-            None if weights is None else weights[None],
-            one.new_zeros(1, dtype=torch.int64),
-            self._alpha * one,
-            self._beta * one,
-            self._lam * one,
-            self._scale,
-            self._measure,
-            self._weight_units,
+            X=self._X,
+            original=self._original,
+            head=head_matrix(self._head).to(one.device),
+            errors=self._errors,
+            reference=self._reference,
+            row_weights=self._row_weights,
+            error_weights=None if weights is None else weights[None],
+            fold=one.new_zeros(1, dtype=torch.int64),
+            alpha=self._alpha * one,
+            beta=self._beta * one,
+            lam=self._lam * one,
+            scale=self._scale,
+            measure=self._measure,
+            weight_units=self._weight_units,
         )
 
     @exact_products

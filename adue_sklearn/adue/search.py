@@ -396,20 +396,20 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             return values.repeat_interleave(len(folds)).to(device)
 
         return Stack(
-            X,
-            original,
-            head_matrix(head).to(device),
-            wrong,
-            reference_score(original, kind.scale, kind.measure),
-            row_weights,
-            error_weights,
-            torch.arange(len(folds), device=device).repeat(len(settings)),
-            per_problem("alpha"),
-            per_problem("beta"),
-            per_problem("lam"),
-            kind.scale,
-            kind.measure,
-            units_of(X, row_weights),
+            X=X,
+            original=original,
+            head=head_matrix(head).to(device),
+            errors=wrong,
+            reference=reference_score(original, kind.scale, kind.measure),
+            row_weights=row_weights,
+            error_weights=error_weights,
+            fold=torch.arange(len(folds), device=device).repeat(len(settings)),
+            alpha=per_problem("alpha"),
+            beta=per_problem("beta"),
+            lam=per_problem("lam"),
+            scale=kind.scale,
+            measure=kind.measure,
+            weight_units=units_of(X, row_weights),
         )
 
     def _score(

@@ -21,7 +21,7 @@ from adue_sklearn.adue.solvers import Objective
 _BLOCK = {"cpu": 2**15, "cuda": 2**24}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """P problems over one set of n rows.
 

@@ -530,7 +530,7 @@ class ErrorProbability(WrappingEstimator):
     def _errors_to_stratify(self, data: FitRows, labels: IntArray, head: Head) -> BoolArray:
         if not head.given:
             return out_of_fold_predictions(as_numpy(data.X), labels) != labels
-        scorer = SoftmaxResponseScorer(activation=self.activation, device=self.device)
+        scorer = SoftmaxResponseScorer(device=self._wrapped().device)
         return data.fit(scorer).errors(data.X, data.y)
 
     def _complain_of_errors(self) -> None:

@@ -116,9 +116,6 @@ def _tempered(z: Tensor, temperature: float) -> Tensor:
 class _LogitScorer(UncertaintyEstimator):
     """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
-        """Nothing to learn beyond the head itself."""
-
     def _uncertainty(self, X: Array) -> Tensor:
         return self._score_logits(self._original_logits(X))
 

@@ -16,7 +16,6 @@ from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
     Head,
-    IntArray,
     as_row_numbers,
     check_head,
 )
@@ -40,16 +39,6 @@ class WrappingEstimator(UncertaintyEstimator):
 
     estimator: Any
     estimator_: UncertaintyEstimator
-
-    @property
-    def activation(self) -> str | None:  # type: ignore[override]
-        """What the wrapped estimator applies between the layers of the head."""
-        return self._wrapped().activation
-
-    @property
-    def device(self) -> str:  # type: ignore[override]
-        """Where the wrapped estimator computes."""
-        return self._wrapped().device
 
     def _wrapped(self) -> UncertaintyEstimator:
         """Return the estimator that is wrapped, out of its ``FrozenEstimator``."""
@@ -101,9 +90,6 @@ class WrappingEstimator(UncertaintyEstimator):
         """Warn the caller of ``fit`` of what is wrong with labels for a given head."""
         if self._head_given:
             self._check_fit_rows(X, as_row_numbers(y, self.classes_, named=True))
-
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
-        raise NotImplementedError  # fit is overridden
 
     def _original_logits(self, X: Array) -> Tensor:
         return self.estimator_._original_logits(X)

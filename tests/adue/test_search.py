@@ -76,14 +76,14 @@ def make_stack(problem, n_problems=6, *, has_bias=True, scale="unit", measure="s
         return torch.tensor(values, dtype=torch.float64).repeat(n_problems)[:n_problems]
 
     return Stack(
-        X,
-        original,
-        torch.cat([W, b[:, None]], dim=1) if has_bias else W,
-        torch.tensor(problem.errors.astype(float)),
-        reference_score(original, scale, measure),
-        rows / rows.sum(dim=1, keepdim=True),
-        None,
-        torch.arange(n_problems) % 2,
+        X=X,
+        original=original,
+        head=torch.cat([W, b[:, None]], dim=1) if has_bias else W,
+        errors=torch.tensor(problem.errors.astype(float)),
+        reference=reference_score(original, scale, measure),
+        row_weights=rows / rows.sum(dim=1, keepdim=True),
+        error_weights=None,
+        fold=torch.arange(n_problems) % 2,
         alpha=setting(0.0, 0.1, 1.0, 0.0, 0.3, 3.0),
         beta=setting(0.1, 0.01, 0.3, 1.0, 0.1, 0.05),
         lam=setting(5.0, 5.0, 10.0, 20.0, 3.0, 5.0),
