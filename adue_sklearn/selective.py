@@ -19,7 +19,6 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
 from adue_sklearn._utils.head import check_head, check_labels
-from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, share_hint, warn
 from adue_sklearn.base import FitRows
 from adue_sklearn.card import Card
@@ -529,15 +528,11 @@ class SelectiveClassifier(WrappingEstimator):
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
     ) -> tuple[Any, Array, npt.NDArray[Any], IntArray]:
         """Return the fitted estimator, checked rows, and which of them set the threshold."""
-        name = type(self).__name__
         if self._is_frozen():
-            fitted, features = self._check_frozen(X, init_W, init_b, classes)
-            validate_features(self, X, reset=True)
-            labels = check_labels(y, len(features), name)
-            return fitted, features, labels, rows_new_to(fitted, features)
+            return self._check_frozen(X, y, init_W, init_b, classes)
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
-        y = check_labels(y, X.shape[0], name)
+        y = check_labels(y, X.shape[0], type(self).__name__)
         head = None
         if init_W is not None:
             head = check_head(init_W, init_b, classes, X.shape, activation=wrapped.activation)

@@ -31,7 +31,6 @@ from adue_sklearn._utils.head import (
     out_of_fold_predictions,
     resolve_head,
 )
-from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.search import given_folds
 from adue_sklearn.base import FitRows
@@ -475,10 +474,7 @@ class ErrorProbability(WrappingEstimator):
             learns from errors.
         """
         if self._is_frozen():
-            fitted, features = self._check_frozen(X, init_W, init_b, classes)
-            validate_features(self, X, reset=True)
-            labels = check_labels(y, features.shape[0], type(self).__name__)
-            new = rows_new_to(fitted, features)
+            fitted, features, labels, new = self._check_frozen(X, y, init_W, init_b, classes)
             features, labels = features[new], labels[new]
             rows = score_rows(fitted, features, labels)
         else:

@@ -18,7 +18,9 @@ from adue_sklearn._utils.head import (
     Head,
     as_row_numbers,
     check_head,
+    check_labels,
 )
+from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.scorers import SoftmaxResponseScorer
@@ -59,12 +61,15 @@ class WrappingEstimator(UncertaintyEstimator):
         return isinstance(self.estimator, FrozenEstimator)
 
     def _check_frozen(
-        self, X: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[UncertaintyEstimator, Array]:
-        """Return the frozen estimator and features that it takes; a head that is given is its."""
+        self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
+    ) -> tuple[UncertaintyEstimator, Array, npt.NDArray[Any], IntArray]:
+        """Return the frozen estimator, checked rows, and the numbers of those it has not seen.
+
+        A head that is given has to be its own.
+        """
         frozen = self._wrapped()
         check_is_fitted(frozen)
-        X = validate_features(frozen, X, reset=False)
+        given, X = X, validate_features(frozen, X, reset=False)
         if init_W is None:
             for name, value in (("init_b", init_b), ("classes", classes)):
                 if value is not None:
@@ -79,7 +84,9 @@ class WrappingEstimator(UncertaintyEstimator):
                     "init_W, init_b, classes are not the head that the frozen estimator was "
                     "fitted with; leave them out, or fit the estimator on this head."
                 )
-        return frozen, X
+        validate_features(self, given, reset=True)
+        y = check_labels(y, len(X), type(self).__name__)
+        return frozen, X, y, rows_new_to(frozen, X)
 
     def _adopt(self, fitted: UncertaintyEstimator) -> None:
         """Take predictions, head and classes from a fitted estimator."""
