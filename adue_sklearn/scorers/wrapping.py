@@ -101,6 +101,9 @@ class WrappingEstimator(UncertaintyEstimator):
     def _original_logits(self, X: Array) -> Tensor:
         return self.estimator_._original_logits(X)
 
+    def _head_logits(self, X: Array) -> Tensor:
+        return self.estimator_._head_logits(X)
+
     def _uncertainty(self, X: Array) -> Tensor:
         return self.estimator_._uncertainty(X)
 
