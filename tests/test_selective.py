@@ -27,6 +27,7 @@ from tests.bad_input_cases import anything, call
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
 from tests.profiles import repeated
+from tests.toy_scorers import ToyScorer
 
 METHODS = ["binomial", "sgr", "ltt"]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -54,6 +55,11 @@ def test_clopper_pearson_is_scipys_exact_bound(n, share, confidence):
     errors = round(share * n)
     expected = binomtest(errors, n, alternative="less").proportion_ci(confidence, "exact").high
     assert clopper_pearson(errors, n, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_impossible_number_of_errors_among_several_is_refused():
+    with pytest.raises(ValueError, match="between 0 and n_rows"):
+        clopper_pearson([1, 5], [3, 3])
 
 
 @given(n=st.integers(1, 300), share=st.floats(0, 1), target=st.floats(0.001, 0.999))
@@ -510,6 +516,18 @@ def test_predicted_classes_have_thresholds_of_their_own(sharp):
     np.testing.assert_array_equal(
         model.accepts(sharp.X), by_group.accepts(sharp.X, groups=predicted)
     )
+
+
+def test_a_row_exactly_at_the_threshold_is_accepted():
+    # Two scores with no float between them: the threshold is the lower one itself.
+    low, high = 0.5, np.nextafter(0.5, 1.0)
+    scores, answers = np.repeat([low, high], [300, 100]), np.tile([0, 1], 200)
+    X = np.column_stack([scores, 2.0 * answers - 1.0])
+    labels = np.where(scores == low, answers, 1 - answers)
+    model = SelectiveClassifier(ToyScorer(), target_risk=0.1)
+    model.fit(X, labels, [[0.0, -1.0], [0.0, 1.0]], [0.0, 0.0])
+    assert model.threshold_ == low
+    np.testing.assert_array_equal(model.accepts(X), scores == low)
 
 
 def test_a_class_never_predicted_at_fit_is_not_accepted(sharp):

@@ -203,6 +203,10 @@ def test_softmax_response_of_a_saturated_row_does_not_round_to_zero():
     )
 
 
+def test_softmax_response_of_logits_further_apart_than_floats_reach_is_zero():
+    assert softmax_response(torch.tensor([[1e308, -1e308]], dtype=torch.float64)).item() == 0.0
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("lam", [0.001, 0.01, 1.0, 100.0, 1e4])
 def test_rows_near_uniform_have_no_noise_in_their_loss_at_any_sharpness(n_classes, lam):

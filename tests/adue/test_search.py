@@ -261,6 +261,16 @@ def test_one_standard_error_prefers_the_tightest_anchor(problem):
     assert tight.best_score_ >= best.best_score_ - error - 1e-12
 
 
+def test_a_choice_beyond_the_settings_with_the_best_scores_is_solved_from_scratch_too(problem):
+    # All within a standard error: the tightest is chosen, whose own score is the worst.
+    grid = {"beta": [0.001, 0.002, 0.004, 0.008, 0.012, 0.016]}
+    tight = AdUESearchCV(grid, cv=5, selection="one_standard_error").fit(*problem.fit_args)
+    alone = AdUESearchCV({"beta": [0.016]}, cv=5).fit(*problem.fit_args)
+    assert tight.best_params_ == {"beta": 0.016}
+    assert tight.cv_results_["rank_test_score"][-1] == 6
+    assert tight.best_score_ == pytest.approx(alone.best_score_, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "cv",
     [KFold(3), ShuffleSplit(2, random_state=0), [(np.arange(300), np.arange(300, 400))]],

@@ -272,6 +272,12 @@ def test_a_bad_reference_is_named(metric):
         metrics.bootstrap_difference([0, 1, 0], [1, 2, 3], [1, 2], metric)
 
 
+def test_a_reference_that_one_of_several_metrics_cannot_rank_is_named():
+    both = {"ours": metrics.aurc_score, "own": lambda errors, scores: float(np.sum(scores))}
+    with pytest.raises(ValueError, match="reference contains NaN"):
+        metrics.bootstrap_difference(ERRORS, [1, 2, 3, 4], [1, 2, 3, np.nan], both)
+
+
 @pytest.mark.slow
 @repeated(40, 200)
 def test_intervals_hold_the_population_value_and_tests_keep_their_level(times):

@@ -155,8 +155,8 @@ def test_selective_metrics_without_and_with_errors_only():
     assert metrics.coverage_at_risk_score([1, 1], [1, 2]) == 0
 
 
-@given(tied)
-def test_roc_auc_average_precision_and_fpr_follow_their_definitions(rows):
+@given(tied, st.sampled_from([0.3, 0.6, 0.95, 1.0]))
+def test_roc_auc_average_precision_and_fpr_follow_their_definitions(rows, tpr):
     errors, scores = unzip(rows)
     pairs = [
         (s_error > s_correct) + 0.5 * (s_error == s_correct)
@@ -170,9 +170,9 @@ def test_roc_auc_average_precision_and_fpr_follow_their_definitions(rows):
     rates = [
         np.mean(scores[~errors] >= threshold)
         for threshold in scores
-        if np.mean(scores[errors] >= threshold) >= 0.95
+        if np.mean(scores[errors] >= threshold) >= tpr
     ]
-    assert metrics.fpr_at_tpr_score(errors, scores) == pytest.approx(min(rates))
+    assert metrics.fpr_at_tpr_score(errors, scores, tpr=tpr) == pytest.approx(min(rates))
 
 
 def covariance_by_definition(errors, *score_sets):
