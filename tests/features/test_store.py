@@ -262,7 +262,7 @@ def test_labels_come_with_every_shard_or_with_none(tmp_path, arrays):
 def test_arguments_that_cannot_be_are_refused_before_anything_is_written(
     tmp_path, arrays, changes, message
 ):
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(ValueError, match=message):
         FeatureStore.create(tmp_path / "store", **(arrays | changes))
     assert not (tmp_path / "store").exists()
 

@@ -343,7 +343,7 @@ def test_an_old_store_object_appends_to_what_the_store_is_now(path):
 )
 def test_rows_that_do_not_fit_the_store_are_refused_and_change_nothing(path, changes, message):
     store, before = FeatureStore.open(path), content(path)
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(ValueError, match=message):
         store.append(**(rows(2) | changes))
     assert content(path) == before
     assert len(store) == 10

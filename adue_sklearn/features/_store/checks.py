@@ -59,11 +59,11 @@ def check_classes(classes: Sequence[str] | None, n_classes: int) -> list[str] | 
     if isinstance(classes, np.ndarray):
         classes = np.atleast_1d(classes).tolist()
     if not isinstance(classes, Sequence) or isinstance(classes, str | bytes):
-        raise StoreError(f"classes: expected a list of str, got {type(classes).__name__}.")
+        raise ValueError(f"classes: expected a list of str, got {type(classes).__name__}.")
     if not all(isinstance(name, str) for name in classes):
-        raise StoreError(f"classes: expected a list of str, got {list(classes)!r}.")
+        raise ValueError(f"classes: expected a list of str, got {list(classes)!r}.")
     if len(classes) != n_classes or len(set(classes)) != n_classes:
-        raise StoreError(
+        raise ValueError(
             f"classes: expected {n_classes} different names, one a head row, got {classes!r}."
         )
     return [str(name) for name in classes]
@@ -79,15 +79,15 @@ def check_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def check_path(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
-        raise StoreError(f"{name}: expected a path, got {type(value).__name__}.")
+        raise ValueError(f"{name}: expected a path, got {type(value).__name__}.")
     if "\0" in str(value):
-        raise StoreError(f"{name}: expected a path, got {value!r}, which holds a null character.")
+        raise ValueError(f"{name}: expected a path, got {value!r}, which holds a null character.")
     return Path(value)
 
 
 def check_progress(progress: Any) -> None:
     if progress is not None and not callable(progress):
-        raise StoreError(
+        raise ValueError(
             "progress: expected a function that takes the number of rows just done, got "
             f"{type(progress).__name__}."
         )
@@ -95,9 +95,9 @@ def check_progress(progress: Any) -> None:
 
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
-        raise StoreError(f"{name}: expected True or False, got {value!r}.")
+        raise ValueError(f"{name}: expected True or False, got {value!r}.")
 
 
 def check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise StoreError(f"{name}: expected an integer of at least 1, got {value!r}.")
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}.")
