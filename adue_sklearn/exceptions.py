@@ -1,11 +1,11 @@
-"""All errors and warnings of the package that have a class of their own.
+"""The package's own classes of errors and warnings.
 
-Every error is a ``ValueError`` besides, or a ``RuntimeError`` where the model itself went wrong;
-every warning a ``UserWarning``.
+Every error is also a ``ValueError``, or a ``RuntimeError`` if the model itself went wrong; every
+warning is a ``UserWarning``.
 
 Examples
 --------
-To stop wherever labels and head seem to be in different orders:
+To raise an error whenever labels and head seem to be in different orders:
 
 >>> import warnings
 >>> from adue_sklearn.exceptions import LabelOrderWarning
@@ -37,15 +37,15 @@ class FeatureMismatchError(RuntimeError):
 
 
 class ModelMismatchError(ValueError):
-    """Features of one model met an uncertainty head of another."""
+    """Features of one model were used with an uncertainty head of another."""
 
 
 class StoreError(ValueError):
-    """A feature store cannot be read or written; the message names the file and the mend."""
+    """A feature store cannot be read or written; the message names the file and the remedy."""
 
 
 class OutputError(OSError, ValueError):
-    """A file cannot be written; the message names it and says how to mend that."""
+    """A file cannot be written; the message names the file and the remedy."""
 
 
 class SingularCovarianceError(ValueError):
@@ -53,20 +53,20 @@ class SingularCovarianceError(ValueError):
 
 
 class FitRowsWarning(UserWarning):
-    """The rows of a fit do not fit together with the head, or leave something out."""
+    """The fit rows are inconsistent with the head or incomplete."""
 
 
 class MissingClassesWarning(FitRowsWarning):
-    """Rows hold no example of some of the head's classes."""
+    """Some of the head's classes do not occur in the rows."""
 
 
 class ClassSharesWarning(FitRowsWarning):
-    """A head answers a class far more often than it occurs among the rows."""
+    """A head predicts a class far more often than it occurs in the rows."""
 
 
 class ChangedFeaturesWarning(FitRowsWarning):
-    """Features look as if a scaler had changed them on their way to a given head."""
+    """Features seem to have been scaled before they reached a given head."""
 
 
 class LabelOrderWarning(FitRowsWarning):
-    """Labels and a head's rows look as if they were in different orders."""
+    """Labels and a head's rows seem to be in different orders."""

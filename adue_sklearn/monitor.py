@@ -1,4 +1,4 @@
-"""After deployment: whether the promised risk still holds, and the scores are the same kind."""
+"""After deployment: whether the promised risk still holds and the scores still look the same."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from adue_sklearn.metrics._arguments import Estimate, FloatArray, as_column, che
 __all__ = ["RiskMonitor"]
 
 _FORMAT = 1
-_KIND = Kind(name="a RiskMonitor", mend="Expected what to_dict gives, unchanged.", newest=_FORMAT)
+_KIND = Kind(
+    name="a RiskMonitor", mend="Expected the result of to_dict, unchanged.", newest=_FORMAT
+)
 #: Counts that stay exact in floats.
 _MOST_ROWS = 2**53
 _Count = Annotated[int, Field(ge=0, le=_MOST_ROWS)]
 _Number = Annotated[int, Field(ge=1, le=_MOST_ROWS)]
-#: How many times the odds of an error may have risen: what is bet on.
+#: Factors by which the odds of an error may have risen; each is a bet.
 _ODDS = np.array([1.25, 1.6, 2.0, 3.0, 5.0, 10.0])
 #: Exponential rates of the confidence sequence, one sign each.
 _RATES = np.geomspace(1e-3, 8.0, 24)
@@ -32,17 +34,17 @@ _MOST_BINS = 20
 
 
 class _Wealth:
-    """What bets have made of one coin, all starting times of the bets mixed.
+    """The wealth of bets that started with one coin, as a mixture over starting times.
 
-    Half of the coin is bet from the first row on, the rest row after row, so that a change finds
-    money that has not been lost yet. While the null hypothesis holds no bet gains on average, and
-    the chance of ever owning ``1 / false_alarm`` is at most ``false_alarm`` (Ville's inequality).
+    Half of the coin is bet from the first row on, the rest row by row, so that some money is left
+    when a change comes. Under the null hypothesis no bet gains on average, and the probability of
+    ever owning ``1 / false_alarm`` is at most ``false_alarm`` (Ville's inequality).
     """
 
     def __init__(self, false_alarm: float) -> None:
         self.limit = -np.log(false_alarm)
         self.n_rows = 0
-        self.bets: FloatArray | None = None  # logarithm of what is in each kind of bet
+        self.bets: FloatArray | None = None  # logarithm of the wealth in each kind of bet
         self.alarm_at: int | None = None
 
     def bet(self, log_factors: FloatArray) -> None:
@@ -55,7 +57,7 @@ class _Wealth:
             self.alarm_at = n
 
     def log_total(self) -> float:
-        """Return the logarithm of the wealth: all bets, and what is not yet bet."""
+        """Return the logarithm of the wealth: all bets and the money not yet bet."""
         if self.bets is None:
             return 0.0
         return float(np.logaddexp(np.logaddexp.reduce(self.bets), np.log(_kept(self.n_rows))))
@@ -71,30 +73,30 @@ class _Wealth:
 
 
 def _kept(n_rows: int) -> float:
-    """Return the share of the coin that is not bet after so many rows."""
+    """Return the share of the coin that is not yet bet after this many rows."""
     return 1.0 if n_rows == 0 else 0.5 / (1.0 + np.log2(n_rows))
 
 
 class _WealthState(Schema):
-    """What is kept of one kind of bets."""
+    """The saved state of one kind of bets."""
 
     n_rows: _Count
     bets: list[float] | None
     alarm_at: _Number | None
 
     def problem(self, n_bets: int) -> str | None:
-        """Return what does not fit together, None if all does."""
+        """Return what is inconsistent; None if nothing is."""
         if (self.bets is None) != (self.n_rows == 0):
             return "bets without rows, or rows without bets"
         if self.bets is not None and len(self.bets) != n_bets:
             return f"{len(self.bets)} bets, not {n_bets}"
         if self.alarm_at is not None and self.alarm_at > self.n_rows:
-            return "an alarm at a row that has not come"
+            return "an alarm at a row that was never seen"
         return None
 
 
 class _BinsState(Schema):
-    """What is kept of the reference and of the rows among it."""
+    """The saved state of the reference and of the rows placed in it."""
 
     scores: list[float]
     ties: list[Annotated[float, Field(ge=0, le=1)]]
@@ -105,7 +107,7 @@ class _BinsState(Schema):
     def _fits(self) -> Self:
         n_bins = len(self.gaps)
         if not len(self.scores) == len(self.ties) == n_bins - 1 == len(self.counts) - 1:
-            raise ValueError("bins do not fit together")
+            raise ValueError("bins are inconsistent")
         edges = list(zip(self.scores, self.ties, strict=True))
         if edges != sorted(edges):
             raise ValueError("bins are not in ascending order")
@@ -148,16 +150,16 @@ class _State(Schema):
 
 
 class RiskMonitor:
-    """Watch the risk of accepted answers and the scores of all answers, row after row.
+    """Monitor the risk of accepted answers and the scores of all answers, row by row.
 
-    Two alarms, each false with a chance of at most ``false_alarm``, however long and however often
-    one looks:
+    There are two alarms. Each is false with a probability of at most ``false_alarm``, however long
+    the monitor runs and however often you look:
 
     - the *risk* alarm, from labelled feedback (:meth:`update`): the error rate among accepted
       answers is above ``target_risk``;
     - the *shift* alarm, from uncertainties alone (:meth:`update_uncertainty`): they are no longer
-      distributed like those of the calibration rows. Then the promise has lost its ground, though
-      the risk may still be low.
+      distributed like those of the calibration rows. Then the guarantee has lost its basis, even
+      if the risk is still low.
 
     Feeding rows one by one or in chunks gives the same state, to the bit.
 
@@ -166,30 +168,31 @@ class RiskMonitor:
     target_risk : float in (0, 1), default=0.05
         The promised bound.
     false_alarm : float in (0, 1), default=0.01
-        Largest chance that an alarm ever goes off without a reason.
+        Largest probability that an alarm ever goes off without a reason.
     reference : array-like of shape (n_rows,), default=None
         Uncertainties of calibration rows, such as
         ``SelectiveClassifier().fit(...).calibration_uncertainty_``; only for the shift alarm.
     random_state : int, default=0
-        Seed; used where an uncertainty is exactly a reference row's, to break the tie.
+        Seed for breaking ties between an uncertainty and a reference row's.
 
     Attributes
     ----------
     n_labelled, n_errors : int
         Feedback so far.
     risk_alarm_at, shift_alarm_at : int or None
-        Number of the row, from 1, at which the alarm went off. An alarm stays.
+        Number of the row, from 1, at which the alarm went off. An alarm stays on.
 
     Notes
     -----
     Both alarms are betting martingales [1]_: wealth that grows on average only if something is
     wrong, from bets on several sizes of change and on a change at any time. The risk alarm needs
-    no independence: it is valid if at each row the chance of an error, given all before, is at
-    most the target. The shift alarm bets on the rank of each new row among the reference rows
-    and the rows before it [2]_, in up to 20 bins; it is valid if all of them are exchangeable.
+    no independence: it is valid if at each row the probability of an error, given all earlier
+    rows, is at most the target. The shift alarm bets on the rank of each new row among the
+    reference rows and the earlier rows [2]_, in up to 20 bins; it is valid if all of them are
+    exchangeable.
 
-    A guarantee with 95 % confidence is off in up to 5 % of all calibrations: then the risk alarm is
-    right to go off without any change. Feedback has to be a fair sample of the accepted answers.
+    A guarantee with 95 % confidence fails in up to 5 % of all calibrations. The risk alarm then
+    rightly goes off without any change. Feedback must be a fair sample of the accepted answers.
 
     References
     ----------
@@ -244,22 +247,22 @@ class RiskMonitor:
 
     @property
     def risk_alarm(self) -> bool:
-        """Whether the risk has ever been shown to be above the target."""
+        """Whether the risk alarm has gone off: the risk was shown to be above the target."""
         return self._risk.alarm_at is not None
 
     @property
     def risk_alarm_at(self) -> int | None:
-        """Number of the labelled row at which that was."""
+        """Number of the labelled row at which the risk alarm went off."""
         return self._risk.alarm_at
 
     @property
     def shift_alarm(self) -> bool:
-        """Whether uncertainties have ever been shown to differ from the reference."""
+        """Whether the shift alarm has gone off: uncertainties were shown to differ."""
         return self._shift.alarm_at is not None
 
     @property
     def shift_alarm_at(self) -> int | None:
-        """Number of the scored row at which that was."""
+        """Number of the scored row at which the shift alarm went off."""
         return self._shift.alarm_at
 
     @property
@@ -273,7 +276,7 @@ class RiskMonitor:
         return float(np.exp(min(self._shift.log_total(), 700.0)))
 
     def update(self, errors: Any) -> Self:
-        """Take feedback on accepted answers, in the order in which it came.
+        """Add feedback on accepted answers, in order of arrival.
 
         Parameters
         ----------
@@ -294,7 +297,7 @@ class RiskMonitor:
         return self
 
     def update_uncertainty(self, uncertainty: Any) -> Self:
-        """Take uncertainties of all answers, accepted or not, in the order in which they came.
+        """Add uncertainties of all answers, accepted or not, in order of arrival.
 
         Parameters
         ----------
@@ -321,19 +324,19 @@ class RiskMonitor:
         return self
 
     def risk_interval(self, confidence: float = 0.95) -> Estimate:
-        """Return the observed error rate and limits of the risk, valid at all times at once.
+        """Return the observed error rate and limits of the risk that hold at all times.
 
         Parameters
         ----------
         confidence : float in (0, 1), default=0.95
-            Chance that the limits hold whenever one looks.
+            Probability that the limits hold at all times simultaneously.
 
         Returns
         -------
         Estimate
-            ``value``, ``low``, ``high`` in [0, 1]. They are about the mean, over the rows so far,
-            of each row's chance of an error, whether it changes or not: for the present, start a
-            new monitor from time to time. NaN, 0, 1 before any feedback.
+            ``value``, ``low``, ``high`` in [0, 1]. They concern the mean, over all rows so far, of
+            each row's probability of an error, which may change. To follow the current risk, start
+            a new monitor from time to time. NaN, 0, 1 before any feedback.
         """
         _check_share(confidence, "confidence")
         n, k = self.n_labelled, self.n_errors
@@ -343,7 +346,7 @@ class RiskMonitor:
 
         def excess(risk: float) -> float:
             """Return how far the bets against this mean risk are above the limit."""
-            # log E exp(rate e) is concave in the chance of an error: the mean stands for all.
+            # log E exp(rate e) is concave in the probability of an error, so the mean suffices.
             growth = rates * k - n * np.log1p(risk * np.expm1(rates))
             return float(logsumexp(growth) - np.log(len(rates)) + np.log1p(-confidence))
 
@@ -353,7 +356,7 @@ class RiskMonitor:
         return Estimate(value, float(low), float(high))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole state in what JSON can hold; :meth:`from_dict` reads it."""
+        """Return the whole state in types that JSON supports; :meth:`from_dict` reads it."""
         return {
             "format": _FORMAT,
             "target_risk": self.target_risk,
@@ -372,20 +375,20 @@ class RiskMonitor:
         Parameters
         ----------
         state : mapping
-            As :meth:`to_dict` gives it, by way of JSON too.
+            Result of :meth:`to_dict`, also after a round trip through JSON.
 
         Returns
         -------
         monitor : RiskMonitor
-            Goes on where the other one stood.
+            Continues from the saved state.
 
         Raises
         ------
         ValueError
-            If a field is missing, of another type or out of range, or does not fit to others.
+            If a field is missing, has another type, is out of range or contradicts others.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state is a {type(state).__name__}; expected what to_dict gives.")
+            raise TypeError(f"state is a {type(state).__name__}; expected the result of to_dict.")
         known = check_document(dict(state), _State, "state", _KIND)
         monitor = cls(
             known.target_risk, false_alarm=known.false_alarm, random_state=known.random_state
@@ -408,11 +411,11 @@ class RiskMonitor:
 class _Bins:
     """Bins between reference rows, and how many rows have fallen into each.
 
-    n reference rows leave n + 1 gaps; a new one lies in each with the same chance and divides it,
-    as long as all rows are exchangeable. So it falls into a bin with a chance in proportion to the
-    gaps there, those that rows before it have added included.
+    n reference rows leave n + 1 gaps. If all rows are exchangeable, a new row is equally likely to
+    fall into each gap, and divides it. So the probability of a bin is proportional to the number
+    of its gaps, including those that earlier rows have added.
 
-    Tied rows are told apart by a random number each, as if they had one more digit.
+    Ties are broken by a random number each, as if the values had one more digit.
     """
 
     def __init__(self, scores: Any, ties: Any, gaps: Any, counts: Any) -> None:
@@ -447,7 +450,7 @@ class _Bins:
         return first + int(np.count_nonzero(self.ties[first:last] < tie))
 
     def log_factors(self, place: int) -> FloatArray:
-        """Return what each bet pays for this bin: one on average over the bins' chances."""
+        """Return what each bet pays for this bin; the mean over the bins is one."""
         share = self.gaps + self.counts
         return np.log(self.tilts[:, place] * share.sum() / (self.tilts @ share))
 
@@ -457,7 +460,7 @@ class _Bins:
 
 
 def _tilts(rank: FloatArray) -> FloatArray:
-    """Return densities over ranks in (0, 1), one a bet: higher, lower, wider, narrower."""
+    """Return densities over ranks in (0, 1), one per bet: higher, lower, wider, narrower."""
     centred = 2.0 * rank - 1.0
     spread = 3.0 * centred**2 - 1.0
     return np.array(
@@ -478,4 +481,4 @@ _N_TILTS = 6
 def _check_share(value: Any, name: str) -> None:
     check_scalar(value, name, Real)
     if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} is {value}, must be above 0 and below 1.{share_hint(value)}")
+        raise ValueError(f"{name} is {value}; it must be above 0 and below 1.{share_hint(value)}")

@@ -1,11 +1,10 @@
 """A fitted estimator as a folder of safetensors and JSON; no pickle, nothing is executed.
 
-``estimator.json`` holds the class name, the parameters and what is not an array of numbers, and
-names the file of the arrays, ``arrays-HASH.safetensors``. Saving writes the arrays first and the
-JSON last, and then deletes the arrays that the old JSON named, so that a folder holds the old head
-or the new one at any moment. One process saves at a time (``.lock``). A reader that comes to
-arrays which were just deleted reads the JSON again. Both carry what is needed to refuse features
-of another model.
+``estimator.json`` holds the class name, the parameters and every value that is not an array of
+numbers. It names the file of the arrays, ``arrays-HASH.safetensors``. Saving writes the arrays,
+then the JSON, and then deletes the arrays that the old JSON named, so a folder always holds either
+the old head or the new one. One process saves at a time (``.lock``). A reader whose arrays were
+just deleted reads the JSON again. The files hold what it takes to reject another model's features.
 """
 
 from __future__ import annotations
@@ -64,22 +63,22 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-#: Where a head's provenance keeps which rows it was fitted on, or chosen by.
+#: Where a head's provenance records the rows that it was fitted on, or chosen by.
 FIT_ROWS, CHOICE_ROWS = "fit_row_digests", "choice_row_digests"
 _JSON, _ARRAYS, _LOCK = "estimator.json", "arrays-*.safetensors", ".lock"
-#: Of a writer for another one; a save takes a fraction of a second.
+#: How long a writer waits for another one; a save takes a fraction of a second.
 _LONGEST_WAIT_S = 60.0
-#: At one state of a folder, before the arrays that it names are said to be missing.
+#: Attempts to read a folder before its arrays are reported missing.
 _MOST_LOOKS = 5
 _KIND = Kind(
     name="a fitted head",
     mend="Restore the folder from a copy, or fit again ('adue fit STORE --out HEAD').",
     newest=FORMAT_VERSION,
-    finite=False,  # what was fitted may be NaN, such as a score of rows without errors
+    finite=False,  # fitted values may be NaN, such as a score of rows without errors
 )
 _PROVENANCE_KIND = Kind(
     name="where features came from",
-    mend="Pass a FeatureStore's provenance as it is.",
+    mend="Pass a FeatureStore's provenance unchanged.",
     newest=FORMAT_VERSION,
 )
 #: All but those that hold other estimators: what is fitted is arrays, numbers and names.
@@ -91,7 +90,7 @@ _ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
 
 
 class _Provenance(Schema):
-    """Where features came from: what is read of it; the rest may be anything."""
+    """Where features came from: the fields that are read; others may hold anything."""
 
     max_length: PositiveInt | None = None
     fit_row_digests: Digests = ""
@@ -111,7 +110,7 @@ class _Document(Schema):
 
 
 class ModelFacts(NamedTuple):
-    """What tells one classifier's features from another's.
+    """What distinguishes one classifier's features from another's.
 
     ``class_names`` are the names of the head's rows, if known.
     """
@@ -128,7 +127,7 @@ class ModelFacts(NamedTuple):
         init_b: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> ModelFacts:
-        """Return the facts of features that came with a head, given as to ``fit``."""
+        """Return the facts of features with their head, which is given as in ``fit``."""
         head = init_W if isinstance(init_W, Head) else Head.of(init_W, init_b)
         return cls(provenance, head, None if class_names is None else list(class_names))
 
@@ -142,12 +141,12 @@ class FittedHead(NamedTuple):
 
     @property
     def view(self) -> Literal["last", "head"]:
-        """Which features of a model it takes: of the head's last linear layer, or of all."""
+        """Which features it takes: the input of the last linear layer or of the whole head."""
         return "last" if self.estimator._head().is_linear else "head"
 
     @property
     def facts(self) -> ModelFacts:
-        """What features have to agree with."""
+        """The facts that features must agree with."""
         return ModelFacts(self.provenance, self.estimator._head(), self.class_names)
 
 
@@ -160,28 +159,28 @@ def save_head(
     fitted_on: Any = None,
     overwrite: bool = True,
 ) -> Path:
-    """Write a fitted estimator to a folder, all of it or nothing.
+    """Write a fitted estimator to a folder, atomically.
 
-    Several processes may save to one folder: the last one wins. Whoever reads it meanwhile gets
-    one head or the other. A threshold that was set for the replaced head stays as it is and is
-    refused for the new one.
+    Several processes may save to one folder: the last one wins. A process that reads it meanwhile
+    gets one head or the other. A threshold that was set for the replaced head remains unchanged
+    and is rejected for the new head.
 
     Parameters
     ----------
     estimator : UncertaintyEstimator
-        Fitted: AdUE, or a score that does not hold others (a stack and HUQ do).
+        Fitted: AdUE, or a score that does not contain others (a stack and HUQ do).
     directory : path
-        Must not exist, or be empty, or hold an older head, which is replaced.
+        A folder that does not exist, is empty, or holds an older head, which is replaced.
     provenance : mapping, default=None
         Where the features came from: a FeatureStore's ``provenance``.
     class_names : list of str, default=None
         Names of the head's rows.
     fitted_on : array-like or torch.Tensor of shape (n_samples, n_features), default=None
-        The features that the estimator was fitted on. Sixteen bytes of each row are kept, so that
-        these rows are recognised and left out where the head is evaluated, compared or given a
-        threshold. None: what a loaded estimator knows already.
+        The features that the estimator was fitted on. A digest of sixteen bytes is stored for each
+        row, so that these rows are recognised and left out when the head is evaluated, compared or
+        given a threshold. None: the rows that a loaded estimator already knows.
     overwrite : bool, default=True
-        Replace an older head; False refuses to.
+        Whether to replace an older head; if False, an older head is an error.
 
     Returns
     -------
@@ -191,9 +190,9 @@ def save_head(
     Raises
     ------
     FileExistsError
-        If the folder holds something else than a saved head, or one that is not to be replaced.
+        If the folder holds anything but a saved head, or a head and ``overwrite`` is False.
     ValueError
-        If ``max_length`` in provenance is no positive integer, or digests of rows are none.
+        If ``max_length`` in provenance is not a positive integer, or row digests are invalid.
     OutputError
         If it cannot be written.
 
@@ -242,7 +241,7 @@ def save_head(
     }
     make_folder(directory)
     with _one_at_a_time(directory):
-        check_target(directory, overwrite=overwrite)  # somebody may have saved in the meantime
+        check_target(directory, overwrite=overwrite)  # another process may have saved meanwhile
         clear_leftovers(directory, _is_of_a_head)
         write_file(directory / arrays_name, content)
         write_file(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
@@ -253,7 +252,7 @@ def save_head(
 
 
 def _rows_fitted_on(estimator: UncertaintyEstimator, X: Any) -> dict[str, str]:
-    """Return what provenance says of the rows of a fit."""
+    """Return what provenance records about the fit rows."""
     if X is None:
         digests = vars(estimator).get(FITTED_ON)
         return {} if digests is None else {FIT_ROWS: digests}
@@ -277,28 +276,28 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     Raises
     ------
     FileNotFoundError
-        If the folder is no saved head.
+        If the folder is not a saved head.
     ValueError
         If it was written by a newer version or is damaged.
 
     Warns
     -----
     UserWarning
-        If it was fitted on a device that torch does not see here: it computes where
-        ``device="auto"`` leads.
+        If it was fitted on a device that torch does not find here; it then behaves as with
+        ``device="auto"``.
     """
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
     if not (directory / _JSON).is_file():
         what = what_instead(directory, "a fitted head")
-        what = what or f"'{directory}' is no fitted head: it holds no {_JSON}."
+        what = what or f"'{directory}' is not a fitted head: it does not contain {_JSON}."
         raise FileNotFoundError(f"{what} 'adue fit STORE --out HEAD' writes one.")
     file = directory / _JSON
     document, content = _read_whole(directory)
     try:
         if document.class_name not in _ESTIMATORS:
             raise ValueError(
-                f"it holds a {document.class_name}; known are {', '.join(sorted(_ESTIMATORS))}"
+                f"it holds a {document.class_name}; expected {', '.join(sorted(_ESTIMATORS))}"
             )
         arrays = _check_arrays(document.arrays, content)
         estimator = _restore(_ESTIMATORS[document.class_name], document, arrays)
@@ -316,7 +315,7 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
 def check_same_model(
     known: ModelFacts, new: ModelFacts, *, allow_other_model: bool = False
 ) -> None:
-    """Refuse features that another model made than those known before.
+    """Reject features that come from another model than those known before.
 
     Parameters
     ----------
@@ -345,23 +344,23 @@ def check_same_model(
     if differences:
         message = (
             f"These features come from another model than the first: {'; '.join(differences)}. "
-            "Make both with the same model and classes, or pass allow_other_model "
+            "Extract both with the same model and classes, or pass allow_other_model "
             "(--allow-other-model) if you know that they belong together."
         )
         if not allow_other_model:
             raise ModelMismatchError(message)
         warn(message)
     changes = [
-        f"{key}: {known.provenance[key]} then, {new.provenance[key]} now"
+        f"{key}: {known.provenance[key]} before, {new.provenance[key]} now"
         for key in ("base_model", "model", "revision", "max_length", "precision", "versions")
         if _differ(known.provenance, new.provenance, key)
     ]
     if changes:
-        warn(f"The same model made these features in another way ({'; '.join(changes)}).")
+        warn(f"The same model made these features under other conditions ({'; '.join(changes)}).")
 
 
 def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
-    """Return, in words, what makes two models different ones."""
+    """Return, in words, how two models differ."""
     differences = [
         f"{key} is {new.provenance[key]!r}, was {known.provenance[key]!r}"
         for key in ("adapter_sha256", "view", "activation")
@@ -393,7 +392,7 @@ def _close(then: npt.NDArray[Any], now: npt.NDArray[Any], same_precision: bool) 
 
 
 def check_target(directory: Path, *, overwrite: bool = True) -> None:
-    """Refuse a folder that holds anything but a head, or one that is not to be replaced.
+    """Reject a folder that holds anything but a head, or a head that must not be replaced.
 
     Raises
     ------
@@ -418,7 +417,7 @@ def check_target(directory: Path, *, overwrite: bool = True) -> None:
         )
     if _JSON in names and not overwrite:
         raise FileExistsError(
-            f"directory: {directory} holds a fitted head already. Name a new folder, or replace it "
+            f"directory: {directory} already holds a fitted head. Name a new folder, or replace it "
             "with overwrite=True (--force)."
         )
 
@@ -429,7 +428,7 @@ def _is_of_a_head(name: str) -> bool:
 
 @contextlib.contextmanager
 def _one_at_a_time(directory: Path) -> Iterator[None]:
-    """Wait for whoever saves to the folder; nobody else does until the block ends."""
+    """Wait until no other process saves to the folder, and hold the lock until the block ends."""
     lock = FileLock(directory / _LOCK)
     try:
         lock.acquire(timeout=_LONGEST_WAIT_S)
@@ -467,9 +466,9 @@ def _read_whole(directory: Path) -> tuple[_Document, bytes]:
 
 
 def _check_arrays(name: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays; raise unless they are those the JSON means."""
+    """Return the arrays; raise unless they are those the JSON names."""
     if hashlib.sha256(content).hexdigest()[:16] not in name:
-        raise ValueError(f"{name} is damaged: its hash is not the one in its name")
+        raise ValueError(f"{name} is damaged: its hash differs from the one in its name")
     return load(content)
 
 
@@ -478,8 +477,8 @@ def _restore(
     document: _Document,
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> UncertaintyEstimator:
-    """Return the estimator; raise where something is missing, foreign or does not fit."""
-    # JSON has no tuples, and no score takes a list only.
+    """Return the estimator; raise if something is missing, unknown or inconsistent."""
+    # JSON has no tuples, and no score needs a list.
     params: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in document.params.items()
@@ -495,14 +494,14 @@ def _restore(
             state[name] = arrays[key]
     for name, value in state.items():
         if hasattr(cls, name) or name in params:
-            raise ValueError(f"attribute {name!r} is none of a fitted {cls.__name__}")
+            raise ValueError(f"{name!r} is not an attribute of a fitted {cls.__name__}")
         setattr(estimator, name, value)
     _try_out(estimator)
     return estimator
 
 
 def _try_out(estimator: UncertaintyEstimator) -> None:
-    """Send one row through the methods: what is missing or has another shape shows here."""
+    """Score one row, which fails if something is missing or has another shape."""
     if estimator.device != "auto":
         torch.device(estimator.device)  # which may be one that this machine lacks
     device, estimator.device = estimator.device, "cpu"
@@ -512,10 +511,10 @@ def _try_out(estimator: UncertaintyEstimator) -> None:
         row = np.zeros((1, int(estimator.n_features_in_)))
         n_classes = estimator.predict_proba(row).shape[1]
         if len(classes) != n_classes:
-            raise ValueError(f"classes_ has {len(classes)} entries, the head {n_classes} rows")
+            raise ValueError(f"classes_ has {len(classes)} entries, but the head {n_classes} rows")
         estimator.errors(row, estimator.predict(row))
         if estimator.predict_uncertainty(row).shape != (1,):
-            raise ValueError("it gives no uncertainty of one row")
+            raise ValueError("it gives no uncertainty for one row")
     estimator.device = device
 
 
@@ -530,7 +529,7 @@ def _check_names(class_names: Any, n_classes: int) -> list[str]:
         raise TypeError(f"class_names is {class_names!r}; expected a list of str.")
     if len(names) != n_classes:
         raise ValueError(
-            f"class_names has {len(names)} entries, the head {n_classes} rows; expected one name "
+            f"class_names has {len(names)} entries, but the head {n_classes} rows; pass one name "
             "a row."
         )
     return list(names)
@@ -542,15 +541,15 @@ def check_saveable(estimator: UncertaintyEstimator) -> None:
     if _ESTIMATORS.get(name) is not type(estimator):
         raise TypeError(
             f"estimator is a {name}, which cannot be saved as a head; expected one of "
-            f"{', '.join(sorted(_ESTIMATORS))}. Of a search save best_estimator_, of an automatic "
-            "choice estimator_."
+            f"{', '.join(sorted(_ESTIMATORS))}. For a search, save best_estimator_; for an "
+            "automatic choice, save estimator_."
         )
 
 
 def split_state(
     estimator: UncertaintyEstimator,
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Return fitted attributes as arrays of numbers and as the rest."""
+    """Return the fitted attributes: arrays of numbers, and the rest."""
     check_saveable(estimator)
     name = type(estimator).__name__
     if not hasattr(estimator, "classes_"):
@@ -580,7 +579,7 @@ def as_json(name: str, value: Any) -> Any:
     try:
         json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} holds what JSON cannot: {error}.") from error
+        raise TypeError(f"{name} holds a value that JSON cannot represent: {error}.") from error
     return value
 
 

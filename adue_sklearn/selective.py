@@ -1,4 +1,4 @@
-"""Which answers to accept, so that the risk of the accepted ones is bounded with confidence."""
+"""Choose which answers to accept so that their risk is bounded with confidence."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from adue_sklearn.scorers.wrapping import (
 
 __all__ = ["SelectiveClassifier", "SelectiveThreshold", "clopper_pearson", "selective_threshold"]
 
-#: The first candidate accepts this share of the rows, the next ones so much more each.
+#: The first candidate accepts this share of the rows; each further one accepts this much more.
 _FIRST_SHARE, _STEP_SHARE = 0.2, 0.02
 
 
 class SelectiveThreshold(NamedTuple):
     """A threshold and what is known about the rows up to it.
 
-    Accepted is what has an uncertainty of at most ``threshold``; -inf accepts nothing, inf
-    everything. ``risk_bound`` is NaN where nothing is accepted.
+    Rows with an uncertainty of at most ``threshold`` are accepted; -inf accepts nothing, inf
+    everything. ``risk_bound`` is NaN if nothing is accepted.
     """
 
     threshold: float
@@ -57,39 +57,39 @@ def selective_threshold(
     confidence: float = 0.95,
     method: str = "binomial",
 ) -> SelectiveThreshold:
-    """Return the largest threshold below which the error rate is surely at most ``target_risk``.
+    """Return the largest threshold that guarantees an error rate of at most ``target_risk``.
 
-    For rows drawn independently from one source, that did not fit the score: with probability
-    ``confidence`` over these rows, the error rate among new rows of that source that the threshold
-    accepts is at most ``target_risk``.
+    The rows must be drawn independently from one source and not be used to fit the score. Then,
+    with probability ``confidence`` over these rows, the error rate among new rows of that source
+    that the threshold accepts is at most ``target_risk``.
 
     Parameters
     ----------
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong. Tied rows are accepted together.
+        Higher means more likely wrong. Tied rows are accepted together.
     target_risk : float in (0, 1), default=0.05
-        Largest error rate among accepted rows.
+        Maximum error rate among accepted rows.
     confidence : float in (0, 1), default=0.95
-        How surely.
+        Confidence level of the guarantee.
     method : {"binomial", "sgr", "ltt"}, default="binomial"
-        ``"binomial"``: exact binomial tests in a fixed sequence [1]_. Candidates accept a fifth of
-        the rows (or as many as could pass at all, if that is more) and then 2 % more each, up to
-        all; the last one before the first that fails is taken.
-        ``"sgr"``: a binary search with exact binomial bounds, a share of the confidence each [2]_.
-        ``"ltt"``: Hoeffding-Bentkus tests of the same candidates, corrected by Holm [1]_, [3]_.
+        ``"binomial"``: exact binomial tests in a fixed sequence [1]_. The first candidate accepts a
+        fifth of the rows (or the smallest number that could pass, if larger), each further one 2 %
+        more, up to all; the last one before the first failure is taken.
+        ``"sgr"``: a binary search with exact binomial bounds that share the confidence [2]_.
+        ``"ltt"``: Hoeffding-Bentkus tests of the same candidates with Holm's correction [1]_, [3]_.
 
     Returns
     -------
     SelectiveThreshold
-        ``risk_bound`` holds with the same confidence: it is ``target_risk`` or, where every row is
-        accepted, the Clopper-Pearson bound, and for ``"sgr"`` the bound of the last success.
+        ``risk_bound`` holds with the same confidence. It is ``target_risk``; if every row is
+        accepted, the Clopper-Pearson bound; for ``"sgr"``, the bound of the last success.
 
     Notes
     -----
-    The threshold lies right below the uncertainty of the next row that is not accepted: given that
-    row's, those below it are an independent sample of what will be accepted.
+    The threshold lies just below the uncertainty of the first row that is not accepted: given that
+    value, the rows below it are an independent sample of what will be accepted.
 
     References
     ----------
@@ -125,7 +125,7 @@ def clopper_pearson(n_errors: Any, n_rows: Any, confidence: float = 0.95) -> Any
     n_errors, n_rows : int or array of int
         Errors among independent rows.
     confidence : float in (0, 1), default=0.95
-        One-sided.
+        Confidence level, one-sided.
 
     Returns
     -------
@@ -148,14 +148,14 @@ def clopper_pearson(n_errors: Any, n_rows: Any, confidence: float = 0.95) -> Any
     try:
         possible = (errors >= 0) & (errors <= rows)
     except ValueError as error:
-        raise ValueError(f"n_errors and n_rows must have one shape: {error}") from error
+        raise ValueError(f"n_errors and n_rows must have the same shape: {error}") from error
     if not np.all(possible):
         raise ValueError("n_errors must be between 0 and n_rows.")
     return _upper_bound(errors, rows, confidence)
 
 
 def _upper_bound(n_errors: Any, n_rows: Any, confidence: float) -> Any:
-    """Return the bound of Clopper and Pearson for checked numbers."""
+    """Return Clopper and Pearson's bound for checked numbers."""
     errors, rows = np.asarray(n_errors), np.asarray(n_rows)
     some = errors < rows
     return np.where(some, beta.ppf(confidence, errors + 1, np.where(some, rows - errors, 1)), 1.0)[
@@ -215,7 +215,7 @@ class _Ranked(NamedTuple):
 
 
 def fewest_rows(target: float, delta: float) -> int:
-    """Return how many rows without an error can show that the risk is at most ``target``."""
+    """Return how many rows without errors are needed to show a risk of at most ``target``."""
     return int(np.ceil(np.log(delta) / np.log1p(-target)))
 
 
@@ -228,7 +228,7 @@ def _fixed_sequence(ranked: _Ranked, target: float, delta: float) -> SelectiveTh
     n_accepted = int(counts[n_passed - 1])
     bound = target
     if n_accepted == len(ranked.uncertainty):
-        # At the end of the sequence smaller and smaller targets can follow, for all rows.
+        # The sequence can end with smaller and smaller targets for all rows.
         bound = float(_upper_bound(ranked.n_errors[-1], n_accepted, 1.0 - delta))
     return ranked.result(n_accepted, bound)
 
@@ -280,7 +280,7 @@ _METHODS: dict[str, Callable[[_Ranked, float, float], SelectiveThreshold]] = {
 def smallest_target(
     errors: Any, uncertainty: Any, confidence: float, method: str, *, above: float = 0.0
 ) -> float:
-    """Return about the smallest target risk for which something is accepted, by bisection."""
+    """Return, by bisection, about the smallest target risk for which something is accepted."""
     low, high = above, 1.0
     for _ in range(12):
         middle = 0.5 * (low + high)
@@ -294,68 +294,69 @@ def check_target(value: Any, name: str) -> None:
     check_scalar(value, name, Real)
     if not 0.0 < value < 1.0:
         why = {
-            ("target_risk", 0): "no number of rows can show that no error is left",
+            ("target_risk", 0): "no number of rows can rule out all errors",
             ("target_risk", 1): "any answer meets it",
-            ("confidence", 1): "finite rows are never that sure",
-            ("confidence", 0): "that is no guarantee",
+            ("confidence", 1): "a finite number of rows cannot give certainty",
+            ("confidence", 0): "that guarantees nothing",
         }.get((name, value), "it is a share")
         raise ValueError(
-            f"{name} is {value}, must be above 0 and below 1: {why}.{share_hint(value)}"
+            f"{name} is {value}; it must be above 0 and below 1: {why}.{share_hint(value)}"
         )
 
 
 class SelectiveClassifier(WrappingEstimator):
-    """Accept the answers that are surely right often enough; defer the others.
+    """Accept answers up to a guaranteed error rate; defer the others.
 
-    ``fit`` divides the rows once, at random: one part fits the estimator, the other only sets the
-    threshold. An estimator in scikit-learn's ``FrozenEstimator`` is not refitted: the rows have to
-    be new to it, and all of them set the threshold. The same holds for scores of a given head that
+    ``fit`` splits the rows once, at random: one part fits the estimator, the other sets the
+    threshold. An estimator in scikit-learn's ``FrozenEstimator`` is not refitted: the rows must be
+    new to it, and all of them set the threshold. The same holds for scores of a given head that
     learn nothing, such as softmax response.
 
     Parameters
     ----------
     estimator : uncertainty estimator or FrozenEstimator of one, default=None
-        Whose uncertainty decides; None is :class:`SoftmaxResponseScorer`. A frozen one knows its
-        head, which ``fit`` then need not be given.
+        Estimator whose uncertainty decides; None means :class:`SoftmaxResponseScorer`. A frozen
+        one knows its head, so ``fit`` does not need it.
     target_risk : float in (0, 1) or dict, default=0.05
-        Largest error rate among accepted answers; a dict gives one for each group, or class.
+        Maximum error rate among accepted answers; a dict gives one for each group or class.
     confidence : float in (0, 1), default=0.95
-        How surely that holds, over the draw of the rows that set the threshold. With groups or
-        classes: that it holds for all of them at once (each gets an equal share of the rest).
+        Confidence level of the guarantee, over the draw of the rows that set the threshold. With
+        groups or classes, it holds for all of them simultaneously: each gets an equal share of
+        ``1 - confidence``.
     method : {"binomial", "sgr", "ltt"}, default="binomial"
         As in :func:`selective_threshold`.
     per_class : bool, default=False
-        Whether each predicted class gets a threshold of its own.
+        Whether each predicted class gets its own threshold.
     threshold_size : float in (0, 1) or int, default=0.5
-        Share, or number, of the rows that set the threshold.
+        Share or number of the rows that set the threshold.
     random_state : int, RandomState instance or None, default=0
-        Of the division. It is plainly random: a stratified one would not be independent.
+        Seed of the split. It is not stratified, because a stratified sample is not independent.
 
     Attributes
     ----------
     threshold_ : float or ndarray of shape (n_groups,)
-        Accepted is an uncertainty of at most this; -inf where no threshold meets the target.
+        Largest accepted uncertainty; -inf if no threshold meets the target.
     coverage_ : float or ndarray of shape (n_groups,)
         Share of the rows that set the threshold (in the group) that it accepts.
     risk_bound_ : float or ndarray of shape (n_groups,)
-        What the error rate among accepted answers is at most, with ``confidence``; NaN where
-        nothing is accepted.
+        Upper bound of the error rate among accepted answers, with ``confidence``; NaN if nothing
+        is accepted.
     error_rate_ : float or ndarray of shape (n_groups,)
-        Observed error rate of the accepted rows; NaN where there are none.
+        Observed error rate of the accepted rows; NaN if there are none.
     groups_ : ndarray of shape (n_groups,)
-        Groups, or predicted classes; only if there are any.
+        Groups or predicted classes; only set with groups or ``per_class``.
     calibration_uncertainty_ : ndarray of float64 of shape (n_rows,)
         Uncertainties of the rows that set the threshold, ascending.
     estimator_ : uncertainty estimator
-        Fitted on the other rows, or the frozen one.
+        The estimator fitted on the other rows, or the frozen one.
     init_coef_, init_intercept_, classes_, n_features_in_
-        As of ``estimator_``.
+        Those of ``estimator_``.
 
     Notes
     -----
-    What is guaranteed, and what is not: ``docs/selective.md``. In short: the rows that set the
-    threshold and those to come are independent draws from one source; the bound is on the error
-    rate among accepted answers, not on any single one.
+    ``docs/selective.md`` explains what is guaranteed and what is not. In short: the rows that set
+    the threshold and future rows must be independent draws from one source; the bound holds for
+    the error rate among accepted answers, not for any single answer.
 
     Examples
     --------
@@ -444,20 +445,19 @@ class SelectiveClassifier(WrappingEstimator):
         classes : array-like of shape (n_classes,), default=None
             The labels in the order of the head's rows.
         groups : array-like of shape (n_samples,), default=None
-            A group for each row, numbers or strings: each gets a threshold of its own, and
-            ``accepts`` needs them too.
+            A group for each row, numbers or strings. Each group gets its own threshold, and
+            ``accepts`` then needs groups too.
 
         Returns
         -------
         self : SelectiveClassifier
-            Fitted. Where no threshold meets the target there is a warning, and nothing is
-            accepted.
+            Fitted. If no threshold meets the target, there is a warning and nothing is accepted.
         """
         check_target(self.confidence, "confidence")
         if self.per_class and groups is not None:
             raise ValueError(
-                "groups was given with per_class=True; use one of them. For both, make groups out "
-                "of your groups and the predictions."
+                "groups was given with per_class=True; use only one of them. For both, combine "
+                "your groups with the predictions."
             )
         fitted, X, y, rest = self._fit_wrapped(X, y, init_W, init_b, classes)
         names = None if groups is None else _check_groups(groups, len(y))[rest]
@@ -478,13 +478,13 @@ class SelectiveClassifier(WrappingEstimator):
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features.
         groups : array-like of shape (n_samples,), default=None
-            Needed, and only then, if ``fit`` was given groups. What it has not seen is never
-            accepted, with a warning.
+            Required if ``fit`` was given groups, otherwise not allowed. Rows of unknown groups are
+            never accepted, with a warning.
 
         Returns
         -------
         accepted : array of bool of shape (n_samples,)
-            A tensor, on the same device, where ``X`` is one.
+            A tensor on the same device if ``X`` is a tensor.
         """
         X = self._check_features(X)
         names = self._names(X, groups)
@@ -496,26 +496,26 @@ class SelectiveClassifier(WrappingEstimator):
         return torch.as_tensor(accepted, device=X.device) if isinstance(X, Tensor) else accepted
 
     def predict_or_defer(self, X: Any, defer: Any = None, *, groups: Any = None) -> Array:
-        """Return the original head's labels where they are accepted, elsewhere a marker.
+        """Return the original head's labels where accepted, and a marker elsewhere.
 
         Parameters
         ----------
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features.
         defer : object, default=None
-            The marker, such as None, -1 or "human"; none of the labels.
+            The marker, such as None, -1 or "human"; it must not be a label.
         groups : array-like of shape (n_samples,), default=None
             As in :meth:`accepts`.
 
         Returns
         -------
         answers : array of shape (n_samples,)
-            Of the labels' kind if the marker is of that kind too, else of objects. A tensor where
-            ``X`` is one and both are numbers.
+            Of the labels' type if the marker has that type too, otherwise objects. A tensor if
+            ``X`` is a tensor and both are numbers.
         """
         if _is_plain(defer) and defer in self.classes_.tolist():
             raise ValueError(
-                f"defer is {defer!r}, which is one of the labels; choose a marker that is none."
+                f"defer is {defer!r}, which is a label; choose a marker that is not a label."
             )
         accepted = as_numpy(self.accepts(X, groups=groups))
         labels = self.predict(X)
@@ -540,7 +540,7 @@ class SelectiveClassifier(WrappingEstimator):
         rows = np.arange(len(y))
         if learns_nothing(wrapped, head_given=init_W is not None):
             return data.fit(wrapped), X, y, rows
-        with naming("threshold_size", "a share of the rows in (0, 1), or a number of them"):
+        with naming("threshold_size", "a share of the rows in (0, 1), or a number of rows"):
             part, rest = train_test_split(
                 rows, test_size=self.threshold_size, random_state=self.random_state
             )
@@ -580,13 +580,12 @@ class SelectiveClassifier(WrappingEstimator):
         if isinstance(target, dict):
             if group is None:
                 raise ValueError(
-                    "target_risk is a dict, but there are no groups; it needs groups in fit or set "
+                    "target_risk is a dict, but there are no groups; pass groups to fit or set "
                     "per_class=True."
                 )
             if group not in target:
                 raise ValueError(
-                    f"target_risk has no entry for {group!r}, which is among the groups; expected "
-                    "one for each."
+                    f"target_risk has no entry for {group!r}; expected one for each group."
                 )
             target = target[group]
         check_target(target, "target_risk")
@@ -596,8 +595,8 @@ class SelectiveClassifier(WrappingEstimator):
         """Return the group of each row, None if there are no groups."""
         grouped = hasattr(self, "groups_") and not self.per_class
         if grouped != (groups is not None):
-            was = "groups, so it needs them" if grouped else "no groups, so leave them out"
-            raise ValueError(f"groups: fit was given {was} here too.")
+            mend = "groups, so groups are needed" if grouped else "no groups; leave groups out"
+            raise ValueError(f"groups: fit was given {mend} here too.")
         if self.per_class:
             return self.classes_[self._predicted_rows(X)]
         return _check_groups(groups, X.shape[0]) if grouped else None
@@ -605,7 +604,7 @@ class SelectiveClassifier(WrappingEstimator):
     def _thresholds_of(self, names: npt.NDArray[Any]) -> FloatArray:
         if (names.dtype.kind in "OUST") != (self.groups_.dtype.kind in "OUST"):
             raise ValueError(
-                f"groups has dtype {names.dtype}, expected the kind that fit was given: "
+                f"groups has dtype {names.dtype}; expected the kind that fit was given: "
                 f"{self.groups_.dtype}."
             )
         place = np.searchsorted(self.groups_, names).clip(max=len(self.groups_) - 1)
@@ -613,7 +612,7 @@ class SelectiveClassifier(WrappingEstimator):
         if not known.all():
             warn(
                 f"groups: {int((~known).sum())} rows are in groups that fit has not seen (such as "
-                f"{names[~known][0]!s}): nothing is known about their risk, none is accepted."
+                f"{names[~known][0]!s}). Their risk is unknown, so none of them is accepted."
             )
         return np.where(known, self.threshold_[place], -np.inf)
 
@@ -622,7 +621,7 @@ class SelectiveClassifier(WrappingEstimator):
 
 
 def _check_groups(groups: Any, n_samples: int) -> npt.NDArray[Any]:
-    with naming("groups", "one group a row, strings or numbers"):
+    with naming("groups", "one group per row, strings or numbers"):
         names = column_or_1d(as_numpy(groups))
         if names.dtype == object:
             names = np.array(names.tolist())
@@ -639,11 +638,11 @@ def _warn_of_no_threshold(
     n = len(rows.errors)
     fewest = fewest_rows(target, 1.0 - confidence)
     if fewest > n:
-        what = f"that takes at least {fewest} accepted rows, even without any error"
+        what = f"that needs at least {fewest} accepted rows, even without errors"
     else:
         smallest = smallest_target(rows.errors, rows.uncertainty, confidence, method)
         what = f"the smallest target that these rows support is about {smallest:.2g}"
-        what += ", to be set and then confirmed on fresh rows"
+        what += "; if you set it, confirm it on fresh rows"
     warn(
         f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} on {n} rows"
         f"{group}: {what}. Nothing is accepted."

@@ -1,7 +1,7 @@
-"""A threshold as a file: which answers of one score are accepted, and what that was shown to mean.
+"""A threshold as a file: which answers a score accepts, and what is guaranteed for them.
 
-Plain JSON. The file names the score by a hash of its fitted parameters, so that a threshold is not
-applied to the uncertainties of another one.
+The file is plain JSON. It identifies the score by a hash of its fitted parameters, so that a
+threshold is not applied to the uncertainties of another score.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ _KIND = Kind(
 
 @dataclass(frozen=True)
 class SavedThreshold:
-    """A threshold, what it guarantees, and for which score.
+    """A threshold, its guarantee and the score it belongs to.
 
     Parameters
     ----------
     threshold : float
-        Accepted is an uncertainty of at most this; -inf accepts nothing, inf everything.
+        Largest accepted uncertainty; -inf accepts nothing, inf everything.
     target_risk, confidence, method
         As in :func:`adue_sklearn.selective.selective_threshold`.
     risk_bound : float
-        What the error rate among accepted answers is at most, with ``confidence``; NaN where
-        nothing is accepted.
+        Upper bound of the error rate among accepted answers, with ``confidence``; NaN if nothing
+        is accepted.
     n_rows, n_accepted, n_errors : int
-        Rows that set it, those of them it accepts, and the errors among these.
+        Numbers of rows that set it, of those it accepts, and of errors among the latter.
     score : str
         Class of the score.
     score_sha256 : str
@@ -73,7 +73,7 @@ class SavedThreshold:
     provenance : dict
         Where the rows came from.
     row_digests : str
-        Which rows set it, in a form that recognises them; empty if that is not known.
+        Digests that identify the rows that set it; empty if they are not known.
 
     Examples
     --------
@@ -114,15 +114,15 @@ class SavedThreshold:
         method: str = "binomial",
         provenance: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Set the threshold of a fitted score on rows that did not fit it.
+        """Set the threshold of a fitted score on rows that it was not fitted on.
 
         Parameters
         ----------
         estimator : UncertaintyEstimator
-            Fitted, one that :func:`adue_sklearn.persistence.save_head` takes.
+            Fitted, of a kind that :func:`adue_sklearn.persistence.save_head` can save.
         X : array-like or torch.Tensor of shape (n_samples, n_features)
-            Features of rows that are new to it, and to the classifier. Rows that fitted a loaded
-            head are left out, with a warning.
+            Features of rows that are new to it and to the classifier. Rows that were used to fit
+            a loaded head are left out, with a warning.
         y : array-like of shape (n_samples,)
             True labels.
         target_risk, confidence, method
@@ -133,7 +133,7 @@ class SavedThreshold:
         Returns
         -------
         SavedThreshold
-            It accepts nothing where no threshold meets the target.
+            It accepts nothing if no threshold meets the target.
         """
         if provenance is not None and not isinstance(provenance, Mapping):
             raise TypeError(
@@ -178,7 +178,7 @@ class SavedThreshold:
         Parameters
         ----------
         uncertainty : array-like of shape (n_samples,)
-            Of the score that the threshold was set for.
+            Uncertainties of the score that the threshold was set for.
 
         Returns
         -------
@@ -186,7 +186,7 @@ class SavedThreshold:
             NaN is not accepted.
         """
         values = as_column(uncertainty, "uncertainty")
-        with naming("uncertainty", "one number a row"):
+        with naming("uncertainty", "one number per row"):
             return values.astype(np.float64) <= self.threshold
 
     def check_score(self, estimator: UncertaintyEstimator) -> None:
@@ -200,23 +200,23 @@ class SavedThreshold:
         Raises
         ------
         ValueError
-            If it is another one.
+            If it is a different one.
         """
         if score_sha256(estimator) != self.score_sha256:
             raise ValueError(
-                f"The threshold was set for another score (a {self.score} with other parameters "
-                f"than this {type(estimator).__name__}), so it means nothing here; perhaps the "
-                "head was fitted anew since. Set one for this: adue threshold STORE --head HEAD "
+                f"The threshold was set for another score (a {self.score} whose parameters differ "
+                f"from this {type(estimator).__name__}'s), so it is not valid here. Perhaps the "
+                "head was refitted. Set a new threshold: adue threshold STORE --head HEAD "
                 "--out FILE."
             )
 
     def describe(self) -> str:
-        """Return what it means, in one sentence."""
+        """Return its meaning in one sentence."""
         sure = f"with {percent(self.confidence)} confidence"
         if self.n_accepted == 0:
             return (
-                f"No threshold meets this target: at most {percent(self.target_risk)} of the "
-                f"accepted answers wrong, {sure}."
+                f"No threshold meets the target that at most {percent(self.target_risk)} of the "
+                f"accepted answers are wrong, {sure}."
             )
         share = "all" if self.n_accepted == self.n_rows else percent(shown_coverage(self.coverage))
         bound = shown_bound(self.target_risk, self.risk_bound)
@@ -226,7 +226,7 @@ class SavedThreshold:
 
 
 class _Document(Schema):
-    """The file: JSON has no infinity, so ``accepts`` says what a missing threshold means."""
+    """The file. JSON has no infinity, so ``accepts`` says what a missing threshold means."""
 
     format_version: PositiveInt
     threshold: float | None
@@ -250,13 +250,13 @@ class _Document(Schema):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not self.n_errors <= self.n_accepted <= self.n_rows:
-            raise ValueError("'n_errors', 'n_accepted' and 'n_rows' are no counts of the same rows")
+            raise ValueError("'n_errors', 'n_accepted' and 'n_rows' are inconsistent counts")
         if (self.n_accepted == 0) != (self.accepts == "none"):
-            raise ValueError(f"it accepts {self.accepts}, but {self.n_accepted} rows")
+            raise ValueError(f"'accepts' is {self.accepts}, but 'n_accepted' is {self.n_accepted}")
         if (self.threshold is None) != (self.accepts != "some"):
-            raise ValueError(f"'threshold' is {self.threshold}, but it accepts {self.accepts}")
+            raise ValueError(f"'threshold' is {self.threshold}, but 'accepts' is {self.accepts}")
         if self.risk_bound is None and self.accepts != "none":
-            raise ValueError(f"'risk_bound' is None, but it accepts {self.accepts}")
+            raise ValueError(f"'risk_bound' is None, but 'accepts' is {self.accepts}")
         return self
 
     def restore(self) -> SavedThreshold:
@@ -274,16 +274,16 @@ _COPIED = {item.name for item in fields(SavedThreshold)} - {"threshold", "risk_b
 def save_threshold(
     threshold: SavedThreshold, file: str | os.PathLike[str], *, overwrite: bool = True
 ) -> Path:
-    """Write a threshold as JSON, all of it or nothing.
+    """Write a threshold as JSON, atomically.
 
     Parameters
     ----------
     threshold : SavedThreshold
-        What :meth:`SavedThreshold.of` gave.
+        Result of :meth:`SavedThreshold.of`.
     file : path
         The file.
     overwrite : bool, default=True
-        Replace an older file; False refuses to.
+        Whether to replace an existing file; if False, an existing file is an error.
 
     Returns
     -------
@@ -292,7 +292,7 @@ def save_threshold(
     """
     if not isinstance(threshold, SavedThreshold):
         raise TypeError(
-            f"threshold is a {type(threshold).__name__}; expected what SavedThreshold.of gives."
+            f"threshold is a {type(threshold).__name__}; expected the result of SavedThreshold.of."
         )
     path = check_file(file)
     if path.exists() and not overwrite:
@@ -330,9 +330,9 @@ def load_threshold(file: str | os.PathLike[str]) -> SavedThreshold:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is no threshold, damaged or of a newer version.
+        If it is not a threshold, is damaged, or is of a newer version.
 
     Examples
     --------
@@ -371,7 +371,7 @@ def score_sha256(estimator: UncertaintyEstimator) -> str:
 
 
 def check_file(file: str | os.PathLike[str]) -> Path:
-    """Return the path of a file to be written; raise where it is a folder."""
+    """Return the path of a file to write; raise if it is a folder."""
     with naming("file", "a path"):
         path = Path(file)
     if path.is_dir():
@@ -382,35 +382,35 @@ def check_file(file: str | os.PathLike[str]) -> Path:
 def what_it_takes(
     errors: Any, uncertainty: Any, target_risk: float, confidence: float, method: str
 ) -> str:
-    """Say what it would take where no threshold meets the target on these rows."""
+    """Say what would be needed if no threshold meets the target on these rows."""
     n_rows = len(errors)
     fewest = fewest_rows(target_risk, 1.0 - confidence)
     if fewest > n_rows:
         return (
-            f"It takes at least {fewest} labelled rows, even if none of them is wrong; there are "
+            f"At least {fewest} labelled rows are needed, even if no answer is wrong; there are "
             f"{n_rows}."
         )
     smallest = smallest_target(errors, uncertainty, confidence, method, above=target_risk)
-    smallest = math.ceil(smallest * 1000) / 1000  # rounded up: it is to be met
+    smallest = math.ceil(smallest * 1000) / 1000  # rounded up, so that it can be met
     return (
-        f"The smallest target that these {n_rows} rows support is about {percent(smallest)}; one "
-        "that is set because of this has to be confirmed on fresh rows."
+        f"The smallest target that these {n_rows} rows support is about {percent(smallest)}. If "
+        "you set it because of this, confirm it on fresh rows."
     )
 
 
 def shown_bound(target_risk: float, risk_bound: float) -> float:
-    """Return a bound to be printed: rounded up, as it has to stay one."""
+    """Return a bound for printing, rounded up so that it remains a bound."""
     return min(target_risk, math.ceil(risk_bound * 1e4) / 1e4)
 
 
 def shown_coverage(coverage: float) -> float:
-    """Return a share of answers to be printed: in whole percent, but 1 only where it is all."""
+    """Return a share of answers for printing: in whole percent, but 1 only if it is all."""
     rounded = round(coverage, 2 if coverage >= 0.01 else 4)
     return rounded if rounded < 1 or coverage == 1 else math.floor(coverage * 1e4) / 1e4
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage; 100 only where it is all."""
+    """Return a share as a percentage; 100 only if it is all."""
     digits = 12 if 0.9999 < share < 1 else 4
     return f"{100 * share:.{digits}g} %"
 

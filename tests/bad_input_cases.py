@@ -71,7 +71,8 @@ anything = st.one_of(things, numbers, other_dtypes, spoiled)
 
 #: How a message says what was expected instead of what it got.
 EXPECTATION = re.compile(
-    r"\b(expect(ed|s|ing)|must|needs?|requires?d?|should|too (few|large|many))\b", re.IGNORECASE
+    r"\b(expect(ed|s|ing)|must|need(ed|s)?|requires?d?|should|too (few|large|many))\b",
+    re.IGNORECASE,
 )
 
 

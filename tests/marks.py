@@ -22,7 +22,7 @@ odd_rows = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.FitRowsWa
 
 #: So few rows that little is learned from them and nothing promised.
 few_rows = pytest.mark.filterwarnings(
-    "ignore:The original head.* under 20|No threshold meets|RDEScorer. .* have fewer than"
+    "ignore:The original head.* (under|than) 20|No threshold meets|RDEScorer. .* have fewer than"
 )
 
 #: Texts are longer than what the tests' small models take.

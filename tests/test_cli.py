@@ -149,7 +149,7 @@ def test_predict_takes_ids_texts_csv_and_standard_streams(
         expected = expected or rows
         assert rows == expected
     status, out, err = predict("-", tmp_path / "new" / "scored.csv")
-    assert (status, "scored.csv: 4 rows." in out) == (0, True)
+    assert (status, "Wrote 4 rows to " in out) == (0, True)
     with (tmp_path / "new" / "scored.csv").open() as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["row", "label", "probability", "uncertainty"]
@@ -270,7 +270,7 @@ def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path,
     assert status == 0, err
     status, _, err = adue("evaluate", tmp_path / "head", stores / "test")
     assert status == 0
-    assert "errs on 1.9% of the rows that the head was fitted on" in err
+    assert "is wrong on 1.9% of the rows that the head was fitted on" in err
 
 
 def test_classes_can_be_a_json_file(adue, labelled, tmp_path):
@@ -631,7 +631,7 @@ def test_fit_takes_any_score_and_the_commands_after_it_too(
             "ViM describes the rows that the model was trained on; pass their store as --train",
         ),
         ("HUQ", "estimator is a HUQScorer, which cannot be saved as a head; expected one of AdUE"),
-        ("foo", "--score: foo is none of SoftmaxResponseScorer, AdUEEstimator"),
+        ("foo", "--score: foo is not one of SoftmaxResponseScorer, AdUEEstimator"),
         ("energy,entropy", "--score: energy,entropy names 2 scores; expected one."),
     ],
 )

@@ -52,7 +52,7 @@ def test_it_prints_table_and_verdict_of_the_folds(adue, stores):
     assert f"softmax response {100 * auc:.1f} [" in out
     for name in ("entropy", "energy", "Mahalanobis", "other folds", "p (Holm)", "AURC"):
         assert name in out
-    assert "Nothing here beats softmax response" in out or "Better than" in out
+    assert "No score beats softmax response" in out or "Better than" in out
     assert "AdUE" not in out
 
 
@@ -98,7 +98,7 @@ def test_the_figure_is_written(adue, stores, tmp_path):
     status, out, err = adue("compare", stores / "held", *SOME, "--figure", target)
     assert (status, err) == (0, "")
     assert plt.imread(target).std() > 0
-    assert "found.png: the differences." in out
+    assert f"Plotted the differences to {target}." in out
 
 
 def test_a_scorer_that_fails_is_named_and_the_others_are_shown(adue, tmp_path):
@@ -111,14 +111,14 @@ def test_a_scorer_that_fails_is_named_and_the_others_are_shown(adue, tmp_path):
     status, out, _ = adue("compare", tmp_path / "few", "--scorers", "stacked,energy", "--cv", 2)
     assert status == 0
     assert "stack failed: ValueError: " in out
-    assert "Too few errors to tell: 1 among 60 rows" in out
+    assert "Too few errors to compare scores: 1 among 60 rows" in out
     assert "energy" in out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scorers", "entropy,magic"), "--scorers: magic is none of SoftmaxResponseScorer"),
+        (("--scorers", "entropy,magic"), "--scorers: magic is not one of SoftmaxResponseScorer"),
         (("--scorers", ","), "--scorers"),
         (("--figure", "figure.docx"), "--figure: figure.docx must end in"),
         (("--json", "."), "--json: . is a folder"),
@@ -144,7 +144,7 @@ def test_a_store_of_one_or_two_rows_is_said_to_be_too_small(adue, tmp_path, n_ri
     for command in (("compare", store), (*fit, "--score", "Entropy")):
         status, _, err = adue(*command)
         assert status == 1
-        assert f"error: X has {n_rows}, too few for cross-validation, which takes at least 3" in err
+        assert f"error: X has {n_rows}, too few for cross-validation. It needs at least 3" in err
     status, _, err = adue(*fit)
     assert status == 1
     assert f"error: The original head makes {n_wrong} errors on {len(rows)} rows, too few" in err

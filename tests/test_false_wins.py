@@ -101,7 +101,7 @@ def test_cross_validation_over_odd_rows_concludes_no_gain(rows, y, category, rea
         found = compared(rows, y)
     assert found["AdUE"].gain.low > 0  # it does look better
     assert found.winners == ()
-    assert found.verdict.startswith("No gain or loss is concluded: ")
+    assert found.verdict.startswith("No conclusion about gains or losses: ")
     assert reason in found.verdict
     assert "Better" not in str(found)
     assert f"{100 * found['AdUE'].gain.value:+.1f}" not in str(found)
@@ -150,17 +150,19 @@ def test_ordinary_rows_are_not_doubted():
 def test_rows_that_the_parts_share_are_left_out_and_named():
     again = PROBLEM.X * (1 + 1e-6)  # as out of another batch
     known, test = np.arange(1200) < 700, np.arange(1200) >= 600
-    with pytest.warns(UserWarning, match="X_test: 100 of 600 rows stand in X too and are left out"):
+    with pytest.warns(
+        UserWarning, match="X_test: 100 of 600 rows are also in X; they are left out"
+    ):
         found = compared(known, X_test=again[test], y_test=PROBLEM.y[test])
     assert found.n_rows == 500
     train = {"X_train": again[:200], "y_train": PROBLEM.y[:200]}
-    with pytest.warns(UserWarning, match="X: 200 of 700 rows stand in X_train too"):
+    with pytest.warns(UserWarning, match="X: 200 of 700 rows are also in X_train"):
         assert compared(known, **train).n_rows == 500
-    with pytest.raises(ValueError, match="X_test: 700 of 700 rows stand in X too, so no rows rem"):
+    with pytest.raises(ValueError, match="X_test: 700 of 700 rows are also in X, so no rows rem"):
         compared(known, X_test=again[known], y_test=PROBLEM.y[known])
-    with pytest.raises(ValueError, match="X: 40 of 41 rows stand in X_train too, so one row rem"):
+    with pytest.raises(ValueError, match="X: 40 of 41 rows are also in X_train, so one row rem"):
         compared(np.arange(1200) < 41, X_train=again[:40], y_train=PROBLEM.y[:40])
-    with pytest.raises(ValueError, match="cv gives folds as row numbers; expected X without"):
+    with pytest.raises(ValueError, match=r"cv gives folds as row numbers\. Pass X without"):
         compared(known, cv=[(np.arange(350), np.arange(350, 700))], **train)
 
 
@@ -241,12 +243,12 @@ def test_fit_prints_no_gain_from_odd_rows(adue, tmp_path, monkeypatch, rows, y, 
     assert err.count(reason if rows is HALF else "agree with the labels") == 1
     line = next(line for line in out.splitlines() if line.startswith("AdUE "))
     assert re.fullmatch(r"AdUE [\d.]+ - [\d. ]+", line)
-    assert "No gain or loss is concluded: " in out
+    assert "No conclusion about gains or losses: " in out
     assert reason in out
     assert "better" not in out
     status, out, _ = adue("compare", path, "--scorers", "AdUEEstimator", "--cv", 2)
     assert status == 0
-    assert "No gain or loss is concluded: " in out
+    assert "No conclusion about gains or losses: " in out
     assert "Better" not in out
 
 
@@ -262,8 +264,8 @@ def test_fit_says_plainly_that_adue_lost_where_it_did(capsys):
         table = comparison("Cross-validation", errors, scores | extra, flattered=("AdUE",))
         Console(width=200).print(table)
         printed = capsys.readouterr().out
-        assert "AdUE finds errors worse than softmax response does, even on the rows" in printed
-        assert f"do not use it here, use {best}." in printed
+        assert "AdUE finds errors worse than softmax response does, even on rows" in printed
+        assert f"Do not use it here; use {best}." in printed
     flattering = {**scores, "AdUE": errors + 0.0}
     Console(width=200).print(comparison("X", errors, flattering, flattered=("AdUE",)))
     assert "AdUE finds" not in capsys.readouterr().out
@@ -276,7 +278,7 @@ def test_fit_leaves_out_rows_that_the_model_was_trained_on(adue, tmp_path, monke
     arguments = ("fit", path, "--out", tmp_path / "head", "--folds", 2, "--train-store")
     status, out, err = adue(*arguments, train)
     assert status == 0, err
-    assert f"100 of 600 rows in {path} stand in {train} too. They are left out." in err
+    assert f"100 of 600 rows in {path} are also in {train}. They are left out." in err
     assert "Cross-validation: 500 rows" in out
     status, out, err = adue(*arguments, path, "--force")
     assert (status, out) == (1, "")
@@ -300,7 +302,7 @@ def test_evaluate_leaves_out_the_rows_that_fitted_the_head(adue, halves):
     folder, _ = halves
     status, out, err = adue("evaluate", folder / "head", folder / "all")
     assert (status, err) == (0, "")
-    assert "600 of 1200 rows fitted the head and are left out here." in out
+    assert "600 of 1200 rows were used to fit the head; left out." in out
     assert "Fresh rows: 600 rows" in out
     _, alone, _ = adue("evaluate", folder / "head", folder / "second")
     assert out.endswith(alone)
@@ -326,10 +328,10 @@ def test_nothing_is_concluded_where_a_head_does_not_say_what_fitted_it(adue, hal
     folder, _ = halves
     status, out, err = adue("evaluate", folder / "forgetful", folder / "first")
     assert status == 0
-    assert "does not say which rows it was fitted on" in err
+    assert "does not record which rows it was fitted on" in err
     assert "Fresh" not in out
     assert "better" not in out
-    assert "No gain or loss is concluded" in out
+    assert "No conclusion about gains or losses" in out
 
 
 def test_swapped_classes_are_said_by_evaluate_and_no_gain(adue, halves, tmp_path):
@@ -337,7 +339,7 @@ def test_swapped_classes_are_said_by_evaluate_and_no_gain(adue, halves, tmp_path
     status, out, err = adue("evaluate", halves[0] / "head", tmp_path / "swapped")
     assert status == 0
     assert "In another order of the classes they agree" in err
-    assert "No gain or loss is concluded" in out
+    assert "No conclusion about gains or losses" in out
 
 
 @marks.few_rows
@@ -351,7 +353,9 @@ def test_a_loaded_head_knows_its_rows_in_python_too(halves):
     with pytest.warns(UserWarning, match="600 of 1200 rows fitted"):
         model = SelectiveClassifier(FrozenEstimator(loaded)).fit(X, y)
     assert len(model.calibration_uncertainty_) == 600
-    with pytest.warns(UserWarning, match="X: 600 of 1200 rows stand in what fitted AdUE too"):
+    with pytest.warns(
+        UserWarning, match="X: 600 of 1200 rows are also in the rows that AdUE was fitted on"
+    ):
         judged = compare_scorers(X, y, scorers=[FrozenEstimator(loaded)], metrics={})
     assert judged.n_rows == 600
     for use in (
@@ -388,7 +392,7 @@ def test_a_final_test_takes_rows_that_did_not_set_the_threshold(adue, halves, tm
     assert status == 0, err
     status, out, err = adue("evaluate", head, folder / "second", "--threshold", limit)
     assert (status, err) == (0, "")
-    assert "300 of 600 rows set the threshold and are left out here." in out
+    assert "300 of 600 rows were used to set the threshold. They are left out." in out
     assert "Fresh rows: 300 rows" in out
     assert re.search(r"Here \d+ of 300 answers are accepted, \d+ of them wrong", out)
     status, out, err = adue("evaluate", head, tmp_path / "third", "--threshold", limit)
@@ -401,4 +405,4 @@ def test_rows_by_which_a_score_was_chosen_are_named(adue, tmp_path):
     status, _, err = adue("fit", path, "--score", "energy", "--out", tmp_path / "head")
     assert status == 0, err
     _, out, _ = adue("threshold", path, "--head", tmp_path / "head", "--target-risk", 0.2)
-    assert "1200 of these rows are those on which 'adue fit' compared this score." in out
+    assert "'adue fit' compared this score on 1200 of these rows." in out

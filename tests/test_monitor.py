@@ -270,9 +270,9 @@ def changed(*path, to):
         ("risk.n_rows", 0, "'risk' holds bets without rows"),
         ("risk.bets", [0.0], "'risk' holds 1 bets, not 6"),
         ("risk.bets", [np.nan] * 6, "'risk.bets.0' is nan; expected a finite number"),
-        ("risk.alarm_at", 3, "'risk' holds an alarm at a row that has not come"),
+        ("risk.alarm_at", 3, "'risk' holds an alarm at a row that was never seen"),
         ("bins", None, "'bins.counts' hold 0 rows, 'shift.n_rows' is 1; expected the same"),
-        ("bins.counts", [0, 0], "bins do not fit together"),
+        ("bins.counts", [0, 0], "bins are inconsistent"),
         ("bins.gaps", [1, 1, 10**30], "'bins.gaps.2' is 1000000000000000000000000000000"),
         ("bins.scores", [0.2, 0.1], "bins are not in ascending order"),
     ],
@@ -282,7 +282,7 @@ def test_a_state_that_is_none_is_refused_and_its_field_named(path, value, messag
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         RiskMonitor.from_dict(state)
     assert str(caught.value).startswith("'state' cannot be read as a RiskMonitor: ")
-    assert str(caught.value).endswith(". Expected what to_dict gives, unchanged.")
+    assert str(caught.value).endswith(". Expected the result of to_dict, unchanged.")
 
 
 @given(value=anything)

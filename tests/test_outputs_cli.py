@@ -62,7 +62,7 @@ def test_a_wrong_suffix_or_a_folder_is_refused(adue, tmp_path, name):
 
 def test_append_and_force_exclude_each_other(adue, tmp_path):
     status, _, err = adue("extract", "m", "d", "--out", tmp_path, "--append", "--force")
-    assert (status, "give one of them" in err) == (1, True)
+    assert (status, "use only one of them" in err) == (1, True)
 
 
 def test_a_replaced_head_leaves_thresholds_that_are_named_and_refused(adue, problem, tmp_path):
@@ -80,9 +80,9 @@ def test_a_replaced_head_leaves_thresholds_that_are_named_and_refused(adue, prob
     assert (status, "overwrite=True (--force)" in err) == (1, True)
     status, _, err = adue("fit", store, "--out", head, "--score", "MaxLogit", "--force")
     assert status == 0
-    assert f"{limit} was set for the head in {head}, which is replaced now" in err
+    assert f"{limit} was set for the head in {head}, which is now replaced" in err
     assert "other.json" not in err
-    with pytest.raises(ValueError, match="perhaps the head was fitted anew since"):
+    with pytest.raises(ValueError, match="Perhaps the head was refitted"):
         load_threshold(limit).check_score(load_head(head).estimator)
     assert adue("threshold", store, *options, "--force")[0] == 0
     load_threshold(limit).check_score(load_head(head).estimator)

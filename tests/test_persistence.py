@@ -191,7 +191,7 @@ def test_unfitted_or_foreign_estimators_are_refused(tmp_path, problem):
     with pytest.raises(TypeError, match=r"is a HUQScorer, .*; expected one of AdUEEstimator, Conf"):
         save_head(HUQScorer().fit(*problem.fit_args), tmp_path / "head")
     drawn = ConfidNetScorer((4,), max_iter=1, random_state=np.random.RandomState(0))
-    with pytest.raises(TypeError, match="parameter random_state holds what JSON cannot"):
+    with pytest.raises(TypeError, match="parameter random_state holds a value that JSON cannot"):
         save_head(drawn.fit(*problem.fit_args), tmp_path / "head")
     assert not (tmp_path / "head").exists()
 
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_named(saved):
     ("change", "message"),
     [
         (lambda d: d["params"].update(lam=-5), "'lam' parameter"),
-        (lambda d: d["attributes"].update(predict="x"), "'predict' is none of"),
+        (lambda d: d["attributes"].update(predict="x"), "'predict' is not an attribute of"),
         (lambda d: d.pop("provenance"), "provenance"),
         (lambda d: d.pop("arrays"), "arrays"),
         (lambda d: d["attributes"].update(n_features_in_=11), ""),
@@ -328,7 +328,7 @@ def test_processes_that_save_at_once_leave_a_whole_head(adue, problem, tmp_path)
 
 def test_a_head_is_not_replaced_where_that_is_not_wanted(adue, saved):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
-    with pytest.raises(FileExistsError, match=r"holds a fitted head already.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"already holds a fitted head.*overwrite=True"):
         save_head(adue, saved, overwrite=False)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
     assert save_head(adue, saved.with_name("new"), overwrite=False).is_dir()
@@ -340,9 +340,9 @@ def test_numpy_numbers_and_callbacks_do_not_stand_in_the_way(problem, tmp_path):
     loaded = load_head(save_head(adue, tmp_path / "head")).estimator
     assert (loaded.alpha, loaded.max_iter) == (0.5, 100)
     adue.random_state = np.random.RandomState(0)
-    with pytest.raises(TypeError, match="parameter random_state holds what JSON cannot"):
+    with pytest.raises(TypeError, match="parameter random_state holds a value that JSON cannot"):
         save_head(adue, tmp_path / "head")
-    with pytest.raises(TypeError, match=r"provenance\['when'\] holds what JSON cannot"):
+    with pytest.raises(TypeError, match=r"provenance\['when'\] holds a value that JSON cannot"):
         save_head(loaded, tmp_path / "head", provenance={"when": object()})
 
 

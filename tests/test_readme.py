@@ -26,7 +26,7 @@ def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, cap
     snippets = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(snippets) == 7
     monkeypatch.chdir(tmp_path)  # the last one writes a store and a head
-    with pytest.warns(UserWarning, match="X: 2 of 2256 rows stand in X_train too"):
+    with pytest.warns(UserWarning, match="X: 2 of 2256 rows are also in X_train"):
         names = run(snippets)
     printed = capsys.readouterr().out.splitlines()
     assert 0.8 < float(printed[0]) < 0.9

@@ -120,7 +120,7 @@ def test_the_recommendation_comes_first_and_is_the_threshold_of_fresh_rows(page,
         f"Accept {share} % of the answers and send the other {100 - share} % to a person: of those "
         "accepted, at most 8 % are wrong, with 95 % confidence."
     )
-    assert f"On those the model was wrong {found.errors.sum()} times" in read.text
+    assert f"The model was wrong on {found.errors.sum()} of these" in read.text
 
 
 def test_rows_that_choose_and_rows_that_set_the_threshold_are_different(found, problem):
@@ -133,13 +133,13 @@ def test_rows_that_choose_and_rows_that_set_the_threshold_are_different(found, p
     ("target", "sentence"),
     [
         (0.9, "Accept every answer of the model: at most 20."),
-        (0.0001, "Do not let the model answer alone yet: no threshold shows"),
+        (0.0001, "Do not let the model answer alone yet: no threshold guarantees"),
     ],
 )
 def test_the_recommendation_is_honest_at_the_ends(store, target, sentence, undrawn):
     read = Page(make_report(store, target_risk=target, scorers=QUICK))
     assert sentence in read.text
-    nothing = "It takes at least 29956 labelled rows" in read.text
+    nothing = "At least 29956 labelled rows" in read.text
     assert nothing == (target == 0.0001)
 
 
@@ -156,7 +156,7 @@ def hard(tmp_path_factory):
 def test_a_score_that_wins_is_chosen_and_one_that_does_not_is_not(hard, page, undrawn):
     for scorer in (AdUEEstimator(), hard[1]):
         read = Page(make_report(hard[0], target_risk=0.4, scorers=[scorer]))
-        assert "What decides is the score “AdUE”: it finds errors better" in read.text
+        assert "Decisions use the score “AdUE”: it finds errors significantly better" in read.text
         assert "AdUE chosen" in read.text
     assert "no other score was shown to find errors better" in Page(page).text
     assert "softmax response chosen" in Page(page).text
@@ -419,13 +419,13 @@ def test_no_errors_few_errors_and_only_errors_have_a_page(problem, tmp_path, wro
             make_report(store, target_risk=0.05, scorers=[AdUEEstimator(tol=0.01), MarginScorer()])
         ).text
     doubts = text.split("What could not be concluded")[1]
-    assert "How the curves run" in doubts
+    assert "Where exactly the curves lie" in doubts
     assert "Which score is best" in doubts
     if wrong == 0:
         assert "Accept every answer of the model" in text
-        assert "There are none: no answer to these rows is wrong." in text
+        assert "None: every answer to these rows is right." in text
         assert "How good AdUE is: it failed" in doubts
-        assert "No chance of an error could be predicted" in doubts
+        assert "How likely each answer is to be wrong" in doubts
     if wrong == 1:
         assert "Do not let the model answer alone yet" in text
 
@@ -448,21 +448,21 @@ def test_training_rows_serve_the_scores_that_describe_them(problem, store, tmp_p
     assert "without --train-store" not in text
     same = make_store(tmp_path / "same", problem, slice(0, 100))
     text = Page(make_report(store, train=same, scorers=[MahalanobisScorer()])).text
-    assert "How the model does on 100 of 1200 rows" in text
+    assert "How good the model is on 100 of 1200 rows" in text
     recommendation = text.split("What was done")[0]
-    assert "100 of the 1200 rows are training rows too, and were left out" in recommendation
+    assert "100 of the 1200 rows are also training rows and were left out" in recommendation
     assert "550 texts with known answers were used to choose" in text
     assert "550 other texts" in text
-    with pytest.raises(ValueError, match=r"all 1200 rows of .* stand in .* too"):
+    with pytest.raises(ValueError, match=r"all 1200 rows of .* are also in .*"):
         make_report(store, train=store)
 
 
 def test_many_classes_and_two(tmp_path, undrawn):
     many = make_store(tmp_path / "many", Problem(n=900, n_classes=40, d=50, noise=0.2))
     text = Page(make_report(many, target_risk=0.5, scorers=QUICK)).text
-    assert "Answers by what the model said" not in text
+    assert "Observed results by the model's answer" not in text
     two = make_store(tmp_path / "two", Problem(n=400, n_classes=2, noise=0.5))
-    assert "Answers by what the model said" in Page(make_report(two, scorers=QUICK)).text
+    assert "Observed results by the model's answer" in Page(make_report(two, scorers=QUICK)).text
 
 
 def test_a_head_of_several_layers_has_a_report(tmp_path):
@@ -485,7 +485,7 @@ def test_stores_and_texts_that_will_not_do_are_named(problem, store, tmp_path):
     FeatureStore.create(tmp_path / "bare", features=problem.X, init_W=problem.W)
     with pytest.raises(ValueError, match="has no labels"):
         make_report(FeatureStore.open(tmp_path / "bare"))
-    with pytest.raises(ValueError, match="holds 19 rows; a report takes at least 20"):
+    with pytest.raises(ValueError, match="holds 19 rows; a report needs at least 20"):
         make_report(make_store(tmp_path / "few", problem, slice(0, 19)))
     with pytest.raises(ValueError, match="texts: there are 3, but"):
         make_report(store, texts=["a", "b", "c"])
@@ -525,7 +525,7 @@ def test_the_command_writes_the_page_and_replaces_an_older_one_if_told_to(
         "--target-risk", 0.3, "--confidence", 0.9, "--force",
     )  # fmt: skip
     assert status == 0, err
-    assert said == f"{out}: the report."
+    assert said == f"Wrote the report to {out}."
     text = Page(out.read_text(encoding="utf-8")).text
     assert "at most 30 %" in text
     assert "with 90 % confidence" in text

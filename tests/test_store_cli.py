@@ -77,7 +77,7 @@ def test_info_points_at_what_is_wrong(adue, store):
 def test_verify_says_that_all_is_well(adue, store):
     status, out, err = adue("store", "verify", store)
     assert (status, err) == (0, "")
-    assert "4 files are as they were written" in out
+    assert "4 files are intact" in out
 
 
 def test_verify_lists_every_damaged_file_and_fails(adue, store):
@@ -110,7 +110,7 @@ def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_
     assert "is not this one: n_rows (10 then, 9 now); texts differ" in err
     status, out, _ = extract()
     assert status == 0
-    assert "Went on with an interrupted run, which had done 4 rows." in out
+    assert "Resumed an interrupted run that had finished 4 rows." in out
     assert content(tmp_path / "store") == whole
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_says_what_was_kept_and_how_to_go_on(extract, tmp_path, monkeypat
 
     monkeypatch.setattr(extractor, "run_head", interrupted)
     stop_at = [0]
-    for stop_at[0], message in [(1, "no rows are in"), (7, "4 of 10 rows are kept in")]:
+    for stop_at[0], message in [(1, "holds no rows yet"), (7, "holds 4 of 10 rows")]:
         calls.clear()
         status, _, err = extract("--batch-tokens", 1)
         assert status == 130
@@ -133,7 +133,7 @@ def test_ctrl_c_says_what_was_kept_and_how_to_go_on(extract, tmp_path, monkeypat
         assert "the same command" in err
     monkeypatch.undo()
     status, out, _ = extract("--batch-tokens", 1)
-    assert (status, "which had done 4 rows" in out) == (0, True)
+    assert (status, "that had finished 4 rows" in out) == (0, True)
 
 
 def test_extract_appends_once(extract, tmp_path):
@@ -160,4 +160,4 @@ def test_info_tells_of_an_unfinished_append(adue, store):
         )
     )
     _, out, _ = adue("store", "info", store)
-    assert "unfinished append: 4 of 9 rows done, no part of the store yet" in out
+    assert "unfinished append: 4 of 9 rows done, not yet part of the store" in out

@@ -37,7 +37,7 @@ CASES = [
     ("evaluate", "model store", "model", "a whole model, not a fitted head"),
     ("evaluate", "data.jsonl store", "data.jsonl", "a file, not a fitted head."),
     ("evaluate", "head data.jsonl", "data.jsonl", "a file, not a feature store."),
-    ("evaluate", "empty store", "empty", "no fitted head: it holds no estimator.json."),
+    ("evaluate", "empty store", "empty", "not a fitted head: it does not contain estimator.json."),
     ("evaluate", "head empty", "empty", "no finished feature store"),
     ("evaluate", "head store --threshold head", "head", "a fitted head, not a threshold"),
     ("evaluate", "head store --threshold empty", "empty", "a folder, not a threshold"),

@@ -83,7 +83,7 @@ def read_both_ways(path):
         ("a.csv", "text;label\na, b;1\nc;0\n", "separated by semicolons: its first line is 'text"),
         ("a.csv", "text\tlabel\na\t1\n", "separated by tabs: .* Name it a.tsv, or save it"),
         ("a.tsv", "text,label\na,1\n", "separated by commas: .* Name it a.csv, or save it"),
-        ("a.csv", "text,label\nwell, yes,1\n", "more columns than its first line names. Put"),
+        ("a.csv", "text,label\nwell, yes,1\n", "more columns than its first line. Put"),
     ],
 )
 def test_a_table_with_another_separator_is_said_to_have_it(tmp_path, name, content, message):
@@ -100,7 +100,7 @@ def test_a_table_in_another_encoding_is_said_to_be_in_it(tmp_path, encoding, see
     path.write_bytes(row.encode(encoding))
     message = read_both_ways(str(path))
     assert "data.csv is not UTF-8 ('utf-8' codec can't decode" in message
-    assert f"It seems to be {seems}. Save it as UTF-8, such as with 'iconv -f" in message
+    assert f"It seems to be {seems}. Save it as UTF-8, for example with 'iconv -f" in message
 
 
 def test_a_table_of_a_header_only_is_empty(tmp_path):
@@ -137,7 +137,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, suffix, o
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a", "label"', "line 2 is no JSON"),
+        ('{"text": "a", "label"', "line 2 is not JSON"),
         ('["a", 1]', "line 2 is a list, not an object"),
         ('{"text": 3, "label": 1}', "row 2: column 'text' holds 3, not a text"),
         ('{"text": null, "label": 1}', "row 2: column 'text' holds None"),
@@ -156,7 +156,7 @@ def test_missing_files_and_unknown_formats_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.jsonl' does not exist"):
         read_texts(str(tmp_path / "gone.jsonl"), label_column=None)
     (tmp_path / "data.xlsx").write_text("x")
-    with pytest.raises(ValueError, match="format cannot be told"):
+    with pytest.raises(ValueError, match="has an unknown format"):
         read_texts(str(tmp_path / "data.xlsx"), label_column=None)
 
 
@@ -229,7 +229,7 @@ def test_standard_input_is_called_so(monkeypatch, lines, message):
 
 
 def test_a_name_that_is_neither_file_nor_hub_data_is_named():
-    with pytest.raises(FileNotFoundError, match="neither a file here nor a data set"):
+    with pytest.raises(FileNotFoundError, match="is not a local file, and it could not be loaded"):
         read_texts("no_such/dataset:test", label_column=None)
 
 

@@ -104,8 +104,8 @@ def test_a_saved_head_decides_and_methods_are_passed_on(adue, store, head, metho
 def test_a_target_out_of_reach_is_said_honestly(adue, store):
     status, out, err = adue("threshold", store.path, "--target-risk", 0.001)
     assert (status, err) == (0, "")
-    assert out.startswith("No threshold meets this target: at most 0.1 % of the accepted answers")
-    assert "It takes at least 2995 labelled rows, even if none of them is wrong" in out
+    assert out.startswith("No threshold meets the target that at most 0.1 % of the accepted")
+    assert "At least 2995 labelled rows are needed, even if no answer is wrong" in out
     _, out, _ = adue("threshold", store.path, "--target-risk", 0.001, "--json")
     document = json.loads(out)
     assert (document["met"], document["accepts"]) == (False, "none")
@@ -146,7 +146,7 @@ def test_rows_that_fitted_the_head_are_left_out(adue, rows, head, tmp_path):
     found = expected_threshold(load_head(head).estimator, alone, target_risk=0.08)
     document = json.loads(out)
     assert (document["n_rows"], document["threshold"]) == (1200, found.threshold)
-    assert "1200 of 2400 rows fitted the head and are left out here." in document["notes"]
+    assert "1200 of 2400 rows were used to fit the head; left out." in document["notes"]
 
 
 def test_rows_that_all_fitted_the_head_are_refused(adue, head, tmp_path):
@@ -164,7 +164,7 @@ def test_a_head_that_does_not_say_what_fitted_it_is_warned_about(adue, store, he
     silent = save_head(fitted, tmp_path / "silent", provenance=PROVENANCE)
     status, _, err = adue("threshold", store.path, "--head", silent, "--target-risk", 0.08)
     assert status == 0
-    assert "does not say which rows it was fitted on" in err
+    assert "does not record which rows it was fitted on" in err
 
 
 def test_a_head_that_learned_nothing_takes_all_rows(adue, store, tmp_path):
@@ -188,8 +188,8 @@ def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path, 
         "threshold", store.path, "--head", tmp_path / "half", "--target-risk", 0.1
     )
     assert (status, err) == (0, "")
-    assert "600 of 1200 rows fitted the head and are left out here." in out
-    assert "600 rows set it" in out
+    assert "600 of 1200 rows were used to fit the head; left out." in out
+    assert "of the 600 rows used" in out
 
 
 @pytest.mark.parametrize("share", [1.0, -0.1])
@@ -246,7 +246,7 @@ def test_the_file_comes_back_as_it_was_and_is_json(adue, store, head, tmp_path):
             "--force",
         )  # fmt: skip
         assert (status, err) == (0, "")
-        assert f"{out}: the threshold." in said
+        assert f"Wrote the threshold to {out}." in said
         loaded = load_threshold(out)
         fitted = load_head(head).estimator
         found = expected_threshold(fitted, store, target_risk=target)
@@ -292,7 +292,7 @@ def test_saving_a_head_does_not_change_which_score_it_is(store, head):
         ({"threshold": math.nan}, "it holds NaN, which is no JSON number"),
         ({"n_errors": 10**9}, "'n_errors', 'n_accepted' and 'n_rows'"),
         ({"target_risk": 2}, "'target_risk' is 2; expected less than 1"),
-        ({"accepts": "none"}, "it accepts none, but"),
+        ({"accepts": "none"}, "'accepts' is none, but"),
         ({"provenance": 3}, "cannot be read as a threshold"),
     ],
 )

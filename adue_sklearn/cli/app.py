@@ -25,7 +25,7 @@ from adue_sklearn.cli.store import store_commands
 from adue_sklearn.cli.threshold import threshold
 
 app = typer.Typer(
-    help="Which answers of a LoRA-tuned text classifier should not be trusted.",
+    help="Find the answers of a LoRA-tuned text classifier that should not be trusted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,7 +34,7 @@ for command in (extract, fit, threshold, report, predict, evaluate, compare, dem
     app.command()(command)
 app.add_typer(store_commands, name="store")
 
-# What a command raises on bad input. Should it be a bug after all, --debug shows where.
+# What a command raises on bad input. If the cause is a bug instead, --debug shows where.
 _EXPECTED = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
 
 
@@ -52,7 +52,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
-    """Which answers of a LoRA-tuned text classifier should not be trusted."""
+    """Find the answers of a LoRA-tuned text classifier that should not be trusted."""
 
 
 def main() -> None:

@@ -18,18 +18,18 @@ def compare(
     train_store: TrainStore = None,
     test_store: Annotated[
         Path | None,
-        typer.Option(help="Judge on these rows, once, instead of folds of the first store."),
+        typer.Option(help="Test on the rows of this store instead of by cross-validation."),
     ] = None,
     scorers: Annotated[
         str | None,
-        typer.Option(help="Some only, by class: 'AdUESearchCV,Entropy,KNN'. By default all."),
+        typer.Option(help="Scores to compare, by class: 'AdUESearchCV,Entropy,KNN'. Default: all."),
     ] = None,
-    cv: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    cv: Annotated[int, typer.Option(min=2, help="Number of cross-validation folds.")] = 5,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything to this JSON file.")
+        Path | None, typer.Option("--json", help="Write the full results to this JSON file.")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw the differences to this file (.png, .svg, .pdf).")
+        Path | None, typer.Option(help="Plot the differences to this file (.png, .svg, .pdf).")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -51,7 +51,7 @@ def compare(
     console.print(comparison_table(found, width=console.width))
     if json_file is not None:
         write_output(json_file, found.to_json(indent=1) + "\n")
-        tell(f"{json_file}: all of it.")
+        tell(f"Wrote the full results to {json_file}.")
     if figure is not None:
         save_figure(found, figure)
-        tell(f"{figure}: the differences.")
+        tell(f"Plotted the differences to {figure}.")

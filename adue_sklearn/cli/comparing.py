@@ -58,7 +58,7 @@ def chosen_scorers(
     unknown = [name for name in wanted if name.lower() not in by_label]
     if unknown or not wanted:
         classes = ", ".join(type(scorer).__name__ for _, scorer in known)
-        raise ValueError(f"{option}: {', '.join(unknown) or names} is none of {classes}.")
+        raise ValueError(f"{option}: {', '.join(unknown) or names} is not one of {classes}.")
     return list(dict(by_label[name.lower()] for name in wanted).items())
 
 

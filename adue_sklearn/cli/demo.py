@@ -59,7 +59,7 @@ def demo() -> None:
         classes=data.classes,
     )
     features, _ = compute_features(classifier, SENTENCES)
-    table = Table(title="\nA few sentences of our own", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="\nA few new sentences", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("sentence")
     for column in ("label", "probability", "uncertainty"):
         table.add_column(column, justify="right")

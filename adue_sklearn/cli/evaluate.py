@@ -14,14 +14,14 @@ from adue_sklearn.cli.stores import facts_of, open_labelled, unseen_rows_of
 
 def evaluate(
     head: FittedHeadFolder,
-    store: Annotated[Path, typer.Argument(help="Labelled feature store of rows not used before.")],
+    store: Annotated[Path, typer.Argument(help="Labelled feature store of unused rows.")],
     threshold: Annotated[
         Path | None,
-        typer.Option(help="File of 'adue threshold': also say how many answers it accepts."),
+        typer.Option(help="File from 'adue threshold': also report how many answers it accepts."),
     ] = None,
     allow_other_model: OtherModel = False,
 ) -> None:
-    """Measure a fitted head on fresh rows, beside softmax response."""
+    """Measure a fitted head on fresh rows and compare it with softmax response."""
     import numpy as np
 
     from adue_sklearn.cli.tables import doubts_of_rows, fresh_rows_table
@@ -46,7 +46,7 @@ def evaluate(
     measurable = len(np.unique(fitted.estimator.errors(X, y))) == 2
     reservations = doubts_of_rows(test, X, y, fits=False) if measurable else ()
     if not known:
-        reservations += (f"{head} does not say which rows it was fitted on",)
+        reservations += (f"{head} does not record which rows it was fitted on",)
     table = fresh_rows_table(
         {fitted.estimator.card.name: fitted.estimator},
         X,
@@ -69,7 +69,7 @@ def _warn_of_memorised_rows(estimator: Any, X: Any, y: Any) -> None:
     many = int(estimator.errors(X, y).sum())
     if fit_rows_look_memorised((few, n_fit), (many, len(X))):
         warn(
-            f"The model errs on {few / n_fit:.1%} of the rows that the head was fitted on, but on "
-            f"{many / len(X):.1%} of these. It was probably trained on the former; fit the "
-            "head on rows it has not seen."
+            f"The model is wrong on {few / n_fit:.1%} of the rows that the head was fitted on, but "
+            f"on {many / len(X):.1%} of these rows. It was probably trained on the former; fit the "
+            "head on rows that the model has not seen."
         )

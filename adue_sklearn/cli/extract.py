@@ -38,22 +38,22 @@ def extract(
     classes: Classes = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Most tokens of a text; by default what the model allows."),
+        typer.Option(min=1, help="Maximum tokens per text. Default: what the model allows."),
     ] = None,
     features: Annotated[
-        str, typer.Option(help="What enters the head's 'last' linear layer, or the whole 'head'.")
+        str, typer.Option(help="Store the input of the 'last' linear layer or of the whole 'head'.")
     ] = "last",
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
-    shard_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 256,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 256,
     skip_empty: SkipEmpty = False,
     append: Annotated[
         bool, typer.Option("--append", help="Add the rows to a finished store of the same model.")
     ] = False,
     force: Force = False,
     resume: Annotated[
-        bool, typer.Option(help="Go on where an interrupted run of the same command stopped.")
+        bool, typer.Option(help="Resume an interrupted run of the same command.")
     ] = True,
 ) -> None:
     """Run texts through a model once and store what enters its classification head."""
@@ -103,17 +103,17 @@ def extract(
         say("interrupted", "yellow", _what_is_kept(kept, len(rows), place))
         raise typer.Exit(130) from None
     if done and not interrupted_rows(place):
-        console.print(f"Went on with an interrupted run, which had done {done} rows.")
+        console.print(f"Resumed an interrupted run that had finished {done} rows.")
     tell(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
         f"{store.n_classes} classes."
     )
     if store.labels is not None:
         wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
-        console.print(f"The model errs on {int(wrong.sum())} of them ({wrong.mean():.1%}).")
+        console.print(f"The model is wrong on {int(wrong.sum())} of them ({wrong.mean():.1%}).")
 
 
 def _what_is_kept(n_rows: int, n_texts: int, out: Path) -> str:
     if n_rows == 0:
-        return f"no rows are in {out} yet; the same command starts again."
-    return f"{n_rows} of {n_texts} rows are kept in {out}; the same command goes on after them."
+        return f"{out} holds no rows yet; run the same command to start again."
+    return f"{out} holds {n_rows} of {n_texts} rows; run the same command to resume."

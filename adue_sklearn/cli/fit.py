@@ -22,16 +22,17 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the fitted uncertainty head.")],
     train_store: TrainStore = None,
     score: Annotated[
-        str, typer.Option(help="Tuned AdUE, or another, by class: 'RelU', 'ViM'.")
+        str,
+        typer.Option(help="Score to fit: tuned AdUE or another class, such as 'RelU' or 'ViM'."),
     ] = "AdUE",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of cross-validation folds.")] = 5,
     leave_out: Annotated[
         float,
-        typer.Option(help="Share of the rows, drawn at random, to keep for 'adue threshold'."),
+        typer.Option(help="Random share of the rows to leave out for 'adue threshold'."),
     ] = 0.0,
     force: Force = False,
 ) -> None:
-    """Tune and fit AdUE, or another score; print how it does on rows it has not seen."""
+    """Tune and fit AdUE or another score; print how well it does on unseen rows."""
     from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
     from adue_sklearn.persistence import save_head
 
@@ -55,7 +56,7 @@ def fit(
         fitted_on=fitted.features,
         overwrite=force,
     )
-    tell(f"{out}: the fitted head. Proof on fresh rows: adue evaluate {out} STORE")
+    tell(f"Wrote the fitted head to {out}. Test it on fresh rows: adue evaluate {out} STORE")
 
 
 def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[Any, Any]:
@@ -63,9 +64,8 @@ def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[An
     import numpy as np
 
     if not 0.0 <= leave_out < 1.0:
-        raise ValueError(
-            f"--leave-out is {leave_out:g}, must be at least 0 and below 1.{share_hint(leave_out)}"
-        )
+        hint = share_hint(leave_out)
+        raise ValueError(f"--leave-out is {leave_out:g}; it must be at least 0 and below 1.{hint}")
     n_left_out = round(leave_out * len(usable))
     if n_left_out == 0 and len(usable) == len(store):
         return store.features, store.labels

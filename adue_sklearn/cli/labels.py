@@ -15,7 +15,7 @@ def check_labels(
     *,
     rows: Sequence[int] | None = None,
 ) -> None:
-    """Raise if a label is none of the classes; ``names`` are those of ``--classes``, if given.
+    """Raise if a label is not one of the classes; ``names`` are those of ``--classes``, if given.
 
     ``rows`` are those, from 0, whose labels count; None for all.
     """
@@ -26,7 +26,7 @@ def check_labels(
         return
     known, n_classes = read_classes(model, base_model=base)
     if n_classes < 2 or (names is not None and len(names) != n_classes):
-        return  # said on loading
+        return  # loading the model reports this
     label_rows(
         labels,
         len(labels),

@@ -20,11 +20,11 @@ UnseenStore = Annotated[
 FittedHeadFolder = Annotated[Path, typer.Argument(help="Folder that 'adue fit' wrote.")]
 TrainStore = Annotated[
     Path | None,
-    typer.Option(help="Feature store of the training rows, for scores that describe them."),
+    typer.Option(help="Feature store of the training rows, for scores that need them."),
 ]
-Confidence = Annotated[float, typer.Option(help="How surely it has to hold.")]
+Confidence = Annotated[float, typer.Option(help="Confidence level of the guarantee.")]
 BaseModel = Annotated[
-    str | None, typer.Option(help="Folder or hub name of the base, if not the adapter's own.")
+    str | None, typer.Option(help="Folder or hub name of the base model, if not the adapter's own.")
 ]
 Classes = Annotated[
     str | None,
@@ -34,14 +34,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 Precision = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; by default bfloat16 on a GPU.")
 ]
-BatchTokens = Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")]
-TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Maximum padded tokens per batch.")]
+TextColumnName = Annotated[str, typer.Option("--text-column", help="Column that holds the texts.")]
 SkipEmpty = Annotated[
     bool, typer.Option("--skip-empty", help="Leave out texts that are empty or blank.")
 ]
-LabelColumn = Annotated[str, typer.Option(help="Column of the true labels.")]
+LabelColumn = Annotated[str, typer.Option(help="Column that holds the true labels.")]
 OtherModel = Annotated[
-    bool, typer.Option("--allow-other-model", help="Only warn if the model is another one.")
+    bool, typer.Option("--allow-other-model", help="Only warn if the model is a different one.")
 ]
 
 

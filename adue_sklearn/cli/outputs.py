@@ -26,7 +26,7 @@ def check_output(out: Path | None, option: str, suffixes: Collection[str], *, fo
     if out.suffix.lower() not in suffixes:
         raise ValueError(f"{option}: {out} must end in {' or '.join(sorted(suffixes))}.")
     if out.exists() and not out.is_file():
-        raise ValueError(f"{option}: {out} is no regular file, so it cannot be replaced.")
+        raise ValueError(f"{option}: {out} is not a regular file, so it cannot be replaced.")
     if out.exists() and not force:
         raise FileExistsError(
             f"{option}: {out} exists. Name another file, or replace it with --force."
@@ -35,22 +35,22 @@ def check_output(out: Path | None, option: str, suffixes: Collection[str], *, fo
 
 
 def write_output(out: Path, content: str) -> None:
-    """Write a text as a file, in a folder that is made for it."""
+    """Write a text to a file; create its folder if needed."""
     make_folder(out.parent)
     write_file(out, content.encode("utf-8"))
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raise unless files can be written to a folder that is there or can be made."""
+    """Raise unless files can be written to a folder that exists or can be created."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not place.is_dir():
-        raise ValueError(f"{option}: {place} is a file, so no folder can be made there.")
+        raise ValueError(f"{option}: {place} is a file, so a folder cannot be created there.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(f"{option}: the folder {place} cannot be written to.")
 
 
 def check_head(out: Path, *, force: bool) -> None:
-    """Raise unless a head can be saved; say which thresholds a replaced one leaves behind."""
+    """Raise unless a head can be saved; warn of thresholds that were set for a replaced one."""
     from adue_sklearn.cli.console import warn
     from adue_sklearn.persistence import check_target
 
@@ -61,9 +61,9 @@ def check_head(out: Path, *, force: bool) -> None:
 
         for file in thresholds_of(out):
             warn(
-                f"{file} was set for the head in {out}, which is replaced now. 'adue predict' "
-                f"will refuse it; set one for the new head: adue threshold STORE --head {out} "
-                f"--out {file} --force."
+                f"{file} was set for the head in {out}, which is now replaced. 'adue predict' "
+                "will reject it; set a threshold for the new head: adue threshold STORE --head "
+                f"{out} --out {file} --force."
             )
 
 
@@ -74,7 +74,7 @@ def check_store(out: Path, *, append: bool, force: bool) -> None:
     from adue_sklearn.features._store.writer import check_target
 
     if append and force:
-        raise ValueError("--append adds to a store and --force replaces it; give one of them.")
+        raise ValueError("--append adds to a store and --force replaces it; use only one of them.")
     check_target(out, append=append)
     if (out / MANIFEST).exists() and not append:
         if not force:

@@ -50,10 +50,10 @@ def predict(
     text_column: TextColumnName = "text",
     id_column: Annotated[
         str | None,
-        typer.Option(help="Column that tells the rows apart; without it they are numbered from 0."),
+        typer.Option(help="Column that identifies the rows. By default they are numbered from 0."),
     ] = None,
     with_text: Annotated[
-        bool, typer.Option("--with-text", help="Write the text into each line too.")
+        bool, typer.Option("--with-text", help="Also write the text to each line.")
     ] = False,
     skip_empty: SkipEmpty = False,
     device: Device = "auto",
@@ -61,14 +61,14 @@ def predict(
     batch_tokens: BatchTokens = 8192,
     threshold: Annotated[
         Path | None,
-        typer.Option(help="File of 'adue threshold': each line says whether to accept."),
+        typer.Option(help="File from 'adue threshold': each line says whether to accept."),
     ] = None,
     force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
-    """Score texts: one line a text with label, probability and uncertainty.
+    """Score texts: write one line per text with label, probability and uncertainty.
 
-    Texts are read, scored and written a thousand at a time, so that there may be any number.
+    Texts are read, scored and written in blocks of a thousand, so their number is not limited.
     """
     from adue_sklearn.cli.tables import score_rows
     from adue_sklearn.cli.texts import iter_texts
@@ -92,7 +92,7 @@ def predict(
     def texts_with_ids(left_out: BlankRows | None) -> Iterator[tuple[Any, str]]:
         return iter_texts(data, text_column=text_column, id_column=id_column, left_out=left_out)
 
-    # A file is read once before the model is: what is wrong in its last row shows now.
+    # Read the file once before loading the model, so that an error in its last row shows now.
     seen = BlankRows() if skip_empty else None
     n_texts = None if data == "-" else sum(1 for _ in texts_with_ids(seen))
     classifier = load_classifier(
@@ -137,7 +137,7 @@ def predict(
         source = "standard input" if data == "-" else data
         say_left_out(source, left_out, n_rows + left_out.n)
     if not to_stdout:
-        tell(f"{out}: {n_rows} rows.")
+        tell(f"Wrote {n_rows} rows to {out}.")
 
 
 def _refuse_input_as_output(data: str, out: Path) -> None:
@@ -162,5 +162,5 @@ def _write_file(out: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _as_json(row: dict[str, Any]) -> str:
-    # What printable escapes, it escapes as JSON: the line reads as before.
+    # printable() uses JSON's escapes, so the line still has the same meaning.
     return printable(json.dumps(row, ensure_ascii=False, default=str))

@@ -21,21 +21,21 @@ from adue_sklearn.cli.stores import open_beside, open_labelled
 
 def report(
     store: UnseenStore,
-    out: Annotated[Path, typer.Option(help="The page, .html.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
     train_store: TrainStore = None,
     texts: Annotated[
         str | None,
-        typer.Option(help="The file that the store was extracted from, to show errors as texts."),
+        typer.Option(help="File that the store was extracted from, to show the texts of errors."),
     ] = None,
     text_column: TextColumnName = "text",
     target_risk: Annotated[
-        float, typer.Option(help="Largest error rate among accepted answers.")
+        float, typer.Option(help="Maximum error rate among accepted answers.")
     ] = 0.05,
     confidence: Confidence = 0.95,
     force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
-    """Write one page that says which answers to accept, why, and what is not known."""
+    """Write an HTML page that says which answers to accept, why, and what remains unknown."""
     from datetime import UTC, datetime
 
     from adue_sklearn.cli.texts import read_texts
@@ -57,4 +57,4 @@ def report(
             made_on=datetime.now(UTC).date(),
         )
     write_output(out, page)
-    tell(f"{out}: the report.")
+    tell(f"Wrote the report to {out}.")

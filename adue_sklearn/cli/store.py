@@ -1,4 +1,4 @@
-"""``adue store info | verify``: look at a feature store, check it."""
+"""``adue store info | verify``: inspect a feature store, verify it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from adue_sklearn.cli.console import SafeConsole
 if TYPE_CHECKING:
     from adue_sklearn.features._store.manifest import Manifest
 
-store_commands = typer.Typer(
-    help="Look at a feature store, check every byte of it.", no_args_is_help=True
-)
+store_commands = typer.Typer(help="Inspect or verify a feature store.", no_args_is_help=True)
 # Paths and hashes are to be copied: no colours in them, no line breaks.
 _console = SafeConsole(highlight=False, soft_wrap=True)
 
@@ -24,7 +22,7 @@ StorePath = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
 
 @store_commands.command()
 def info(path: StorePath) -> None:
-    """Say what a store holds and where it comes from."""
+    """Show what a store holds and where it comes from."""
     from adue_sklearn.features._store.manifest import (
         MANIFEST,
         UNFINISHED,
@@ -38,21 +36,21 @@ def info(path: StorePath) -> None:
     if unfinished is not None and not (path / MANIFEST).exists():
         _print(_facts(path, unfinished))
         done = _progress(unfinished, 0)
-        _print([("unfinished", f"{done}; if nobody is writing it, run the same again to go on")])
+        _print([("unfinished", f"{done}; run the same command again to resume")])
         return
     manifest = read_manifest(path)
     _print(_facts(path, manifest))
     if unfinished is not None:
         done = _progress(unfinished, manifest["n_rows"])
-        mend = f"append the same again to go on, or delete {path / UNFINISHED} to drop them"
-        _print([("unfinished append", f"{done}, no part of the store yet; {mend}")])
+        mend = f"run the same append again to resume, or delete {path / UNFINISHED} to drop them"
+        _print([("unfinished append", f"{done}, not yet part of the store; {mend}")])
     for damage in damaged_head(path, manifest) + damaged_shards(path, manifest, every_byte=False):
         _print([("damaged", str(damage))])
 
 
 @store_commands.command()
 def verify(path: StorePath) -> None:
-    """Read every byte; exit with status 1 and a list where files are damaged."""
+    """Verify every byte; list damaged files and exit with status 1 if there are any."""
     from adue_sklearn.features._store.damage import damage_error, find_damage
     from adue_sklearn.features._store.manifest import read_manifest
 
@@ -60,9 +58,7 @@ def verify(path: StorePath) -> None:
     damaged = find_damage(path, manifest)
     if damaged:
         raise damage_error(damaged)
-    _console.print(
-        f"{path}: {len(manifest['shards']) + 1} files are as they were written.", markup=False
-    )
+    _console.print(f"{path}: all {len(manifest['shards']) + 1} files are intact.", markup=False)
 
 
 def interrupted_rows(path: Path) -> int:

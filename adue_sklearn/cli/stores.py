@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_labelled(path: Path) -> FeatureStore:
-    """Open a store that has to have labels."""
+    """Open a store that must have labels."""
     from adue_sklearn.features import FeatureStore
 
     store = FeatureStore.open(path)
@@ -52,7 +52,7 @@ def facts_of(made: FeatureStore | LoadedClassifier) -> ModelFacts:
 
 
 def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> IntArray:
-    """Return which rows of a store stand in none of the others; say how many do.
+    """Return which rows of a store are in none of the others; say how many are.
 
     Raises
     ------
@@ -69,11 +69,11 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
         shared |= rows_among(store.features, row_digests(other.features))
     if shared.any():
         names = " or ".join(str(other.path) for other in there)
-        what = f"{int(shared.sum())} of {len(store)} rows in {store.path} stand in {names} too"
+        what = f"{int(shared.sum())} of {len(store)} rows in {store.path} are also in {names}"
         if shared.all():
             raise ValueError(
-                f"{what}, so none remain. Scores are fitted and judged on rows that nothing was "
-                "trained or fitted on before; extract others."
+                f"{what}, so none remain. Fit and evaluate scores on rows that were not used for "
+                "training or fitting before; extract other rows."
             )
         warn(f"{what}. They are left out.")
     return np.flatnonzero(~shared)
@@ -82,7 +82,7 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
 def unseen_rows_of(
     store: FeatureStore, fitted: FittedHead, head: Path, purpose: str
 ) -> tuple[IntArray, list[str], bool]:
-    """Return the rows that did not fit a head, what there is to say, and whether that is known.
+    """Return the rows that a head was not fitted on, notes, and whether its rows are known.
 
     Raises
     ------
@@ -97,29 +97,30 @@ def unseen_rows_of(
     new = unseen_rows(fitted.estimator, store.features)
     if new is None:
         warn(
-            f"{head} does not say which rows it was fitted on. If rows of {store.path} are among "
-            "them, what follows is too good to be true and no guarantee. save_head(..., "
-            "fitted_on=features) keeps it, and so does 'adue fit'."
+            f"{head} does not record which rows it was fitted on. If rows of {store.path} are "
+            "among them, the results are too optimistic and guarantee nothing. save_head(..., "
+            "fitted_on=features) records them, and so does 'adue fit'."
         )
         return np.arange(len(store)), [], False
     if not new.any():
         raise ValueError(
-            f"All {len(store)} rows of {store.path} fitted {head}, so they cannot {purpose}: that "
-            "takes rows that are new to it. Extract others, or leave some out of the fit: "
+            f"All {len(store)} rows of {store.path} were used to fit {head}, so they cannot "
+            f"{purpose}. Extract rows that are new to it, or leave some out of the fit: "
             "adue fit STORE --leave-out 0.5 --out HEAD."
         )
     said = []
     if not new.all():
         said.append(
-            f"{int((~new).sum())} of {len(store)} rows fitted the head and are left out here."
+            f"{int((~new).sum())} of {len(store)} rows were used to fit the head; left out."
         )
     chosen = fitted.provenance.get(CHOICE_ROWS)
     compared = rows_among(store.features, chosen) if isinstance(chosen, str) else ~new
     n_compared = int((compared & new).sum())
     if n_compared:
         said.append(
-            f"{n_compared} of these rows are those on which 'adue fit' compared this score. If it "
-            "was chosen for what they showed, this is too good and no guarantee: use other rows."
+            f"'adue fit' compared this score on {n_compared} of these rows. If you chose the score "
+            "for its result there, the results here are too optimistic and guarantee nothing: use "
+            "other rows."
         )
     return np.flatnonzero(new), said, True
 

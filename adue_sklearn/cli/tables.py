@@ -48,9 +48,9 @@ def comparison(
 ) -> Group:
     """Return a table of error-detection metrics, one row a score, and what can be concluded.
 
-    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Of scores
-    named in ``flattered``, which have seen these rows, no gain is concluded; a loss is. Where there
-    are ``reservations``, no difference is shown and nothing concluded.
+    ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Scores named
+    in ``flattered`` have seen these rows: only a loss counts for them, not a gain. Where there are
+    ``reservations``, no difference is shown and no conclusion drawn.
     """
     n_errors = int(errors.sum())
     if n_errors in (0, len(errors)):
@@ -71,7 +71,7 @@ def comparison(
             cells[1] = "-"
         table.add_row(name, *cells)
     if reservations:
-        verdicts = [f"No gain or loss is concluded: {'; '.join(reservations)}."]
+        verdicts = [f"No conclusion about gains or losses: {'; '.join(reservations)}."]
     else:
         verdicts = list(_verdicts(errors, scores, flattered))
     return Group(table, *(Text(line) for line in [*verdicts, note] if line))
@@ -117,8 +117,8 @@ def cross_validated_table(
         # Its settings were chosen on these folds: a gain on them proves nothing.
         flattered=("AdUE",),
         reservations=reservations,
-        note=f"Chosen: {chosen}, on these very folds, which flatters AdUE; a gain has to show on "
-        "fresh rows.",
+        note=f"Chosen: {chosen}, on these same folds, which favours AdUE. Confirm a gain on fresh "
+        "rows.",
     )
 
 
@@ -204,7 +204,7 @@ def _verdicts(
     errors: npt.NDArray[np.bool_], scores: Scores, flattered: Sequence[str]
 ) -> Iterator[str]:
     if min(errors.sum(), (~errors).sum()) < FEW_ERRORS:
-        yield f"Too few rows of one kind (under {FEW_ERRORS}) to tell the scores apart."
+        yield f"Fewer than {FEW_ERRORS} errors or correct answers: too few to compare the scores."
         return
     gains = {
         name: error_roc_auc_difference(errors, uncertainty, scores[REFERENCE])
@@ -217,12 +217,12 @@ def _verdicts(
             if gain.high < 0:
                 best = max(better, key=lambda n: better[n]) if better else REFERENCE
                 yield (
-                    f"{name} finds errors worse than softmax response does, even on the rows that "
-                    f"flatter it: do not use it here, use {best}."
+                    f"{name} finds errors worse than softmax response does, even on rows that "
+                    f"favour it. Do not use it here; use {best}."
                 )
         elif gain.low > 0:
             yield f"{name} finds errors better than softmax response does."
         elif gain.high < 0:
             yield f"{name} finds errors worse than softmax response does."
         else:
-            yield f"{name} cannot be told from softmax response here."
+            yield f"{name} does not differ significantly from softmax response here."

@@ -45,8 +45,8 @@ def read_texts(
     label_column : str or None
         Column of the labels.
     skip_empty : bool, default=False
-        Whether blank texts, which are returned all the same, are to be left out: these need no
-        label.
+        Whether blank texts may lack a label because they are left out later; they are still
+        returned.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def iter_texts(
     id_column: str | None = None,
     left_out: BlankRows | None = None,
 ) -> Iterator[tuple[Any, str]]:
-    """Yield number (from 0) or id, and text, row by row; memory does not grow with their number.
+    """Yield number (from 0) or id, and text, row by row, in constant memory.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def iter_texts(
     id_column : str, optional
         Column of the ids.
     left_out : BlankRows, optional
-        Leave out blank texts, and count them here; the numbers of the others stay what they are.
+        Leave out blank texts and count them here; the other rows keep their numbers.
     """
     name, n_rows = "standard input" if source == "-" else source, 0
     for number, row in enumerate(_rows(source, text_column, id_column, chunk_rows=1024)):
@@ -127,7 +127,7 @@ def iter_texts(
 def _rows(
     source: str, *columns: str | None, chunk_rows: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows; of a CSV file the values of ``columns`` as they are written there."""
+    """Yield rows; values of ``columns`` in a CSV file stay as they are written there."""
     if source == "-":
         stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="\n")
         try:
@@ -143,9 +143,7 @@ def _rows(
     elif suffix in (".csv", ".tsv", ".parquet"):
         yield from _table_rows(_existing(path), suffix, columns, chunk_rows)
     elif path.is_file():
-        raise ValueError(
-            f"{source}: the format cannot be told from the name; expected .jsonl, .csv or .parquet."
-        )
+        raise ValueError(f"{source} has an unknown format; expected .jsonl, .csv or .parquet.")
     elif looks_like_path(source):
         _existing(path)
     else:
@@ -161,7 +159,7 @@ def _no_text(source: str, number: int, column: str, value: Any) -> ValueError:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path of a file; raise if there is none."""
+    """Return the path of a file; raise if it does not exist."""
     if path.is_dir():
         what = what_instead(path, "a file of texts") or f"'{path}' is a folder."
         raise IsADirectoryError(f"{what} Expected {_EXPECTED}.")
@@ -180,7 +178,7 @@ def _json_lines(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _not_utf8(name: str, error: UnicodeDecodeError) -> ValueError:
-    """Return an error that says what else than UTF-8 a file seems to be."""
+    """Return an error that names the encoding a file seems to have instead of UTF-8."""
     path = Path(name)
     if path.is_file():
         with path.open("rb") as stream:
@@ -192,8 +190,8 @@ def _not_utf8(name: str, error: UnicodeDecodeError) -> ValueError:
     else:
         seems, code = "Latin-1 or Windows-1252", "WINDOWS-1252"
     return ValueError(
-        f"{name} is not UTF-8 ({error}). It seems to be {seems}. Save it as UTF-8, such as with "
-        f"'iconv -f {code} -t UTF-8 OLD > NEW'."
+        f"{name} is not UTF-8 ({error}). It seems to be {seems}. Save it as UTF-8, for example "
+        f"with 'iconv -f {code} -t UTF-8 OLD > NEW'."
     )
 
 
@@ -202,13 +200,13 @@ def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{name}, line {number} is no JSON ({error}); expected one object a line, "
+            f"{name}, line {number} is not JSON ({error}); expected one object per line, "
             'such as {"text": "...", "label": "..."}.'
         ) from error
     if not isinstance(row, dict):
         raise ValueError(
             f"{name}, line {number} is a {type(row).__name__}, not an object; expected "
-            'one object a line, such as {"text": "...", "label": "..."}.'
+            'one object per line, such as {"text": "...", "label": "..."}.'
         )
     return row
 
@@ -254,7 +252,7 @@ def _table_rows(
                 for batch in file.iter_batches(batch_size=1024):
                     yield from batch.to_pylist()
             return
-        # "NA" and "12" are texts like any other.
+        # "NA" and "12" are ordinary texts.
         options = {
             "sep": _SEPARATORS[suffix],
             "keep_default_na": False,
@@ -276,9 +274,9 @@ def _records(table: Any) -> list[dict[str, Any]]:
     """Return the rows of a data frame that was read from a CSV file."""
     import pandas
 
-    if not isinstance(table.index, pandas.RangeIndex):  # what is too much it takes for row names
+    if not isinstance(table.index, pandas.RangeIndex):  # extra columns became row names
         raise ValueError(
-            "its rows have more columns than its first line names. Put texts that hold the "
+            "its rows have more columns than its first line. Put texts that contain the "
             "separator in double quotes"
         )
     records: list[dict[str, Any]] = table.to_dict("records")
@@ -286,11 +284,11 @@ def _records(table: Any) -> list[dict[str, Any]]:
 
 
 def _check_separator(path: Path, separator: str, text_column: str | None) -> None:
-    """Raise if the first line shows that a table has another separator than its name says."""
+    """Raise if the first line shows that a table's separator is not the one its name implies."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         line = stream.readline().rstrip("\r\n")
     columns = next(csv.reader([line], delimiter=separator), [])
-    if text_column in columns or "\ufffd" in line:  # another encoding is said on reading
+    if text_column in columns or "\ufffd" in line:  # reading the file reports another encoding
         return
     for other, name in _SEPARATOR_NAMES.items():
         found = next(csv.reader([line], delimiter=other), [])
@@ -306,12 +304,12 @@ def _check_separator(path: Path, separator: str, text_column: str | None) -> Non
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
     name, _, split = source.partition(":")
-    datasets = _datasets(f"{source} is no file; reading it from the hub")
+    datasets = _datasets(f"{source} is not a file; reading it from the hub")
     try:
         loaded = datasets.load_dataset(name, split=split or None)
     except Exception as error:
         raise FileNotFoundError(
-            f"{source} is neither a file here nor a data set that the hub gave: {error}"
+            f"{source} is not a local file, and it could not be loaded from the hub: {error}"
         ) from error
     if not split:
         raise ValueError(

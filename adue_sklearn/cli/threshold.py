@@ -16,12 +16,12 @@ from adue_sklearn.cli.stores import open_labelled
 def threshold(
     store: UnseenStore,
     target_risk: Annotated[
-        float, typer.Option(help="Largest error rate among accepted answers, such as 0.02.")
+        float, typer.Option(help="Maximum error rate among accepted answers, such as 0.02.")
     ],
     confidence: Confidence = 0.95,
     head: Annotated[
         Path | None,
-        typer.Option(help="Folder that 'adue fit' wrote; without it, softmax response decides."),
+        typer.Option(help="Folder that 'adue fit' wrote. Default: use softmax response."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for 'adue predict --threshold'; .json.")
@@ -31,7 +31,7 @@ def threshold(
     force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
-    """Say which share of the answers can be accepted with a guarantee, and set the threshold."""
+    """Show what share of the answers can be accepted with a guarantee, and set the threshold."""
     from adue_sklearn.cli.thresholding import as_json, set_threshold
     from adue_sklearn.thresholds import save_threshold
 
@@ -49,4 +49,4 @@ def threshold(
     if out is not None:
         save_threshold(found, out, overwrite=force)
         if not json_:
-            tell(f"{out}: the threshold.")
+            tell(f"Wrote the threshold to {out}.")

@@ -113,23 +113,24 @@ def with_acceptance(
 def rows_without_threshold(
     store: FeatureStore, rows: IntArray, limit: SavedThreshold, file: Path | None
 ) -> tuple[IntArray, list[str]]:
-    """Return those of some rows that did not set a threshold, and what there is to say."""
+    """Return the rows that did not set a threshold, and notes about the others."""
     if not limit.row_digests:
-        return rows, [f"{file} does not say which rows set it: they prove nothing about it."]
+        return rows, [f"{file} does not record which rows set it, so this test proves nothing."]
     set_it = rows_among(store.features[rows], limit.row_digests)
     if set_it.all():
         raise ValueError(
-            f"All {len(rows)} rows of {store.path} that are left set {file}, so they cannot show "
-            "that it holds; a final test takes rows that are new to it."
+            f"All {len(rows)} remaining rows of {store.path} were used to set {file}, so they "
+            "cannot show that it holds. Test it on new rows."
         )
     if not set_it.any():
         return rows, []
     n_set = int(set_it.sum())
-    return rows[~set_it], [f"{n_set} of {len(rows)} rows set the threshold and are left out here."]
+    used = f"{n_set} of {len(rows)} rows were used to set the threshold. They are left out."
+    return rows[~set_it], [used]
 
 
 def acceptance(limit: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: Any) -> list[str]:
-    """Say what a threshold accepts of new rows, and how many of these answers are wrong."""
+    """Say how many answers to new rows a threshold accepts, and how many of them are wrong."""
     accepted = limit.accepts(as_numpy(estimator.predict_uncertainty(X)))
     n_accepted, n_wrong = int(accepted.sum()), int(estimator.errors(X, y)[accepted].sum())
     shown = f"{limit.describe()} Here {n_accepted} of {len(accepted)} answers are accepted"
@@ -140,7 +141,9 @@ def acceptance(limit: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y
     between = f"{100 * low:.1f}, {100 * high:.1f}"
     lines = [f"{shown}, {n_wrong} of them wrong ({rate} [{between}])."]
     if low > limit.target_risk:
-        lines.append("That is more than was promised: these rows are of another kind.")
+        lines.append(
+            "This exceeds the target: these rows differ from those that set the threshold."
+        )
     return lines
 
 
@@ -148,19 +151,21 @@ def _explain(found: SavedThreshold, estimator: UncertaintyEstimator, X: Any, y: 
     errors = estimator.errors(X, y)
     name = estimator.card.name
     rate = f"{errors.mean():.1%}".replace("%", " %")
-    base = f"{found.n_rows} rows set it; the model errs on {int(errors.sum())} of them ({rate})."
+    base = f"The model is wrong on {int(errors.sum())} of the {found.n_rows} rows used ({rate})."
     if found.n_accepted == 0:
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
         limits = found.target_risk, found.confidence, found.method
         return [what_it_takes(errors, uncertainty, *limits), base]
     if np.isfinite(found.threshold):
-        lines = [f"Accepted is an uncertainty ({name}) of at most {found.threshold:.6g}."]
+        lines = [
+            f"Answers with an uncertainty ({name}) of at most {found.threshold:.6g} are accepted."
+        ]
     else:
         lines = ["Every answer is accepted: the model meets the target as it is."]
     share = percent(round(found.n_errors / found.n_accepted, 4))
     return [
         *lines,
-        f"{base} Of these rows {found.n_accepted} are accepted, {found.n_errors} of them wrong "
+        f"{base} Of these rows, {found.n_accepted} are accepted, {found.n_errors} of them wrong "
         f"({share} observed).",
         "This holds for answers to texts of the same source as these rows.",
     ]

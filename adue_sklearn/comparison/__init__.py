@@ -1,4 +1,4 @@
-"""Scores compared on rows that none of them has seen, and the choice among them."""
+"""Compare scores on rows that none of them has seen, and choose among them."""
 
 from adue_sklearn.comparison.automatic import AutoScorer
 from adue_sklearn.comparison.compare import compare_scorers, default_scorers

@@ -1,4 +1,4 @@
-"""What is compared, checked: rows, a head, scorers with names, folds and metrics."""
+"""Checks of what is compared: rows, a head, scorers with names, folds and metrics."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def check_folds(
     times = np.bincount(judged, minlength=len(y))
     if (times != 1).any():
         raise ValueError(
-            f"cv puts {int((times != 1).sum())} of {len(y)} rows into no test part, or into "
-            "several; every row must be in one."
+            f"cv puts {int((times != 1).sum())} of {len(y)} rows into no test part or into "
+            "several; every row must be in exactly one."
         )
     return folds
 
@@ -82,8 +82,8 @@ def _check_enough(known: Divisible) -> None:
         different = "different " if n_rows < len(known.groups) else ""
         raise ValueError(
             f"X has {n_rows} {different}row{'' if n_rows == 1 else 's'}, too few for "
-            "cross-validation, which takes at least 3, and a few hundred to say much; expected "
-            "more rows, or others to judge on (X_test and y_test, --test-store)."
+            "cross-validation. It needs at least 3, and a few hundred for useful results. Pass "
+            "more rows, or separate test rows (X_test and y_test, --test-store)."
         )
 
 
@@ -92,9 +92,9 @@ def _numbers(rows: Any, n_rows: int) -> IntArray:
     if found.dtype == bool:
         found = np.flatnonzero(found)
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
-        raise ValueError("cv must yield pairs of row numbers, (train, test), none of them empty.")
+        raise ValueError("cv must yield pairs of non-empty arrays of row numbers, (train, test).")
     if found.min() < 0 or found.max() >= n_rows:
-        raise ValueError(f"cv yields row numbers that are not 0 to {n_rows - 1}, as they must be.")
+        raise ValueError(f"cv yields row numbers outside 0 to {n_rows - 1}.")
     return found.astype(np.int64)
 
 
@@ -117,14 +117,14 @@ def check_scorers(scorers: Any, argument: str = "scorers") -> Named:
         )
         if isinstance(scorer, type) or not usable or not isinstance(name, str | None):
             raise TypeError(
-                f"{argument} holds {scorer!r} (name: {name!r}), which is no scorer: it has no "
+                f"{argument} holds {scorer!r} (name: {name!r}), which is not a scorer: it lacks "
                 f"predict_uncertainty. Expected a list such as {example}."
             )
     return _with_names(pairs, argument)
 
 
 def is_named(entry: Any) -> bool:
-    """Tell a pair of a name and a scorer."""
+    """Tell whether this is a pair of a name and a scorer."""
     return isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)
 
 
@@ -134,7 +134,7 @@ def _with_names(pairs: Sequence[tuple[str | None, Any]], argument: str) -> Named
         taken = {other for other, _ in named}
         if name is not None:
             if name in taken:
-                raise ValueError(f"{argument}: {name!r} is there twice; names must differ.")
+                raise ValueError(f"{argument}: the name {name!r} occurs twice; names must differ.")
             named.append((name, scorer))
             continue
         wanted = next(label for label in _labels(scorer) if label not in taken)
@@ -193,7 +193,7 @@ def check_rows(
     elif init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
         raise ValueError(
-            f"{given} was given without init_W; expected the head's weights too, or neither."
+            f"{given} was given without init_W; pass the head's weights too, or neither."
         )
     return FitRows(X, y, head)
 
@@ -204,11 +204,11 @@ def check_other_rows(X_name: str, X: Any, y_name: str, y: Any, rows: FitRows) ->
         return None
     if X is None or y is None:
         given, missing = (y_name, X_name) if X is None else (X_name, y_name)
-        raise ValueError(f"{given} was given without {missing}; expected both or neither.")
+        raise ValueError(f"{given} was given without {missing}; pass both or neither.")
     if X_name == "X_train" and rows.head is None:
         raise ValueError(
-            "X_train was given without init_W, but needs a head that was trained on it; without "
-            "one a head is fitted on X, y."
+            "X_train was given without init_W, but it needs the head that was trained on it. "
+            "Pass init_W; without it, a head is fitted on X, y."
         )
     blank = SoftmaxResponseScorer()
     with naming(X_name):
@@ -231,12 +231,12 @@ def without_shared(
     *,
     cv: Any = None,
 ) -> FitRows:
-    """Return rows without those in ``others`` too, or that fitted a frozen scorer; warn of them.
+    """Drop, with a warning, rows that are also in ``others`` or that fitted a frozen scorer.
 
     Raises
     ------
     ValueError
-        If none remain, or if folds are given as row numbers, which would then be other rows'.
+        If none remain, or if folds are given as row numbers, which would then be wrong.
     """
     shared = np.zeros(len(rows.y), dtype=bool)
     for other in others.values():
@@ -248,19 +248,19 @@ def without_shared(
         new = unseen_rows(fitted, rows.X) if isinstance(fitted, UncertaintyEstimator) else None
         if new is not None and not new.all():
             shared |= ~new
-            places.append(f"what fitted {label}")
+            places.append(f"the rows that {label} was fitted on")
     if not shared.any():
         return rows
-    what = f"{name}: {int(shared.sum())} of {len(shared)} rows stand in {' or '.join(places)} too"
+    what = f"{name}: {int(shared.sum())} of {len(shared)} rows are also in {' or '.join(places)}"
     n_left = int((~shared).sum())
     if n_left < 2:  # one cannot be divided, nor be both an error and a correct answer
         left = "no rows remain" if n_left == 0 else "one row remains"
-        raise ValueError(f"{what}, so {left}; expected rows that nothing was trained or fitted on.")
+        raise ValueError(f"{what}, so {left}; pass rows not used for training or fitting.")
     if cv is not None and not isinstance(cv, Integral) and not hasattr(cv, "split"):
         raise ValueError(
-            f"{what}, but cv gives folds as row numbers; expected {name} without these rows."
+            f"{what}, but cv gives folds as row numbers. Pass {name} without these rows."
         )
-    warn(f"{what} and are left out.")
+    warn(f"{what}; they are left out.")
     return rows._replace(X=rows.X[~shared], y=rows.y[~shared])
 
 

@@ -1,4 +1,4 @@
-"""A score that is softmax response unless another one has proved to be better."""
+"""A score that is softmax response unless another one is proved better."""
 
 from __future__ import annotations
 
@@ -42,12 +42,11 @@ _GRID, _FOLDS = {"beta": [0.001, 0.01, 0.1]}, 3
 
 @dataclass(eq=False, repr=False)
 class AutoScorer(UncertaintyEstimator):
-    """Softmax response, unless another score finds errors better beyond chance.
+    """Softmax response, unless another score finds errors significantly better.
 
-    The candidates are compared by nested cross-validation: whatever they choose or learn, they
-    choose and learn on the other folds. One that is better than softmax response in a paired
-    test is fitted on all rows; of several, the one with the largest gain. Fit it on rows that
-    the classifier was not trained on.
+    The candidates are compared by nested cross-validation: they choose settings and learn only
+    on the other folds. The candidate with the largest significant gain over softmax response in
+    a paired test is fitted on all rows. Fit on rows that the classifier was not trained on.
 
     Parameters
     ----------
@@ -56,20 +55,20 @@ class AutoScorer(UncertaintyEstimator):
         three folds (untuned for a head of several layers); a stack; entropy; energy;
         MaxLogit-pNorm.
     frozen : list of (str, estimator), default=None
-        More candidates: scores that describe the rows the classifier was trained on, fitted on
-        these, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
-        enter the stack too, beside its own scores. Rows of ``fit`` that fitted one that was loaded
-        by ``load_head`` are left out.
+        More candidates: scores that describe the classifier's training rows, already fitted on
+        those, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
+        also enter the stack, beside its own scores. ``fit`` leaves out rows that were used to fit
+        a frozen score loaded by ``load_head``.
     significance : float in (0, 1), default=0.05
-        Largest chance that anything but softmax response is chosen where nothing is better.
+        Largest probability of choosing another score when none is better than softmax response.
     cv : int, default=5
         Number of folds, stratified on the original head's errors; fewer where there are fewer
         errors.
     random_state : int, default=0
-        Of the folds.
+        Seed of the folds.
     activation : {"tanh", "gelu", "relu"} or None, default=None
-        What the original head applies between its layers; only for heads of several layers, and
-        for the default candidates: others have their own.
+        What the original head applies between its layers; only for heads of several layers and
+        the default candidates. Other candidates have their own.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The same goes.
@@ -77,16 +76,16 @@ class AutoScorer(UncertaintyEstimator):
     Attributes
     ----------
     selected_ : str
-        Name of the chosen candidate, ``"softmax response"`` if none was better.
+        Name of the chosen candidate; ``"softmax response"`` if none was better.
     estimator_ : uncertainty estimator
         The chosen one, fitted on all rows, or the frozen one.
     comparison_ : Comparison
         Candidates side by side, on rows that they were not fitted on.
     p_values_ : dict of str to float
-        One-sided p-values of the candidates after Holm's adjustment; without those that failed or
-        rank as softmax response does.
+        One-sided p-values of the candidates after Holm's adjustment, except those that failed or
+        rank rows as softmax response does.
     n_errors_ : int
-        Errors of the original head among the fit rows, without those left out.
+        Errors of the original head on the fit rows that were not left out.
     init_coef_, init_intercept_ : ndarray of float64
         The original head.
     classes_ : ndarray of shape (n_classes,)
@@ -99,25 +98,25 @@ class AutoScorer(UncertaintyEstimator):
     Raises
     ------
     ValueError
-        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors; if
-        under two rows remain that did not fit a frozen score.
+        In ``fit`` with ``init_W``, if the head makes no errors or only errors on the fit rows; if
+        fewer than two rows remain that were not used to fit a frozen score.
 
     Warns
     -----
     UserWarning
-        If rows that fitted a frozen score are left out. The same without ``init_W``, and if there
-        are under 20 errors, or correct answers: softmax response is kept then. Also if a candidate
-        fails; the others are compared.
+        If rows that were used to fit a frozen score are left out. If, without ``init_W``, there
+        are no errors or only errors, or if there are fewer than 20 errors or correct answers:
+        softmax response is kept then. If a candidate fails; the others are compared.
     MissingClassesWarning, ClassSharesWarning, LabelOrderWarning
-        If the rows lack classes of a given head, hold one far less often than the head answers it,
-        or have labels in another order: nothing is concluded from such rows, and softmax response
-        is kept.
+        If the rows lack classes of a given head, hold one far less often than the head predicts
+        it, or have labels in another order. No conclusion is drawn from such rows, and softmax
+        response is kept.
 
     Notes
     -----
     The test is DeLong's, paired and one-sided, adjusted for the number of candidates by Holm's
-    method. It does not know of the draw of the fit rows, which the fits share; where candidates
-    only know noise, learning costs them, so that fewer are chosen than ``significance`` allows.
+    method. It ignores the variance due to the fit rows, which the fits share. Candidates that
+    learn only noise lose by it, so fewer are chosen than ``significance`` allows.
 
     References
     ----------
@@ -141,7 +140,7 @@ class AutoScorer(UncertaintyEstimator):
         name="automatic choice",
         paper="Varma & Simon, Bias in error estimation when using cross-validation for model "
         "selection, BMC Bioinformatics 7, 2006",
-        formula="the candidate with the largest gain over 1 - max p beyond chance, else 1 - max p",
+        formula="the candidate with the largest significant gain over 1 - max p, else 1 - max p",
         needs="held-out errors",
         cost="fit cv + 1 times the candidates'; row as the chosen one",
     )
@@ -166,8 +165,8 @@ class AutoScorer(UncertaintyEstimator):
         candidates = self._candidates(linear=head.is_linear)
         if not head.given and any(isinstance(scorer, FrozenEstimator) for _, scorer in candidates):
             raise ValueError(
-                "init_W is None, but a frozen candidate belongs to the head that it was fitted "
-                "with; pass that head, init_W and init_b."
+                "init_W is None, but a frozen candidate needs the head that it was fitted with. "
+                "Pass that head as init_W and init_b."
             )
         rows = FitRows(X, self.classes_[labels], head if head.given else None)
         rows = without_shared(rows, "X", {}, candidates)
@@ -209,7 +208,7 @@ class AutoScorer(UncertaintyEstimator):
             if not isinstance(scorer, FrozenEstimator):
                 raise TypeError(
                     f"frozen holds {scorer!r} as {name!r}; expected a fitted score in "
-                    "scikit-learn's FrozenEstimator. What fit is to fit belongs into estimators."
+                    "scikit-learn's FrozenEstimator. Put unfitted scores in estimators."
                 )
         if self.estimators is None:
             own = self._defaults(frozen, linear=linear)
@@ -224,8 +223,8 @@ class AutoScorer(UncertaintyEstimator):
                 )
             if name == REFERENCE or (name in dict(own) and name in dict(frozen)):
                 raise ValueError(
-                    f"estimators and frozen: {name!r} is the name of two candidates (softmax "
-                    "response is always one); use different names."
+                    f"estimators and frozen: two candidates are named {name!r} (softmax response "
+                    "is always a candidate); use different names."
                 )
         return [*own, *frozen]
 
@@ -253,15 +252,15 @@ class AutoScorer(UncertaintyEstimator):
             return False
         kind = "errors" if few == n_errors else "correct answers"
         warn(
-            f"The original head's answers to {len(errors)} fit rows hold {few} {kind}, under "
-            f"{FEW_ERRORS}: too few to tell scores apart. The uncertainty is the softmax response."
+            f"The original head gives {few} {kind} on {len(errors)} fit rows. Fewer than "
+            f"{FEW_ERRORS} are too few to compare scores, so the uncertainty is softmax response."
         )
         return True
 
     def _tell_of_failures(self) -> None:
         failed = [f"{r.name} ({r.failure})" for r in self.comparison_.results if r.failure]
         if failed:
-            warn(f"Not compared, since they failed: {'; '.join(failed)}.")
+            warn(f"Not compared because they failed: {'; '.join(failed)}.")
 
     def _uncertainty(self, X: Array) -> Tensor:
         return self.estimator_._uncertainty(X)

@@ -1,12 +1,12 @@
 """Which score finds the errors best, and whether anything beats softmax response at all.
 
-Every score sees the rows it is judged on for the first time. A score that learns from rows is
-fitted on all folds but one and scores that one. The fits of different folds need not share a scale
-(a search may choose other settings each time), so a score out of such a fit becomes its rank among
-what the same fit says of *all* rows. That keeps the order within a fold exactly, makes folds
-comparable, and is the plain rank wherever the fits agree. All folds are then measured as one
-sample, with the intervals of :mod:`adue_sklearn.metrics`. Those know nothing of the draw of the fit
-rows: they hold for the fitted scores.
+Every score is judged on rows that it has not seen. A score that learns from rows is fitted on all
+folds but one and scores the remaining one. Fits on different folds need not share a scale (a search
+may choose other settings each time), so each score is replaced by its rank among the scores that
+the same fit gives to *all* rows. This preserves the order within a fold, makes folds comparable,
+and equals the plain rank wherever the fits agree. All folds are then measured as one sample, with
+the intervals of :mod:`adue_sklearn.metrics`. These hold for the fitted scores: they ignore the
+variance due to the fit rows.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def default_scorers(
     ----------
     activation : {"tanh", "gelu", "relu"}, default=None
         What a head of several layers applies between them. AdUE is then not tuned: its search
-        takes linear heads.
+        supports only linear heads.
     device : str, default="auto"
         Where they compute.
     random_state : int, RandomState instance or None, default=0
-        Of those that draw.
+        Seed of the scorers that use randomness.
 
     Returns
     -------
@@ -140,12 +140,12 @@ def compare_scorers(
     activation: str | None = None,
     device: str = "auto",
 ) -> Comparison:
-    """Compare scores on rows that none of them was fitted on, each with softmax response.
+    """Compare scores with softmax response on rows that none of them was fitted on.
 
     Parameters
     ----------
     X : array-like or torch.Tensor of shape (n_samples, n_features)
-        Features of rows that the classifier was not trained on; what enters the head's last
+        Features of rows that the classifier was not trained on: the input of the head's last
         linear layer.
     y : array-like of shape (n_samples,)
         True labels, as in an estimator's ``fit``.
@@ -155,30 +155,29 @@ def compare_scorers(
     classes : array-like of shape (n_classes,), default=None
         The labels in the order of the head's rows.
     scorers : list, list of (str, estimator) or dict, default=None
-        What to compare, by default :func:`default_scorers`. Softmax response is always there.
-        A fitted one, in scikit-learn's ``FrozenEstimator``, must not have seen the rows that it
-        is judged on; those that fitted a loaded head are left out. A scikit-learn search over a
-        scorer will do too.
+        What to compare, by default :func:`default_scorers`. Softmax response is always included.
+        A fitted scorer, in scikit-learn's ``FrozenEstimator``, must not have seen the rows that it
+        is judged on; rows that were used to fit a loaded head are left out. A scikit-learn search
+        over a scorer also works.
     X_train, y_train : array-like, default=None
-        Rows that the classifier *was* trained on; those of ``X`` and ``X_test`` that stand here
-        too are left out. Scores that describe such rows (``card.needs ==
-        "training rows"``), alone or as parts of others, are fitted on these, once; without them,
-        on the folds.
+        Rows that the classifier *was* trained on; rows of ``X`` and ``X_test`` that are also here
+        are left out. Scores that describe such rows (``card.needs == "training rows"``), alone or
+        as parts of others, are fitted on these, once; without them, on the folds.
     X_test, y_test : array-like, default=None
-        Rows to judge on, looked at once: everything is then fitted on ``X, y`` (or the training
-        rows), and there are no folds. Those that stand in ``X`` too are left out.
+        Rows to judge on, used once: everything is then fitted on ``X, y`` (or the training
+        rows), and there are no folds. Rows that are also in ``X`` are left out.
     cv : int, cross-validation generator or iterable of (train, test), default=5
-        A number of folds stratified on the original head's errors, with copies of a row in the
-        same one, or scikit-learn's splitters; every row has to be in one test part.
+        A number of folds, stratified on the original head's errors, with copies of a row in the
+        same fold; or a scikit-learn splitter. Every row must be in exactly one test part.
     metrics : dict of str to callable, default=None
-        ``metric(errors, uncertainty) -> float``, measured besides the ROC-AUC, which is
+        ``metric(errors, uncertainty) -> float``, measured in addition to the ROC-AUC, which is
         ``"roc_auc"``. By default ``"aurc"``, ``"eaurc"``, ``"average_precision"``, ``"fpr95"``.
     confidence : float in (0, 1), default=0.95
         Coverage of the intervals: DeLong's for the ROC-AUC, by bootstrap for others.
     n_resamples : int, default=1000
-        Of the bootstrap.
+        Number of bootstrap resamples.
     random_state : int, default=0
-        Of folds, bootstrap and the default scorers.
+        Seed of folds, bootstrap and the default scorers.
     activation : {"tanh", "gelu", "relu"}, default=None
         What a head of several layers applies between them.
     device : str, default="auto"
@@ -187,31 +186,31 @@ def compare_scorers(
     Returns
     -------
     Comparison
-        A row for each scorer, and the verdict in words. A scorer that fails has its message
-        there, and the others go on.
+        A row for each scorer, and the verdict in words. If a scorer fails, its row holds the
+        error message and the others are still compared.
 
     Raises
     ------
     ValueError, TypeError
-        If features, labels, head or options do not fit together, if ``scorers`` holds what is no
-        scorer, or if no rows remain that were not trained or fitted on.
+        If features, labels, head or options do not fit together, if ``scorers`` holds something
+        that is not a scorer, or if no rows remain that were not used for training or fitting.
 
     Warns
     -----
     UserWarning
-        If the head errs on ``X, y`` so much less than on ``X_test, y_test`` that the classifier
-        was probably trained on the former; if rows are left out.
+        If the head makes so many fewer errors on ``X, y`` than on ``X_test, y_test`` that the
+        classifier was probably trained on the former; if rows are left out.
     LabelOrderWarning, MissingClassesWarning, ClassSharesWarning
-        If labels are in another order than the head's rows, if rows lack classes, or hold one far
-        less often than the head answers it. Nothing is concluded where this is so of the rows
-        that are judged (:attr:`Comparison.reservations`).
+        If labels are in another order than the head's rows, or if rows lack classes or hold one
+        far less often than the head predicts it. If this concerns the rows that are judged, no
+        conclusion is drawn (:attr:`Comparison.reservations`).
 
     Notes
     -----
-    Differences to softmax response are paired. Their p-values (DeLong, two-sided) are adjusted
+    Differences from softmax response are paired. Their p-values (DeLong, two-sided) are adjusted
     for the number of scores by Holm's method; scores that rank all rows as softmax response does
-    (with two classes: entropy, margin and others) do not count. Under 20 errors, or correct
-    answers, no conclusion is drawn.
+    (with two classes: entropy, margin and others) do not count. With fewer than 20 errors or
+    correct answers, no conclusion is drawn.
 
     References
     ----------
@@ -267,14 +266,14 @@ def _warn_of_memorised_rows(run: Run) -> None:
     few, many = (int(errors.sum()), len(errors)), (int(run.errors.sum()), len(run.errors))
     if fit_rows_look_memorised(few, many):
         warn(
-            f"X, y: the head errs on {few[0] / few[1]:.1%} of these rows, but on "
-            f"{many[0] / many[1]:.1%} of X_test. The classifier was probably trained on the "
-            "former; give rows that it has not seen."
+            f"X, y: the head is wrong on {few[0] / few[1]:.1%} of these rows, but on "
+            f"{many[0] / many[1]:.1%} of X_test. The classifier was probably trained on X; pass "
+            "rows that it has not seen."
         )
 
 
 class Scored(NamedTuple):
-    """What a scorer said of the rows to judge, how long it took, and what went wrong."""
+    """A scorer's uncertainties of the rows to judge, its times, and what went wrong."""
 
     uncertainty: FloatArray | None
     fitted_on: str
@@ -285,7 +284,7 @@ class Scored(NamedTuple):
 
 
 class Run:
-    """Rows to fit on, rows to judge, and scores of the latter from fits that have not seen them.
+    """Rows to fit on, rows to judge, and scores of the latter by fits that have not seen them.
 
     Parameters
     ----------
@@ -321,7 +320,7 @@ class Run:
                 as_row_numbers(train.y, self.fitted_response.classes_, named=True)
         if test is not None:
             with naming("y_test"):
-                self.fitted_response.errors(test.X, test.y)  # raises for labels that it has not
+                self.fitted_response.errors(test.X, test.y)  # raises for unknown labels
             self.test = without_shared(test, "X_test", {"X": rows, "X_train": train}, scorers)
             self.rows = without_shared(rows, "X", {"X_train": train})
         else:
@@ -358,9 +357,9 @@ class Run:
         )
 
     def _doubts(self) -> tuple[list[Doubt], tuple[str, ...]]:
-        """Return what is wrong with the rows, and why no gain is concluded from those judged.
+        """Return what is wrong with the rows, and why those judged allow no conclusion.
 
-        What is learned from rows that lack classes may be judged, on rows that do not.
+        A score learned from rows that lack classes may be judged on rows that do not.
         """
         found = []
         for rows, name in ((self.rows, "y"), (self.test, "y_test")):
@@ -370,7 +369,7 @@ class Run:
         fitted, judged = found[0], found[-1]
         if self.test is not None:
             fitted = [doubt for doubt in fitted if doubt.category is LabelOrderWarning]
-            # In test rows of its own choice a user has the shares that the answer is wanted for.
+            # Users choose test rows with the class shares that they want the answer for.
             judged = [doubt for doubt in judged if doubt.category is not ClassSharesWarning]
         counted = dict.fromkeys([*fitted, *judged])
         reservations = tuple(doubt.reservation for doubt in counted if doubt.reservation)
@@ -452,7 +451,7 @@ class Run:
             return
         if not belongs_to(fitted, head, named=head.names_labels):
             raise ValueError(
-                "the frozen scorer was fitted with another head than init_W, init_b; fit it on "
+                "the frozen scorer was fitted with a head other than init_W, init_b; fit it on "
                 "this one."
             )
 

@@ -16,12 +16,12 @@ from scipy.stats import norm
 from adue_sklearn.metrics import Difference, Estimate
 
 REFERENCE = "softmax response"
-#: Under so many errors, or correct answers, no difference between scores can be told from chance.
+#: With fewer errors or correct answers, differences between scores are not distinguishable.
 FEW_ERRORS = 20
 SIGNIFICANCE = 0.05
 ALIKE = f"ranks as {REFERENCE}"
 
-#: Chance of seeing a difference that is as large as is called detectable.
+#: Power of the comparison at the difference called detectable.
 _POWER = 0.8
 #: In place of a number that the rows do not define.
 _UNDEFINED = "-"
@@ -44,25 +44,25 @@ class ScoreResult:
         Its name.
     fitted_on : str
         ``"nothing"`` (the head is enough), ``"training rows"``, ``"other folds"``, ``"given
-        rows"`` (where test rows are apart) or ``"frozen"``.
+        rows"`` (with separate test rows) or ``"frozen"``.
     metrics : dict of str to Estimate
         Metrics with their intervals; empty if the score failed.
     differences : dict of str to Difference
-        Each metric less the reference's, with paired interval and two-sided p-value: DeLong's for
+        Each metric minus the reference's, with paired interval and two-sided p-value: DeLong's for
         ``"roc_auc"``, by bootstrap for the others. Empty for the reference itself.
     p_adjusted : float
-        The p-value for ``"roc_auc"`` after Holm's adjustment for all that was compared. NaN for
-        the reference, and for what ranks as it does.
+        The p-value for ``"roc_auc"`` after Holm's adjustment for all scores compared. NaN for the
+        reference and for scores that rank as it does.
     detectable : float
-        Difference in ``"roc_auc"`` that such a comparison finds four times out of five.
+        Difference in ``"roc_auc"`` that such a comparison detects with 80 % power.
     note : str
         ``"ranks as softmax response"``, or empty.
     fit_seconds, score_seconds : float
-        Time of all its fits, and of scoring.
+        Total time of its fits, and of scoring.
     failure : str
-        What went wrong, empty if nothing.
+        What went wrong; empty if nothing did.
     warnings : tuple of str
-        What its fits warned of.
+        Warnings of its fits.
     """
 
     name: str
@@ -79,42 +79,42 @@ class ScoreResult:
 
     @property
     def gain(self) -> Difference:
-        """Difference in ROC-AUC to the reference."""
+        """Difference in ROC-AUC from the reference."""
         return self.differences.get("roc_auc", Difference(*[math.nan] * 4))
 
     @property
     def beats_reference(self) -> bool:
-        """Whether it is better, beyond chance after Holm's adjustment."""
+        """Whether it is significantly better, after Holm's adjustment."""
         return self.gain.value > 0 and self.p_adjusted <= SIGNIFICANCE
 
     @property
     def loses_to_reference(self) -> bool:
-        """Whether it is worse, beyond chance after Holm's adjustment."""
+        """Whether it is significantly worse, after Holm's adjustment."""
         return self.gain.value < 0 and self.p_adjusted <= SIGNIFICANCE
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Scores side by side on the same rows, each against softmax response.
+    """Scores compared on the same rows, each with softmax response.
 
-    ``print(comparison)`` shows table and verdict, notebooks a table with all intervals.
+    ``print(comparison)`` shows a table and the verdict; notebooks show a table with all intervals.
 
     Parameters
     ----------
     results : tuple of ScoreResult
-        Softmax response first, then by falling ROC-AUC; scores that failed come last.
+        Softmax response first, then by decreasing ROC-AUC; scores that failed come last.
     errors : ndarray of bool of shape (n_samples,)
         Where the original head is wrong.
     uncertainties : dict of str to ndarray of shape (n_samples,)
-        The scores themselves, of rows that they were not fitted on. Those fitted in several folds
-        are ranks in (0, 1).
+        The scores themselves, on rows that they were not fitted on. Scores fitted in several
+        folds are ranks in (0, 1).
     rows : {"cross-validation", "test rows"}
         Which rows were scored.
     confidence : float
         Coverage of the intervals.
     reservations : tuple of str
-        Why no gain is concluded from these rows, such as labels in another order than the head's
-        rows, or classes that the rows lack; empty if there is no reason.
+        Why no conclusion can be drawn from these rows, such as labels in another order than the
+        head's rows, or classes that the rows lack; empty if there is no reason.
     """
 
     results: tuple[ScoreResult, ...]
@@ -130,7 +130,7 @@ class Comparison:
             if result.name == name:
                 return result
         raise KeyError(
-            f"no score {name!r} was compared, but {[result.name for result in self.results]}"
+            f"{name!r} was not compared; expected one of {[result.name for result in self.results]}"
         )
 
     @property
@@ -145,21 +145,21 @@ class Comparison:
 
     @property
     def can_tell(self) -> bool:
-        """Whether there are enough errors, and correct answers, to tell scores apart."""
+        """Whether there are enough errors and correct answers to compare scores."""
         return min(self.n_errors, self.n_rows - self.n_errors) >= FEW_ERRORS
 
     @property
     def winners(self) -> tuple[str, ...]:
-        """Scores that beat softmax response, the best first.
+        """Names of scores that beat softmax response, the best first.
 
-        None where there are few errors, or reservations.
+        Empty if there are few errors or if there are reservations.
         """
         can_tell = self.can_tell and not self.reservations
         return tuple(r.name for r in self.results if can_tell and r.beats_reference)
 
     @property
     def verdict(self) -> str:
-        """What can be concluded, in a few plain sentences."""
+        """The conclusions, in a few plain sentences."""
         return "\n".join(_verdict(self))
 
     @property
@@ -168,7 +168,7 @@ class Comparison:
         return tuple(self.results[0].metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the scores of the rows, in types that JSON has.
+        """Return everything except the rows' scores, in types that JSON supports.
 
         Returns
         -------
@@ -193,7 +193,7 @@ class Comparison:
         Parameters
         ----------
         **options : dict
-            Of ``json.dumps``, such as ``indent``.
+            Passed to ``json.dumps``, such as ``indent``.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class Comparison:
         return json.dumps(self.to_dict(), allow_nan=False, **options)
 
     def to_frame(self) -> Any:
-        """Return a table with one row a score as a pandas data frame.
+        """Return a pandas data frame with one row per score.
 
         Returns
         -------
@@ -239,15 +239,15 @@ class Comparison:
         Parameters
         ----------
         intervals : bool, default=False
-            Whether all metrics come with their interval, not only the ROC-AUC. Where there are
-            reservations no differences are shown.
+            Whether to show the intervals of all metrics, not only of the ROC-AUC. If there are
+            reservations, no differences are shown.
 
         Returns
         -------
         headings : list of str
-            One a column.
+            One per column.
         cells : list of list of str
-            One list a score. A score that failed has its message in the second cell.
+            One list per score. The second cell of a failed score holds its error message.
         """
         level = f"[{100 * self.confidence:g} %]"
         names = self.metric_names
@@ -289,7 +289,7 @@ class Comparison:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a list in which one that holds a comma cannot be taken for two."""
+    """Return names as a list; quote a name that holds a comma."""
     return ", ".join(f"“{name}”" if "," in name else name for name in names)
 
 
@@ -307,7 +307,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def with_adjusted(results: Sequence[ScoreResult], confidence: float) -> tuple[ScoreResult, ...]:
     """Return results in order, with Holm's p-values and the differences that could be found.
 
-    What ranks as the reference is no hypothesis: that is known without a label.
+    A score that ranks as the reference is not tested: the tie is known without labels.
     """
     family = [r for r in results if not r.note and not math.isnan(r.gain.p_value)]
     p_values = holm([result.gain.p_value for result in family])
@@ -340,16 +340,16 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         few = min(n_errors, n_rows - n_errors)
         kind = "errors" if few == n_errors else "correct answers"
         yield (
-            f"Too few {kind} to tell: {few} among {n_rows} rows. Under {FEW_ERRORS} no difference "
-            "between scores can be told from chance; get more labelled rows."
+            f"Too few {kind} to compare scores: {few} among {n_rows} rows. At least {FEW_ERRORS} "
+            "are needed; get more labelled rows."
         )
     elif comparison.reservations:
-        yield f"No gain or loss is concluded: {'; '.join(comparison.reservations)}."
+        yield f"No conclusion about gains or losses: {'; '.join(comparison.reservations)}."
     elif compared:
         yield from _findings(comparison, compared)
     alike = [result.name for result in comparison.results if result.note == ALIKE]
     if alike:
-        yield f"Ranking rows exactly as {REFERENCE} does: {listed(alike)}."
+        yield f"Same ranking of rows as {REFERENCE}: {listed(alike)}."
     failed = [result.name for result in comparison.results if result.failure]
     if failed:
         yield f"Failed: {listed(failed)}."
@@ -362,22 +362,22 @@ def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[s
         gains = (f"{listed([r.name])} ({_points(r.gain, sign=True)})" for r in winners)
         yield f"Better than {REFERENCE} at finding errors: {', '.join(gains)}."
     else:
-        start = f"Nothing here beats {REFERENCE} ({comparison.n_errors} errors)."
+        start = f"No score beats {REFERENCE} ({comparison.n_errors} errors)."
         yield f"{start} {_open_question(compared)}"
     if losers:
         yield f"Worse: {listed([result.name for result in losers])}."
     n_open = len(compared) - len(winners) - len(losers)
     if n_open and winners:
-        yield f"{n_open} of {len(compared)} cannot be told from it."
+        yield f"{n_open} of {len(compared)} scores do not differ significantly from it."
 
 
 def _open_question(compared: list[ScoreResult]) -> str:
-    """Say which score may be better for all that was seen, and what would have shown."""
+    """Say which score may still be better, and what gain the comparison would have detected."""
     hope = max(compared, key=lambda result: result.gain.high)
     return (
-        f"The most that may be hidden is with {listed([hope.name])}, "
-        f"{_points(hope.gain, sign=True)}: a gain of {100 * hope.detectable:.1f} points in ROC-AUC "
-        "would show four times out of five."
+        f"{listed([hope.name])} could still be better: its gain is "
+        f"{_points(hope.gain, sign=True)}. A gain of {100 * hope.detectable:.1f} points in ROC-AUC "
+        "would be detected with 80 % power."
     )
 
 

@@ -1,4 +1,4 @@
-"""One page that says which answers to accept, why, and what could not be concluded.
+"""A page that says which answers to accept, why, and what could not be concluded.
 
 ``make_report`` needs matplotlib (extra ``plot``).
 """

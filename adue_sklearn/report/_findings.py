@@ -1,4 +1,4 @@
-"""What a report says, as plain values: the choice of a score, its threshold, the errors."""
+"""The contents of a report as plain values: the chosen score, its threshold, the errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """What became of one predicted class; rates are NaN where there is nothing to count."""
+    """Results for one predicted class; rates are NaN where there is nothing to count."""
 
     name: str
     n_rows: int
@@ -107,7 +107,7 @@ class Findings:
 
     @property
     def bound(self) -> float:
-        """What the error rate among accepted answers is at most; NaN where none is accepted."""
+        """Upper bound of the error rate among accepted answers; NaN if none is accepted."""
         if self.threshold.n_accepted == 0:
             return math.nan
         return shown_bound(self.target_risk, self.threshold.risk_bound)
@@ -128,7 +128,7 @@ def find(
     scorers: Any,
     n_shown: int,
 ) -> Findings:
-    """Choose a score on one half of the rows; set its threshold and look at it on the other."""
+    """Choose a score on one half of the rows; set and examine its threshold on the other."""
     _check_arguments(store, train, n_shown)
     texts = _checked_texts(texts)
     check_target(target_risk, "target_risk")
@@ -136,7 +136,7 @@ def find(
     untrained = _untrained(store, train)
     choosing, fresh = _halves(store, texts, untrained)
     X, y = np.asarray(store.features), np.asarray(store.labels)
-    # A fitted scorer of one's own knows the classes by number.
+    # A fitted scorer that the user passes knows the classes by number.
     names = np.array(class_names(store)) if scorers is None else np.arange(store.n_classes)
     trained: dict[str, Any] = {}
     if train is not None:
@@ -160,13 +160,13 @@ def find(
     doubts = _doubts_of_comparison(comparison, train)
     if n_trained_on and train is not None:
         doubts.append(
-            f"How the model does on {n_trained_on} of {len(store)} rows: they stand in "
-            f"{train.path} too, so it was trained on them, and they are left out."
+            f"How good the model is on {n_trained_on} of {len(store)} rows: they are also in "
+            f"{train.path}, so the model was trained on them, and they are left out."
         )
 
     response = SoftmaxResponseScorer()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitRowsWarning)  # said by the comparison
+        warnings.simplefilter("ignore", FitRowsWarning)  # the comparison reports it
         rows = check_rows(response, X[choosing], y[choosing], store.head)
         run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
         scorer = dict(named).get(chosen, response)
@@ -206,17 +206,17 @@ def class_names(store: FeatureStore) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """Return a share that was chosen as a percentage, which no line break divides."""
+    """Return a chosen share as a percentage without a line break in it."""
     return thresholds.percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def rate(share: float) -> str:
-    """Return a share that was observed as a percentage."""
+    """Return an observed share as a percentage."""
     return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _check_arguments(store: Any, train: Any, n_shown: Any) -> None:
-    """Refuse what no later message would name."""
+    """Check the arguments that no later check names."""
     for argument, given in (("store", store), ("train", store if train is None else train)):
         if not isinstance(given, FeatureStore):
             raise TypeError(f"{argument} is a {type(given).__name__}; expected a FeatureStore.")
@@ -236,13 +236,13 @@ def _checked_texts(texts: Any) -> list[str] | None:
 
 
 def _untrained(store: FeatureStore, train: FeatureStore | None) -> IntArray:
-    """Return which rows do not stand among the training rows too."""
+    """Return which rows are not training rows."""
     if train is None:
         return np.arange(len(store))
     rows = np.flatnonzero(~rows_among(store.features, row_digests(train.features)))
     if len(rows) == 0:
         raise ValueError(
-            f"store: all {len(store)} rows of {store.path} stand in {train.path} too; a report "
+            f"store: all {len(store)} rows of {store.path} are also in {train.path}; a report "
             "needs rows that the model was not trained on."
         )
     return rows
@@ -258,13 +258,13 @@ def _halves(
     if n < FEWEST_ROWS:
         new = "" if n == len(store) else " that the model was not trained on"
         raise ValueError(
-            f"store: {store.path} holds {n} rows{new}; a report takes at least {FEWEST_ROWS}, "
-            "and a few hundred to say much."
+            f"store: {store.path} holds {n} rows{new}; a report needs at least {FEWEST_ROWS}, "
+            "and a few hundred for useful results."
         )
     if texts is not None and int(store.ids.max()) >= len(texts):
         raise ValueError(
             f"texts: there are {len(texts)}, but {store.path} holds row {int(store.ids.max())} of "
-            "its input; expected all texts of the file that it was extracted from."
+            "its input; pass all texts of the file that it was extracted from."
         )
     order = np.random.default_rng(0).permutation(n)
     return rows[np.sort(order[: n // 2])], rows[np.sort(order[n // 2 :])]
@@ -279,8 +279,8 @@ def _trained_pair(train: FeatureStore | None, rows: Any) -> Any:
 def _error_probability(
     scorer: Any, fitted: Any, rows: Any, X: Any, doubts: list[str]
 ) -> FloatArray | None:
-    """Return P(error) of fresh rows; None, and a doubt, where there is nothing to learn it from."""
-    # What has not learned from these rows' errors is calibrated on them as it is.
+    """Return P(error) of fresh rows; None and a doubt if it cannot be learned."""
+    # A score that has not learned from these rows' errors can be calibrated on them directly.
     frozen = needs(scorer) != "held-out errors"
     inner = FrozenEstimator(fitted) if frozen else getattr(fitted, "best_estimator_", scorer)
     method = "isotonic" if len(rows.y) >= 1000 else "sigmoid"
@@ -290,7 +290,7 @@ def _error_probability(
             warnings.simplefilter("ignore")
             model = ErrorProbability(inner, method=method).fit(rows.X, rows.y, *head)
     except ValueError as error:
-        doubts.append(f"No chance of an error could be predicted: {error}")
+        doubts.append(f"How likely each answer is to be wrong: {error}")
         return None
     return as_numpy(model.predict_uncertainty(X))
 
@@ -306,7 +306,7 @@ def _doubts_of_comparison(comparison: Comparison, train: FeatureStore | None) ->
             doubts.append(f"How good {result.name} is: it failed ({result.failure}).")
     if train is None:
         doubts.append(
-            "How good the scores are that describe the training texts (Mahalanobis, RDE, k-NN and "
+            "How good the scores that describe the training texts are (Mahalanobis, RDE, k-NN and "
             "others): without --train-store they had to describe other texts."
         )
     return doubts
@@ -325,8 +325,8 @@ def _doubts_of_threshold(
         doubts.append(f"A threshold for this target: {why}")
     if min(errors.sum(), (~errors).sum()) < FEW_ERRORS:
         doubts.append(
-            f"How the curves run: {int(errors.sum())} errors among {len(errors)} rows leave them "
-            "wide open. More labelled rows would narrow them."
+            f"Where exactly the curves lie: {int(errors.sum())} errors among {len(errors)} rows "
+            "make their intervals wide. More labelled rows would narrow them."
         )
     return doubts
 
@@ -342,7 +342,7 @@ def _coverages(errors: BoolArray, uncertainty: FloatArray) -> list[CoverageRow]:
 
 
 class _Rows(NamedTuple):
-    """Fresh rows, and all that is known of them."""
+    """Fresh rows and everything known about them."""
 
     store: FeatureStore
     texts: Sequence[str] | None

@@ -29,7 +29,7 @@ from adue_sklearn.thresholds import shown_coverage
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
 
-#: Of a long text so many letters are shown.
+#: Number of characters shown of a long text.
 _LONGEST = 400
 _COLUMNS = ("score", "ROC-AUC", f"minus {REFERENCE}", "p (Holm)", "AURC", "FPR95", "fitted on")
 
@@ -45,11 +45,11 @@ def make_report(
     n_shown: int = 10,
     made_on: date | None = None,
 ) -> str:
-    """Return one self-contained HTML page: which answers to accept, why, and what is not known.
+    """Return a self-contained HTML page: which answers to accept, why, and what is not known.
 
-    The rows are divided once, at random. On one half the scores are compared and one is chosen:
-    the best of those that beat softmax response beyond chance, or softmax response. The other half
-    sets the threshold and makes the plots. The page loads nothing and runs no scripts.
+    The rows are split once, at random. One half serves to compare the scores and choose one: the
+    best of those significantly better than softmax response, or else softmax response. The other
+    half sets the threshold and provides the plots. The page loads nothing and runs no scripts.
 
     Parameters
     ----------
@@ -58,18 +58,18 @@ def make_report(
     train : FeatureStore, default=None
         Rows that it was trained on, for the scores that describe them.
     texts : sequence of str, default=None
-        All texts of the input that the store was extracted from, in its order; without them errors
+        All texts of the input that the store was extracted from, in order; without them, errors
         are shown by row number.
     target_risk : float in (0, 1), default=0.05
-        Largest error rate among accepted answers.
+        Maximum error rate among accepted answers.
     confidence : float in (0, 1), default=0.95
-        How surely that has to hold.
+        Confidence level of that guarantee.
     scorers : list, list of (str, estimator) or dict, default=None
         What to compare, as in :func:`adue_sklearn.comparison.compare_scorers`.
     n_shown : int, default=10
-        How many of the most uncertain, and of the most confident errors are shown.
+        How many of the most uncertain and of the most confident errors to show.
     made_on : date, default=None
-        For the foot of the page.
+        Date shown in the footer.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def make_report(
     Raises
     ------
     ValueError
-        If the store has no labels, under 20 rows, or more rows than there are texts.
+        If the store has no labels, fewer than 20 rows, or more rows than there are texts.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def make_report(
         made_on=None if made_on is None else made_on.isoformat(),
         version=adue_sklearn.__version__,
     )
-    return printable(page.replace("\r\n", "\n"))  # all of it: text of others is everywhere
+    return printable(page.replace("\r\n", "\n"))  # the whole page: others' texts are everywhere
 
 
 @lru_cache(maxsize=1)
@@ -158,7 +158,7 @@ def _recommendation(found: Findings) -> str:
     threshold = found.threshold
     if threshold.n_accepted == 0:
         return (
-            "Do not let the model answer alone yet: no threshold shows, "
+            "Do not let the model answer alone yet: no threshold guarantees, "
             f"{sure}, that at most {percent(found.target_risk)} of the accepted answers are wrong."
         )
     if threshold.n_accepted == found.n_rows:
@@ -177,13 +177,13 @@ def _recommendation(found: Findings) -> str:
 def _which_score(found: Findings) -> str:
     if found.chosen == REFERENCE:
         return (
-            "What decides is the model's own confidence (softmax response): no other score was "
+            "Decisions use the model's own confidence (softmax response): no other score was "
             "shown to find errors better."
         )
     gain = 100 * found.comparison[found.chosen].gain.value
     return (
-        f"What decides is the score “{found.chosen}”: it finds errors better than the model's own "
-        f"confidence does, by {gain:.1f} points of ROC-AUC, beyond chance."
+        f"Decisions use the score “{found.chosen}”: it finds errors significantly better than the "
+        f"model's own confidence, by {gain:.1f} points of ROC-AUC."
     )
 
 
@@ -208,8 +208,8 @@ def _facts(
 ) -> list[tuple[str, str]]:
     facts = [
         ("feature store", str(store.path)),
-        ("rows", f"{len(store)}, of which {found.n_choosing} chose the score and {found.n_rows} "
-                 "set the threshold and made the plots"),
+        ("rows", f"{len(store)}: {found.n_choosing} to choose the score, {found.n_rows} "
+                 "for the threshold and the plots"),
         ("features", str(store.n_features)),
         ("classes", ", ".join(class_names(store))),
         ("training rows", "none given" if train is None else f"{len(train)}, {train.path}"),

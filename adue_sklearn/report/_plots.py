@@ -1,4 +1,4 @@
-"""Plots as SVG that stands in the page: its colours follow it, and it says what it shows."""
+"""Plots as inline SVG, with the page's colours and text alternatives."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def risk_coverage(found: Findings) -> str:
                 found.errors,
                 found.reference,
                 name=REFERENCE,
-                confidence=None,  # two bands on one another could not be told apart
+                confidence=None,  # two overlapping bands would be hard to tell apart
                 curve_kwargs={"linestyle": "--"},
                 **shared,
             )
@@ -73,7 +73,7 @@ def risk_coverage(found: Findings) -> str:
     return _svg(
         "risk",
         draw,
-        "Error rate among the accepted answers, by the share that is accepted",
+        "Error rate among accepted answers by share accepted",
         f"Observed error rates by share of answers accepted: {shown}.",
     )
 
@@ -90,7 +90,7 @@ def threshold(found: Findings) -> str:
         lambda ax: ThresholdDisplay.from_predictions(
             found.errors, found.uncertainty, ax=ax, **options
         ),
-        "Share of answers that can be accepted, by the error rate that is guaranteed for them",
+        "Share of answers that can be accepted by guaranteed error rate",
         f"The chosen point: {share} accepted for an error rate of at most "
         f"{percent(found.target_risk)}.",
     )
@@ -102,7 +102,7 @@ def error_roc(found: Findings) -> str | None:
         return None
 
     def draw(ax: Any) -> None:
-        # The area's interval would not fit in the legend; the band shows how sure the curve is.
+        # The area's interval would not fit in the legend; the band shows the uncertainty instead.
         label = {"label": _legend_name(found.chosen)}
         ErrorRocDisplay.from_predictions(
             found.errors, found.uncertainty, curve_kwargs=label, n_resamples=200, ax=ax
@@ -112,7 +112,7 @@ def error_roc(found: Findings) -> str | None:
     return _svg(
         "roc",
         draw,
-        "Share of the wrong answers that go to a person, by the share of right ones that do",
+        "Share of wrong answers sent to a person by share of right answers sent to a person",
         f"The area under the curve is {area}; 50 % is chance.",
     )
 
@@ -154,15 +154,15 @@ def _reliability(of: str, found: Findings, probability: Any) -> str:
         shown.append(ReliabilityDisplay.from_predictions(found.errors, probability, **options))
 
     titles = {
-        "error": "Observed error rate, by the predicted chance of an error",
-        "confidence": "Observed share of right answers, by the model's own confidence",
+        "error": "Observed error rate by predicted probability of an error",
+        "confidence": "Observed share of right answers by the model's own confidence",
     }
     return _svg(
         f"reliability-{of}",
         draw,
         titles[of],
         lambda: "; ".join(
-            f"announced {rate(p)}, observed {rate(o)}"
+            f"predicted {rate(p)}, observed {rate(o)}"
             for p, o in zip(shown[0].predicted, shown[0].observed, strict=True)
         ),
     )
@@ -176,7 +176,7 @@ def _svg(
     style = {**_STYLE, "axes.prop_cycle": cycler(color=[_FIRST, _SECOND]), "svg.hashsalt": name}
     file = io.StringIO()
     with import_matplotlib("style").context(["default", style]), warnings.catch_warnings():
-        # A name may hold letters that the font to measure with has not.
+        # A name may hold characters that are missing in the font used to measure text.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")
         figure = figure_class(figsize=(4.4, 3.7), layout="constrained")
         ax = figure.subplots()
@@ -201,7 +201,7 @@ def _above(ax: Any) -> None:
 
 
 def _for_page(svg: str, name: str, title: str, description: str) -> str:
-    """Return what belongs into an HTML page: own ids, the page's colours, a name and a text."""
+    """Prepare an SVG for the page: unique ids, the page's colours, a title and a description."""
     root = ElementTree.fromstring(svg[svg.index("<svg") :])
     for child in list(root):
         if child.tag.endswith("metadata"):
