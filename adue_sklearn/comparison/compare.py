@@ -249,13 +249,7 @@ def compare_scorers(
     train = check_other_rows("X_train", X_train, "y_train", y_train, rows)
     test = check_other_rows("X_test", X_test, "y_test", y_test, rows)
     run = Run(rows, train, test, response, cv=cv, random_state=random_state, scorers=named)
-    for doubt in run.doubts:
-        doubt.warn()
-    if run.head_given:
-        _warn_of_memorised_rows(run)
-    measured = {"roc_auc": error_roc_auc_score, **check_metrics(metrics)}
-    judge = Judge(run.errors, measured, confidence, n_resamples, random_state)
-    return run.compare(named, judge)
+    return run.judged(named, check_metrics(metrics), confidence, n_resamples, random_state)
 
 
 def _warn_of_memorised_rows(run: Run) -> None:
@@ -332,6 +326,23 @@ class Run:
             self.errors, self.folds = self._folds(cv, random_state)
         else:
             self.errors = self.fitted_response.errors(self.test.X, self.test.y)
+
+    def judged(
+        self,
+        named: Named,
+        metrics: Mapping[str, Callable[[Any, Any], float]],
+        confidence: float = 0.95,
+        n_resamples: int = 1000,
+        random_state: int = 0,
+    ) -> Comparison:
+        """Return all scores side by side, by ROC-AUC and other metrics; warn of the rows."""
+        for doubt in self.doubts:
+            doubt.warn()
+        if self.head_given:
+            _warn_of_memorised_rows(self)
+        measured = {"roc_auc": error_roc_auc_score, **metrics}
+        judge = Judge(self.errors, measured, confidence, n_resamples, random_state)
+        return self.compare(named, judge)
 
     def compare(self, named: Named, judge: Judge) -> Comparison:
         """Return all scores side by side."""

@@ -17,12 +17,17 @@ from adue_sklearn import thresholds
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import row_digests, rows_among
 from adue_sklearn._utils.validation import naming
+from adue_sklearn.base import FitRows
 from adue_sklearn.calibration import ErrorProbability
-from adue_sklearn.comparison.arguments import check_other_rows, check_rows, check_scorers
+from adue_sklearn.comparison.arguments import (
+    check_metrics,
+    check_other_rows,
+    check_rows,
+    check_scorers,
+)
 from adue_sklearn.comparison.compare import (
     Comparison,
     Run,
-    compare_scorers,
     default_scorers,
     needs,
     predicted_uncertainty,
@@ -138,23 +143,21 @@ def find(
     X, y = np.asarray(store.features), np.asarray(store.labels)
     # A fitted scorer that the user passes knows the classes by number.
     names = np.array(class_names(store)) if scorers is None else np.arange(store.n_classes)
-    trained: dict[str, Any] = {}
-    if train is not None:
-        trained = {
-            "X_train": np.asarray(train.features),
-            "y_train": names[np.asarray(train.labels)],
-        }
     named = check_scorers(
         default_scorers(activation=store.activation) if scorers is None else scorers
     )
-    comparison = compare_scorers(
-        X[choosing],
-        names[y[choosing]],
-        store.head,
-        classes=names if scorers is None else None,
+    response = SoftmaxResponseScorer()
+    rows = check_rows(response, X[choosing], names[y[choosing]], store.head, classes=names)
+    run = Run(
+        rows,
+        _training_rows(train, rows, names),
+        None,
+        response,
+        cv=5,
+        random_state=0,
         scorers=named,
-        **trained,
     )
+    comparison = run.judged(named, check_metrics(None))
     chosen = comparison.winners[0] if comparison.winners else REFERENCE
     n_trained_on = len(store) - len(untrained)
     doubts = _doubts_of_comparison(comparison, train)
@@ -164,16 +167,13 @@ def find(
             f"{train.path}, so the model was trained on them, and they are left out."
         )
 
-    response = SoftmaxResponseScorer()
+    scorer = dict(named).get(chosen, response)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # the comparison reports it
-        rows = check_rows(response, X[choosing], y[choosing], store.head)
-        run = Run(rows, _trained_pair(train, rows), None, response, cv=5, random_state=0)
-        scorer = dict(named).get(chosen, response)
         fitted = run.fit(scorer)
-    probability = _error_probability(scorer, fitted, rows, X[fresh], doubts)
+    probability = _error_probability(scorer, fitted, run.rows, X[fresh], doubts)
 
-    errors = run.fitted_response.errors(X[fresh], y[fresh])
+    errors = run.fitted_response.errors(X[fresh], names[y[fresh]])
     uncertainty = predicted_uncertainty(fitted, X[fresh])
     threshold = selective_threshold(errors, uncertainty, target_risk, confidence)
     probabilities = as_numpy(run.fitted_response.predict_proba(X[fresh]))
@@ -270,10 +270,11 @@ def _halves(
     return rows[np.sort(order[: n // 2])], rows[np.sort(order[n // 2 :])]
 
 
-def _trained_pair(train: FeatureStore | None, rows: Any) -> Any:
+def _training_rows(train: FeatureStore | None, rows: FitRows, names: Any) -> FitRows | None:
     if train is None:
         return None
-    return check_other_rows("X_train", np.asarray(train.features), "y_train", train.labels, rows)
+    y = names[np.asarray(train.labels)]
+    return check_other_rows("X_train", np.asarray(train.features), "y_train", y, rows)
 
 
 def _error_probability(

@@ -16,6 +16,7 @@ from adue_sklearn._utils.head import (
     BoolArray,
     FloatArray,
     Head,
+    IntArray,
     as_row_numbers,
     check_head,
     check_labels,
