@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from adue_sklearn._utils.head import Head
+
 _HERE = Path(__file__).parent
 
 
@@ -34,6 +36,11 @@ class MovieSentiment(NamedTuple):
     init_b: npt.NDArray[np.float32]
     classes: list[str]
 
+    @property
+    def head(self) -> Head:
+        """The head as one object, for ``fit(X, y, head)``."""
+        return Head.of(self.init_W, self.init_b)
+
 
 def load_movie_sentiment() -> MovieSentiment:
     """Load features of movie-review sentences from a LoRA-tuned classifier (SST-2, MiniLM).
@@ -51,7 +58,7 @@ def load_movie_sentiment() -> MovieSentiment:
     -------
     MovieSentiment
         ``train`` (1000 rows), ``calibration`` (2256), ``test`` (1821), ``init_W`` (2, 384),
-        ``init_b`` (2,), ``classes``.
+        ``init_b`` (2,), ``classes``; ``head`` is both arrays as one object.
 
     References
     ----------
