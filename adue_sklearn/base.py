@@ -1,4 +1,4 @@
-"""The one contract: an original head that predicts, and a score that says when it is wrong."""
+"""The common contract: an original head that predicts, and a score that says when it is wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from adue_sklearn.card import Card
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
 
-#: Rows on which labels are compared with a given head's answers; more would tell no more.
+#: Rows on which labels are compared with a given head's answers; more are not needed.
 _COMPARED_ROWS = 2**13
 
 
@@ -62,7 +62,7 @@ class FitRows(NamedTuple):
     y : ndarray of shape (n,)
         Labels, entries of the head's classes.
     head : Head or None
-        None: what is fitted has a head of its own.
+        None if the fitted estimator has its own head.
     """
 
     X: Array
@@ -74,14 +74,14 @@ class FitRows(NamedTuple):
         return self._replace(X=rows_of(self.X, rows), y=self.y[rows])
 
     def fit(self, scorer: Any) -> Any:
-        """Return a fitted clone of a scorer; what is wrong with the rows is said by the caller."""
+        """Return a fitted clone of a scorer; the caller reports problems with the rows."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitRowsWarning)
             if self.head is None:
                 return clone(scorer).fit(self.X, self.y)
             if isinstance(getattr(scorer, "estimator", scorer), UncertaintyEstimator):
                 return clone(scorer).fit(self.X, self.y, init_W=self.head)
-            # Somebody else's estimator, which may know arrays only.
+            # An estimator of another library, which may accept arrays only.
             head = {"init_W": self.head.init_W, "init_b": self.head.init_b}
             if self.head.names_labels:
                 head["classes"] = self.head.classes
@@ -114,7 +114,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "device": [str],
     }
 
-    # Where metadata routing is on, searches and pipelines pass the head without being asked to.
+    # With metadata routing enabled, searches and pipelines pass the head by default.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {
         "init_W": True,
         "init_b": True,
@@ -125,7 +125,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     device: str = "auto"
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters; ``device`` reaches the fitted scores inside too.
+        """Set parameters; ``device`` is also set on the fitted scores inside.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             Finite; any float dtype.
         y : array-like of shape (n_samples,)
             True labels. With ``init_W``: row numbers of the head or, if ``classes`` is given,
-            its entries. Without: any labels that scikit-learn classifiers take.
+            its entries. Without: any labels that scikit-learn classifiers accept.
         init_W : Head, array-like of shape (n_classes, n_features) or list of them, default=None
             The frozen original head, or its weights; for a head of several layers a list, first
             layer first, each (n_out, n_in). A single row (1, n_features) or (n_features,), as the
@@ -168,8 +168,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             classes and taken as the rows ``[-w/2, w/2]``. If None, a multinomial logistic
             regression is fitted on ``X, y`` as the original head.
         init_b : array-like of shape (n_classes,) or list of them, default=None
-            Its bias, or a list, one (or None) a layer; of a single row (1,) or a number. None: no
-            bias, and none is trained.
+            Its bias, or a list with one bias (or None) per layer; (1,) or a number for a single
+            row. None: no bias, and none is trained.
         classes : array-like of shape (n_classes,), default=None
             The labels in the order of the head's rows. Needed for string labels.
 
@@ -186,15 +186,15 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         Warns
         -----
         LabelOrderWarning
-            If labels agree with a given head no more than by chance, or far better in another
-            order of the classes, which is named.
+            If labels agree with a given head no better than by chance, or far better in another
+            order of the classes, which the message names.
         MissingClassesWarning, ClassSharesWarning
             If the score learns from errors and the rows lack classes of a given head, or hold
-            one far less often than the head answers it.
+            one far less often than the head predicts it.
         ChangedFeaturesWarning
-            If a head is given and the columns of ``X`` look as if a scaler, or a PCA, had been
-            fitted on these rows. One that was fitted on other rows leaves no such mark: in a plain
-            scikit-learn pipeline nothing may stand between a model's features and its head.
+            If a head is given and the columns of ``X`` look as if a scaler or a PCA had been
+            fitted on these rows. A scaler fitted on other rows cannot be detected: in a plain
+            scikit-learn pipeline, put nothing between a model's features and its head.
         """
         X = validate_features(self, X, reset=True)
         head, labels = resolve_head(
@@ -220,7 +220,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         labels : array of shape (n_samples,)
-            A tensor where ``X`` is one and the labels are numbers.
+            A tensor if ``X`` is a tensor and the labels are numbers.
         """
         X = self._check_features(X)
         rows = self._original_logits(X).argmax(dim=1).cpu().numpy()
@@ -256,7 +256,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         uncertainty : array of float64 of shape (n_samples,)
-            The range depends on the score; ranks are what counts.
+            The range depends on the score; only the ranks matter.
         """
         X = self._check_features(X)
         uncertainty = self._uncertainty(X).to(torch.float64)
@@ -269,7 +269,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return like_input(uncertainty, X)
 
     def score_samples(self, X: Any) -> Array:
-        """Return ``-predict_uncertainty(X)``, the name that scikit-learn's own tools forward.
+        """Return ``-predict_uncertainty(X)``; scikit-learn's tools forward this method.
 
         Parameters
         ----------
@@ -313,8 +313,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,)
-            True labels, as in ``fit``. Where no head was given, a label that ``fit`` has not
-            seen is an error.
+            True labels, as in ``fit``. If no head was given, a label that ``fit`` has not seen
+            counts as an error.
 
         Returns
         -------
@@ -330,11 +330,11 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         errors = prediction_errors(predicted, y)
         if self._head_given:
             labels = check_labels(y, len(predicted), type(self).__name__)
-            as_row_numbers(labels, self.classes_, named=True)  # raises for a label it has not
+            as_row_numbers(labels, self.classes_, named=True)  # raises for an unknown label
         return errors
 
     def _to_fit(self, X: Array) -> Array:
-        """Return validated features as :meth:`_fit` reads them: as they are, block by block."""
+        """Return validated features in the form that :meth:`_fit` reads, block by block."""
         return X
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
@@ -349,12 +349,12 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        # A fitted one may come from a machine with another device; its scores are the same here.
+        # A fitted estimator may come from a machine with another device; its scores stay the same.
         if "classes_" in vars(self) and "device" in vars(self):
             self.device = device_here(self.device)
 
     def _pass_device_on(self, params: Mapping[str, Any]) -> None:
-        """Have the fitted scores inside compute where ``device`` or ``NAME__device`` says."""
+        """Pass ``device`` and ``NAME__device`` on to the fitted scores inside."""
         if "device" in params:
             self._move(params["device"])
         for name, value in params.items():
@@ -365,7 +365,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 member.set_params(**{inner: value})
 
     def _move(self, device: str) -> None:
-        """Compute on ``device``, and have all fitted scores inside do so, frozen ones too."""
+        """Compute on ``device``, as do all fitted scores inside, frozen ones too."""
         parameters = self.get_params(deep=False)
         if "device" in parameters:
             self.device = device
@@ -373,16 +373,16 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             score._move(device)
 
     def _check_fit_rows(self, X: Array, labels: IntArray, given: Array | None = None) -> None:
-        """Warn the caller of ``fit`` of what is wrong with rows for a head that was given.
+        """Warn the caller of ``fit`` of problems with the rows for a given head.
 
-        ``given`` are the same rows where the caller has them.
+        ``given`` are the same rows if the caller has them.
         """
         warn_of_changed_features(X if given is None else given)
         for doubt in self._doubts(X, labels, learned=self.card.needs == "held-out errors"):
             doubt.warn()
 
     def _doubts(self, X: Array, labels: IntArray, *, learned: bool, name: str = "y") -> list[Doubt]:
-        """Return what is wrong with rows; of classes only where errors are learned from them."""
+        """Return problems with the rows; those of classes only if errors are learned from them."""
         head, classes = self._head(), self.classes_.tolist()
         named = classes if head.names_labels else None
         step = -(-len(labels) // _COMPARED_ROWS)
@@ -427,7 +427,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             del self.__dict__["_fit_rows"]
 
     def _keep_head(self, head: Head) -> None:
-        """Make a head the original one."""
+        """Make this the original head."""
         self._set_head("init_", head)
         self.classes_, self._head_given = head.classes, head.given
         self._activation = head.activation
@@ -444,7 +444,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             setattr(self, f"{prefix}intercepts_", head.filled_biases())
 
     def _head(self, prefix: str = "init_") -> Head:
-        """Return the original head, or, without prefix, the one that was trained."""
+        """Return the original head or, without prefix, the trained one."""
         fitted = vars(self)
         if f"{prefix}coef_" in fitted:
             weights, biases = [fitted[f"{prefix}coef_"]], [fitted[f"{prefix}intercept_"]]
@@ -456,9 +456,9 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return Head(tuple(weights), tuple(biases), self.classes_, activation, given)
 
     def _original_errors(self, X: Array, labels: IntArray, head: Head) -> BoolArray:
-        """Return where the original head errs on the fit rows (n,).
+        """Return where the original head is wrong on the fit rows (n,).
 
-        A head that was fitted on these very rows is judged on rows it had not seen.
+        A head that was fitted on these same rows is judged out-of-fold.
         """
         if head.given:
             return self._answers(X) != labels
@@ -466,7 +466,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
 
 def _scores_in(value: Any) -> Iterator[UncertaintyEstimator]:
-    """Yield the scores in a list, out of their ``FrozenEstimator``, or one by itself."""
+    """Yield the scores in a list, or a single one, without their ``FrozenEstimator``."""
     if isinstance(value, list):
         for part in value:
             yield from _scores_in(part)

@@ -36,8 +36,8 @@ def error_stratified_folds(
 ) -> list[Fold]:
     """Split rows into folds with equal shares of the original head's errors.
 
-    Copies of a row, such as features of the same text, are in the same fold: in both parts of one
-    they would flatter whatever remembers rows.
+    Copies of a row, such as features of the same text, are in the same fold: in both parts they
+    would favour scores that memorise rows.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def error_stratified_folds(
     Returns
     -------
     list of (train, test)
-        Row numbers, as the ``cv`` of scikit-learn's searches takes them.
+        Row numbers, as accepted by the ``cv`` of scikit-learn's searches.
 
     Raises
     ------
@@ -97,20 +97,20 @@ def error_stratified_folds(
 def fit_rows_look_memorised(
     fit_errors: tuple[int, int], fresh_errors: tuple[int, int], *, significance: float = 0.001
 ) -> bool:
-    """Tell whether the rows of a fit look like rows that the classifier was trained on.
+    """Tell whether the fit rows look like rows that the classifier was trained on.
 
     Parameters
     ----------
     fit_errors, fresh_errors : (int, int)
-        Number of errors and number of rows: of the fit, and of rows that are surely new.
+        Number of errors and number of rows: for the fit rows, and for rows known to be new.
     significance : float, default=0.001
-        Largest chance of a false alarm.
+        Largest probability of a false alarm.
 
     Returns
     -------
     bool
-        True if the error rate of the fit rows is under half of the fresh rows' and that is no
-        chance (Fisher's exact test, one-sided).
+        True if the error rate of the fit rows is less than half that of the fresh rows and the
+        difference is significant (Fisher's exact test, one-sided).
 
     Examples
     --------
@@ -136,16 +136,16 @@ def _counts(name: str, counts: Any) -> tuple[int, int]:
             f"{name} is {counts!r}; expected two integers, errors and rows."
         ) from error
     if not 0 <= errors <= rows or rows == 0:
-        raise ValueError(f"{name} is {counts!r}; expected between 0 and all of some rows.")
+        raise ValueError(f"{name} is {counts!r}; expected 0 <= errors <= rows, with rows above 0.")
     return errors, rows
 
 
 def count_shared_rows(X: Any, other: Any) -> int:
-    """Count the rows of ``X`` that stand in ``other`` too, up to rounding.
+    """Count the rows of ``X`` that are also in ``other``, up to rounding.
 
-    The same text has the same features, up to the last bits of float32 where it was extracted
-    among others, so shared rows are texts in both sets. Features that a model computed in half
-    precision can differ by more; then texts may be missed.
+    The same text has the same features, up to the last bits of float32 if it was extracted in
+    another batch, so shared rows are texts in both sets. Features computed in half precision can
+    differ by more, so texts may be missed.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def count_shared_rows(X: Any, other: Any) -> int:
     Raises
     ------
     ValueError
-        If they are no matrices of finite numbers, or of different widths or dtypes.
+        If they are not matrices of finite numbers, or differ in width or dtype.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def count_shared_rows(X: Any, other: Any) -> int:
     rows, others = _matrix("X", X), _matrix("other", other)
     if rows.shape[1] != others.shape[1] or rows.dtype != others.dtype:
         raise ValueError(
-            f"X has {rows.shape[1]} features of dtype {rows.dtype}, other {others.shape[1]} of "
+            f"X has {rows.shape[1]} features of dtype {rows.dtype}, but other {others.shape[1]} of "
             f"{others.dtype}; expected features of one model in one precision."
         )
     return int(rows_among(rows, row_digests(others)).sum())

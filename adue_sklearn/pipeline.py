@@ -1,4 +1,4 @@
-"""A pipeline that hands a classifier's head from the step that knows it to the one in need."""
+"""A pipeline that passes a classifier's head from the step that knows it to the last step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _last_step_scores(pipeline: UncertaintyPipeline) -> bool:
 class UncertaintyPipeline(Pipeline):
     """A pipeline from texts (or features) to an uncertainty.
 
-    Like :class:`sklearn.pipeline.Pipeline`, and besides: a step that knows a classifier's head,
-    such as :class:`adue_sklearn.features.LoraFeatureExtractor`, has it passed to the last step's
-    ``fit``; ``predict_uncertainty`` is forwarded; and steps that change the features on their way
-    to a given head are refused, since ``X @ W.T + b`` would no longer be the classifier's logits.
-    A step knows a head if it has a method ``head()`` that returns a :class:`adue_sklearn.Head`.
+    Like :class:`sklearn.pipeline.Pipeline`, with three additions. The head of a step that knows a
+    classifier's head, such as :class:`adue_sklearn.features.LoraFeatureExtractor`, is passed to the
+    last step's ``fit``. ``predict_uncertainty`` is forwarded. Steps that change the features before
+    a given head are rejected, since ``X @ W.T + b`` would no longer be the classifier's logits. A
+    step knows a head if it has a method ``head()`` that returns a :class:`adue_sklearn.Head`.
 
     Parameters
     ----------
@@ -57,14 +57,14 @@ class UncertaintyPipeline(Pipeline):
 
         Parameters
         ----------
-        X : list of str, or whatever the first step takes
+        X : list of str, or any input of the first step
             Texts or features.
         y : array-like of shape (n_samples,)
             True labels: names of classes, or row numbers of the head.
         **params : dict
             Fit parameters, as in :class:`sklearn.pipeline.Pipeline`. A head that is given here
-            (``STEP__init_W``, or ``init_W`` with metadata routing) comes before the one that a
-            step knows.
+            (``STEP__init_W``, or ``init_W`` with metadata routing) takes precedence over the one
+            that a step knows.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class UncertaintyPipeline(Pipeline):
             if partial:
                 raise ValueError(
                     f"{prefix}{partial[0]} was given without {prefix}init_W; pass the whole head, "
-                    f"or leave it to step '{self.steps[source][0]}'."
+                    f"or let step '{self.steps[source][0]}' supply it."
                 )
             params[f"{prefix}init_W"] = _head_for(self.steps[source][1], y)
         return super().fit(X, y, **params)
@@ -104,13 +104,13 @@ class UncertaintyPipeline(Pipeline):
 
         Parameters
         ----------
-        X : list of str, or whatever the first step takes
+        X : list of str, or any input of the first step
             Texts or features.
 
         Returns
         -------
         uncertainty : array of float64 of shape (n_samples,)
-            As the last step gives it.
+            Result of the last step.
         """
         return -self.score_samples(X)
 
@@ -122,13 +122,13 @@ class UncertaintyPipeline(Pipeline):
         return None
 
     def _refuse_hidden_heads(self) -> None:
-        """Raise if a step holds one that knows a head, where it cannot be passed on from."""
+        """Raise if a step contains one that knows a head, which could not be passed on."""
         for name, step in self.steps[:-1]:
             inner = step.get_params().values() if hasattr(step, "get_params") else ()
             if any(map(_knows_head, inner)):
                 raise ValueError(
-                    f"Step '{name}' ({type(step).__name__}) holds a step that knows the "
-                    "classifier's head, which it does not pass on; make that a step of this "
+                    f"Step '{name}' ({type(step).__name__}) contains a step that knows the "
+                    "classifier's head, but does not pass it on; make that a step of this "
                     "pipeline itself."
                 )
 
@@ -137,8 +137,8 @@ class UncertaintyPipeline(Pipeline):
             if not _leaves_features(step):
                 raise ValueError(
                     f"Step '{name}' ({type(step).__name__}) changes the features, but a head was "
-                    "given: init_W belongs to the features as the classifier makes them, and "
-                    "X @ init_W.T would no longer be its logits. Take the step out, or fit "
+                    "given: init_W belongs to the classifier's own features, so X @ init_W.T "
+                    "would no longer be its logits. Remove the step, or fit "
                     "without a head."
                 )
 
@@ -154,7 +154,7 @@ def _leaves_features(step: Any) -> bool:
 
 
 def _head_for(step: Any, y: Any) -> Head:
-    """Return a step's head, with the names of its classes only where ``y`` holds names."""
+    """Return a step's head, with the names of its classes only if ``y`` holds names."""
     head: Head = step.head()
     named = y is not None and any(isinstance(label, str) for label in as_numpy(y).ravel()[:1])
     if not named:

@@ -26,17 +26,17 @@ features, C that of classes. What a score learns from decides which rows it is f
 SECTIONS = {
     "head": """## The head alone
 
-Nothing is learned: any rows do for `fit`, which takes the head and looks at its shape.
+These scores learn nothing: `fit` accepts any rows and only uses the head and its shape.
 """,
     "training rows": """## Rows that the classifier was trained on
 
-These describe where the training rows lie, or what they leave open. Features of new rows differ
-from those of rows that the classifier has memorised, so fit them on the latter.
+These scores describe where the training rows lie, or the directions that they leave out. Features
+of new rows differ from those of memorised rows, so fit these scores on the training rows.
 """,
     "held-out errors": """## Errors on rows that the classifier was not trained on
 
-These learn from the head's errors, of which a classifier makes few, and untypical ones, on rows it
-was trained on: fit them on held-out rows.
+These scores learn from the head's errors. On its training rows a classifier makes few errors, and
+untypical ones, so fit these scores on held-out rows.
 """,
 }
 

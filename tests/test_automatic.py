@@ -142,7 +142,7 @@ def test_rows_that_all_fitted_a_frozen_candidate_are_refused(problem, tmp_path):
 
 def test_no_errors_is_an_error_with_a_head_and_a_warning_without(problem):
     right = ~problem.errors
-    with pytest.raises(ValueError, match="makes no error on the"):
+    with pytest.raises(ValueError, match="makes no errors on the"):
         AutoScorer(CHEAP).fit(problem.X[right], problem.y[right], problem.W, problem.b)
     X = np.repeat(np.eye(2) * 9, 20, axis=0)
     with pytest.warns(UserWarning, match="nothing to learn from"):

@@ -441,7 +441,7 @@ def test_a_frozen_estimator_is_kept_and_knows_its_head(problem, head_again):
         curve.predict(inner.predict_uncertainty(problem.X)),
         atol=1e-6,
     )
-    with pytest.raises(ValueError, match="not the head that the frozen estimator"):
+    with pytest.raises(ValueError, match="differ from the head that the frozen estimator"):
         model.fit(*rest, problem.W + 1, problem.b, classes=names)
     with pytest.raises(ValueError, match="init_b was given without init_W"):
         model.fit(*rest, init_b=problem.b)
@@ -462,7 +462,7 @@ def test_what_is_no_uncertainty_estimator_is_named(problem):
 
 def test_rows_without_errors_are_an_error_with_a_head_and_a_warning_without(problem):
     predicted = SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X)
-    with pytest.raises(ValueError, match="makes no error on the 400 fit rows"):
+    with pytest.raises(ValueError, match="makes no errors on the 400 fit rows"):
         ErrorProbability().fit(problem.X, predicted, problem.W, problem.b)
     with pytest.raises(ValueError, match="makes 0 errors on 400 rows: too few"):
         ErrorProbability(AdUEEstimator()).fit(problem.X, predicted, problem.W, problem.b)

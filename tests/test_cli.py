@@ -467,7 +467,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         ('{"words": "w1", "label": "bad"}', (), "no column 'text'; it has 'words', 'label'"),
         ('{"text": "w1"}', (), "no column 'label'"),
         ('{"text": "w1", "label": "ugly"}', (), "row 1 holds 'ugly', which is not among"),
-        ('{"text": "w1", "label": 7}', (), "labels: row 1 holds 7, which is no row number"),
+        ('{"text": "w1", "label": 7}', (), "labels: row 1 holds 7, but the head has"),
         ('{"text": "w1", "label": true}', (), "row 1 holds True (bool). Write 1 for True."),
         ('{"text": "w1", "label": "1"}', (), "write them as numbers, without quotes"),
         ('{"text": "w1", "label": "bad"}', ("--max-length", 10_000), "max_length"),

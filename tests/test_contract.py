@@ -321,7 +321,7 @@ BAD_FIT_INPUT = {
         r"classes has shape \(2,\).*3 rows",
     ),
     "repeated classes": (lambda p: {"classes": [0, 1, 1]}, "repeats a label"),
-    "numbers with named classes": (lambda p: {"classes": ["a", "b", "c"]}, "row numbers leave"),
+    "numbers with named classes": (lambda p: {"classes": ["a", "b", "c"]}, "row numbers, leave"),
     "fewer labels": (lambda p: {"y": p.y[:-1]}, "X has 150 rows, y has 149"),
     "no labels": (lambda p: {"y": None}, "requires y"),
     "NaN label": (lambda p: {"y": np.where(p.y == 2, np.nan, p.y)}, "Input y contains NaN"),
@@ -366,18 +366,18 @@ def test_labels_outside_a_given_head_are_named_at_scoring_too(estimator, problem
 @every_class
 def test_labels_of_another_kind_at_scoring_are_named(estimator, problem):
     fitted = fitted_once(str(estimator))
-    with pytest.raises(ValueError, match="expected labels of one kind, as fit was given"):
+    with pytest.raises(ValueError, match="expected labels of the same kind as in fit"):
         fitted.score(problem.X, np.array(["a", "b", "c"])[problem.y])
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("quantum", "device='quantum' is no torch device"),
-        ("mps", "no float64"),
+        ("quantum", "device='quantum' is not a torch device"),
+        ("mps", "lacks float64"),
         pytest.param(
             "cuda",
-            "torch sees no CUDA device",
+            "torch finds no CUDA device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
     ],

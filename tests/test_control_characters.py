@@ -91,8 +91,8 @@ def test_a_line_feed_in_a_class_name_breaks_no_line(adue, problem, tmp_path):
     assert "model: here\\nthere" in out.splitlines()
     status, out, err = adue("compare", store.path, "--scorers", "entropy", "--cv", 2)
     assert status == 0
-    assert "holds no row of class two\\nlines" in out
-    assert "holds no row of class two\\nlines (rows: two\\nlines 0, a\\tb" in err
+    assert "has no rows of class two\\nlines" in out
+    assert "has no rows of class two\\nlines (rows: two\\nlines 0, a\\tb" in err
 
 
 @pytest.mark.parametrize("options", [[], ["--debug"]])

@@ -337,7 +337,7 @@ def test_scores_that_an_estimator_makes_compute_where_it_does(estimator):
 
 def test_what_is_not_fitted_keeps_its_device_and_fit_says_what_is_missing():
     X, y, W, b = problem()
-    with pytest.raises(ValueError, match="device='cuda' was asked for, but torch sees no CUDA"):
+    with pytest.raises(ValueError, match="device='cuda' was requested, but torch finds no CUDA"):
         pickle.loads(pickle.dumps(MarginScorer(device="cuda"))).fit(X, y, W, b)
 
 

@@ -75,7 +75,7 @@ def test_what_learns_from_errors_names_the_classes_that_its_rows_lack(estimator)
     assert [each.filename for each in found] == [__file__]
     message = str(found[0].message)
     anger, joy = np.bincount(PROBLEM.y[HALF])
-    assert "y holds no row of classes optimism, sadness" in message
+    assert "y has no rows of classes optimism, sadness" in message
     assert f"(rows: anger {anger}, joy {joy}, optimism 0, sadness 0)" in message
     assert "distrust" in message
 
@@ -90,8 +90,8 @@ def test_scores_that_learn_no_errors_do_not_care():
 @pytest.mark.parametrize(
     ("rows", "y", "category", "reason"),
     [
-        (HALF, PROBLEM.y, MissingClassesWarning, "y holds no row of classes 2, 3"),
-        (RARE, PROBLEM.y, ClassSharesWarning, "answers a class far more often than it occurs (3 "),
+        (HALF, PROBLEM.y, MissingClassesWarning, "y has no rows of classes 2, 3"),
+        (RARE, PROBLEM.y, ClassSharesWarning, "predicts a class far more often than it occurs (3 "),
         (np.full(1200, True), SWAPPED, LabelOrderWarning, "different orders of the classes"),
     ],
     ids=["missing", "rare", "swapped"],
@@ -107,7 +107,7 @@ def test_cross_validation_over_odd_rows_concludes_no_gain(rows, y, category, rea
     assert f"{100 * found['AdUE'].gain.value:+.1f}" not in str(found)
     assert json.loads(found.to_json())["reservations"] == list(found.reservations)
     drawn = ComparisonDisplay.from_comparison(found)
-    assert "nothing is concluded" in drawn.ax_.get_xlabel()
+    assert "no conclusion" in drawn.ax_.get_xlabel()
 
 
 @pytest.mark.parametrize(("rows", "y"), [(HALF, PROBLEM.y), (RARE, PROBLEM.y)])
@@ -120,7 +120,7 @@ def test_the_automatic_choice_keeps_softmax_response_on_odd_rows(rows, y):
 
 def test_complete_test_rows_judge_what_odd_rows_taught():
     test = np.arange(1200) >= 800
-    with pytest.warns(MissingClassesWarning, match="^y holds no row"):
+    with pytest.warns(MissingClassesWarning, match="^y has no rows"):
         found = compared(HALF & ~test, X_test=PROBLEM.X[test], y_test=PROBLEM.y[test])
     assert found.reservations == ()
     assert found.winners == ("AdUE",)
@@ -128,10 +128,10 @@ def test_complete_test_rows_judge_what_odd_rows_taught():
 
 def test_test_rows_of_one_class_conclude_nothing():
     test = (np.arange(1200) >= 600) & (PROBLEM.y == 1)
-    with pytest.warns(MissingClassesWarning, match="^y_test holds no row of classes 0, 2, 3"):
+    with pytest.warns(MissingClassesWarning, match="^y_test has no rows of classes 0, 2, 3"):
         found = compared(np.arange(1200) < 600, X_test=PROBLEM.X[test], y_test=PROBLEM.y[test])
     assert found.winners == ()
-    assert "y_test holds no row of classes 0, 2, 3" in found.verdict
+    assert "y_test has no rows of classes 0, 2, 3" in found.verdict
 
 
 def test_a_class_with_one_row_is_no_missing_class():
@@ -230,7 +230,7 @@ SMALL_GRID = {"alpha": [0.0], "beta": [0.001]}
 @pytest.mark.parametrize(
     ("rows", "y", "reason"),
     [
-        (HALF, PROBLEM.y, "holds no row of classes hope, grief"),
+        (HALF, PROBLEM.y, "has no rows of classes hope, grief"),
         (slice(None), SWAPPED, "different orders of the classes"),
     ],
     ids=["missing", "swapped"],
@@ -347,10 +347,10 @@ def test_a_loaded_head_knows_its_rows_in_python_too(halves):
     folder, store = halves
     loaded = load_head(folder / "head").estimator
     X, y = store.features, np.asarray(store.labels)
-    with pytest.warns(UserWarning, match="X: 600 of 1200 rows fitted the AdUEEstimator"):
+    with pytest.warns(UserWarning, match="X: 600 of 1200 rows were used to fit the AdUEEstimator"):
         found = SavedThreshold.of(loaded, X, y)
     assert found == SavedThreshold.of(loaded, X[600:], y[600:])
-    with pytest.warns(UserWarning, match="600 of 1200 rows fitted"):
+    with pytest.warns(UserWarning, match="600 of 1200 rows were used to fit"):
         model = SelectiveClassifier(FrozenEstimator(loaded)).fit(X, y)
     assert len(model.calibration_uncertainty_) == 600
     with pytest.warns(

@@ -136,7 +136,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
             files.write_file(target, b"x")
     with pytest.raises(OutputError, match="is a folder; name a file"):
         files.write_file(tmp_path, b"x")
-    with pytest.raises(OutputError, match="no regular file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         files.write_file(type(tmp_path)(os.devnull), b"x")
     with pytest.raises(OutputError, match="could not be written"):
         files.make_folder(tmp_path / "file" / "folder")

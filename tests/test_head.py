@@ -68,7 +68,7 @@ def test_a_head_brings_the_names_of_its_classes():
     np.testing.assert_array_equal(HEAD.errors(X, Y), PROBLEM.errors)
 
 
-@pytest.mark.filterwarnings("ignore:y.* answers a class far more often")
+@pytest.mark.filterwarnings("ignore:y.* predicts a class far more often")
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -125,8 +125,8 @@ def test_a_fit_computes_the_original_logits_once(estimator, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"init_b": np.zeros(3)}, "init_b was given beside a Head"),
-        ({"init_W": Head.of(np.eye(3, 4))}, "X has 5 features, but the head .* takes 4"),
+        ({"init_b": np.zeros(3)}, "init_b was given with a Head"),
+        ({"init_W": Head.of(np.eye(3, 4))}, "X has 5 features, but the head .* needs 4"),
         ({"init_W": Head.of(PROBLEM.W, classes=NAMES), "classes": ["x", "y", "z"]}, "classes are"),
         ({"classes": ["x", "y"]}, r"classes has shape \(2,\)"),
     ],

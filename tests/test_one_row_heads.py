@@ -133,7 +133,7 @@ def test_a_store_keeps_both_rows(form, tmp_path):
         ({"init_b": np.zeros(2)}, r"init_b has shape \(2,\), but init_W has 1 row; expected \(1,"),
         ({"init_W": w.T}, r"looks transposed; pass init_W\.T"),
         ({"init_W": w[0, 1:]}, r"\(4,\), but X has 5 features; expected .* one logit of two"),
-        ({"classes": ["a", "b", "c"]}, "1 row; expected two labels, the one that a high logit"),
+        ({"classes": ["a", "b", "c"]}, "1 row; expected two labels, of which the last"),
         ({"y": PROBLEM.y + 1}, "y holds 2, but the head has 2 classes"),
         ({"init_W": w[:0], "init_b": None}, "init_W has no rows"),
         ({"init_W": w.reshape(1, 1, 5)}, r"init_W has shape \(1, 1, 5\)"),
@@ -148,7 +148,7 @@ def test_what_does_not_fit_one_row_is_named(changes, message):
 def test_a_vector_that_a_search_cut_is_named():
     n = 30
     problem = Problem(n=n, d=n, n_classes=2)
-    with pytest.raises(ValueError, match=r"Or has a search cut it.*pass init_W.reshape\(1, -1\)"):
+    with pytest.raises(ValueError, match=r"Or did a search cut it.*pass init_W.reshape\(1, -1\)"):
         GridSearchCV(AdUEEstimator(), {"alpha": [0.3]}, cv=3, error_score="raise").fit(
             problem.X, problem.y, init_W=problem.W[1] - problem.W[0]
         )

@@ -429,7 +429,7 @@ def test_a_model_written_anew_is_another_model(labelled, tmp_path):
 def test_an_extractor_inside_another_step_is_refused(labelled):
     case, texts, labels = labelled
     hidden = Pipeline([("features", extractor(case))])
-    with pytest.raises(ValueError, match=r"Step 'inner' \(Pipeline\) holds a step that knows"):
+    with pytest.raises(ValueError, match=r"Step 'inner' \(Pipeline\) contains a step that knows"):
         UncertaintyPipeline([("inner", hidden), ("adue", clone(QUICK))]).fit(texts, labels)
 
 
@@ -467,7 +467,7 @@ def test_scikit_learns_own_pipeline_reaches_the_score_through_score_samples(prob
         ("one text", "texts"),
         ([], "texts"),
         ([1, 2], "texts"),
-        (np.array([["a"], ["b"]]), r"X has shape \(2, 1\); expected one text a row"),
+        (np.array([["a"], ["b"]]), r"X has shape \(2, 1\); expected one text per row"),
         (pd.DataFrame({"text": ["a"]}), "single column"),
         (7, "texts"),
     ],

@@ -476,7 +476,7 @@ def test_what_is_no_fitted_estimator_is_named(display, estimator):
 @every_display
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"ax": "here"}, "ax is a str; expected a matplotlib axis"), ({"colour": 3}, "colour")],
+    [({"ax": "here"}, "ax is a str; expected matplotlib axes"), ({"colour": 3}, "colour")],
 )
 def test_bad_options_are_named(display, options, message):
     with pytest.raises(TypeError, match=message):
@@ -512,7 +512,7 @@ def test_options_of_one_display_are_checked(display, options, message):
 
 def test_a_score_that_is_no_probability_has_no_reliability():
     errors, uncertainty = scored_rows()
-    with pytest.raises(ValueError, match=r"ErrorProbability makes P\(error\) of any score"):
+    with pytest.raises(ValueError, match=r"ErrorProbability turns any score into P"):
         ReliabilityDisplay.from_predictions(errors, uncertainty * 7)
 
 

@@ -577,7 +577,7 @@ def test_one_class_only_works_with_a_head_and_is_named_without(sharp):
     model = SelectiveClassifier(target_risk=0.3)
     model.fit(sharp.X[rows], sharp.y[rows], sharp.W, sharp.b)
     assert model.coverage_ > 0
-    with pytest.raises(ValueError, match="y holds one class only"):
+    with pytest.raises(ValueError, match="y holds only one class"):
         model.fit(sharp.X[rows], sharp.y[rows])
 
 

@@ -94,7 +94,7 @@ def test_verify_lists_every_damaged_file_and_fails(adue, store):
 def test_a_path_without_a_store_is_one_line_on_stderr(adue, tmp_path, command):
     status, out, err = adue("store", command, tmp_path)
     assert (status, out) == (1, "")
-    assert f"error: '{tmp_path}' is no finished feature store" in err
+    assert f"error: '{tmp_path}' is not a finished feature store" in err
 
 
 def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_path):
@@ -104,10 +104,10 @@ def test_extract_goes_on_with_an_interrupted_run_and_says_so(adue, extract, tmp_
     assert "unfinished: 4 of 10 rows done" in adue("store", "info", tmp_path / "store")[1]
     status, _, err = extract("--no-resume")
     assert status == 1
-    assert "holds an interrupted extraction. Go on with it (resume=True, --resume)" in err
+    assert "holds an interrupted extraction. Resume it (resume=True, --resume)" in err
     status, _, err = extract(texts=TEXTS[:-1])
     assert status == 1
-    assert "is not this one: n_rows (10 then, 9 now); texts differ" in err
+    assert "a different interrupted extraction: n_rows (10 before, 9 now); texts differ" in err
     status, out, _ = extract()
     assert status == 0
     assert "Resumed an interrupted run that had finished 4 rows." in out
@@ -146,7 +146,7 @@ def test_extract_appends_once(extract, tmp_path):
     status, _, err = extract("--append", texts=TEXTS[6:])
     assert status == 0
     assert "warning: " in err
-    assert "holds the rows of these 4 texts already; nothing was done" in err
+    assert "already holds the rows of these 4 texts; nothing was done" in err
 
 
 def test_info_tells_of_an_unfinished_append(adue, store):

@@ -38,7 +38,7 @@ CASES = [
     ("evaluate", "data.jsonl store", "data.jsonl", "a file, not a fitted head."),
     ("evaluate", "head data.jsonl", "data.jsonl", "a file, not a feature store."),
     ("evaluate", "empty store", "empty", "not a fitted head: it does not contain estimator.json."),
-    ("evaluate", "head empty", "empty", "no finished feature store"),
+    ("evaluate", "head empty", "empty", "not a finished feature store"),
     ("evaluate", "head store --threshold head", "head", "a fitted head, not a threshold"),
     ("evaluate", "head store --threshold empty", "empty", "a folder, not a threshold"),
     ("predict", "adapter head data.jsonl --out o.jsonl", "adapter", "an adapter, not a fitted"),
@@ -73,9 +73,9 @@ def test_a_path_of_another_kind_is_said_to_be_what_it_is(
 def test_a_file_of_a_folder_that_is_wanted_leads_to_the_folder(adue, places, monkeypatch):
     monkeypatch.chdir(places)
     _, _, err = adue("evaluate", "head/estimator.json", "store")
-    assert "is a file, not a fitted head. Give the folder that it lies in, 'head'." in err
+    assert "is a file, not a fitted head. Give the folder that contains it, 'head'." in err
     _, _, err = adue("compare", "store/manifest.json")
-    assert "is a file, not a feature store. Give the folder that it lies in, 'store'." in err
+    assert "is a file, not a feature store. Give the folder that contains it, 'store'." in err
 
 
 def test_a_missing_path_is_told_from_one_of_another_kind(adue, places, monkeypatch):

@@ -289,7 +289,7 @@ def test_saving_a_head_does_not_change_which_score_it_is(store, head):
         ({"format_version": 99}, "format version 99"),
         ({"accepts": "most"}, "'accepts' is 'most'; expected 'none', 'some' or 'all'"),
         ({"threshold": None}, "cannot be read as a threshold"),
-        ({"threshold": math.nan}, "it holds NaN, which is no JSON number"),
+        ({"threshold": math.nan}, "it holds NaN, which is not a JSON number"),
         ({"n_errors": 10**9}, "'n_errors', 'n_accepted' and 'n_rows'"),
         ({"target_risk": 2}, "'target_risk' is 2; expected less than 1"),
         ({"accepts": "none"}, "'accepts' is none, but"),

@@ -1,1 +1,1 @@
-"""What several floors need and none of them is about."""
+"""Helpers that several layers share."""

@@ -1,4 +1,4 @@
-"""Arrays in, the same kind of arrays out: device and dtype are decided here and nowhere else."""
+"""Arrays in, the same kind of arrays out: device and dtype are decided only here."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def parse_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f"device={device!r} is no torch device ({error}); expected 'auto', 'cpu', 'cuda' or "
-            "another that torch knows."
+            f"device={device!r} is not a torch device ({error}); expected 'auto', 'cpu', 'cuda' or "
+            "another device that torch knows."
         ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' "
+            f"device={device!r} was requested, but torch finds no CUDA device; use device='auto' "
             "or device='cpu'."
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
+            f"device={device!r} was requested, but torch finds {torch.cuda.device_count()} CUDA "
             "device(s), numbered from 0; use device='auto' or one of these."
         )
     return chosen
@@ -59,7 +59,7 @@ def resolve_device(device: str, X: Array) -> torch.device:
     chosen = X.device if device == "auto" and isinstance(X, Tensor) else parse_device(device)
     if chosen.type == "mps":
         raise ValueError(
-            f"device={device!r} leads to MPS, which has no float64; use device='cpu' and X.cpu()."
+            f"device={device!r} means MPS, which lacks float64; use device='cpu' and X.cpu()."
         )
     return chosen
 
@@ -70,7 +70,7 @@ def validate_features(estimator: Any, X: Any, *, reset: bool) -> Array:
     Parameters
     ----------
     estimator : estimator
-        Where ``n_features_in_`` (and ``feature_names_in_``) live.
+        Holds ``n_features_in_`` (and ``feature_names_in_``).
     X : array-like, data frame or torch.Tensor
         Real and finite. Tensors keep their device.
     reset : bool
@@ -175,7 +175,7 @@ def where_it_computes(X: Array, device: str) -> Array:
 
 
 class _ThreadLimits:
-    """Limits of the whole process while any descent runs, whichever Python thread it runs in.
+    """Process-wide limits while any descent runs, in any Python thread.
 
     BLAS has one number of threads for the process, and torch gives its own to threads that start.
     So the first descent remembers both, and the last to end restores them.
@@ -188,7 +188,7 @@ class _ThreadLimits:
         self._torch_threads = 1
 
     def enter(self, torch_threads: int | None) -> None:
-        """Give BLAS one thread, and torch so many, or what it had for None."""
+        """Give BLAS one thread and torch this many; None leaves torch's number unchanged."""
         with self._lock:
             if self._inside == 0:
                 self._torch_threads = torch.get_num_threads()
@@ -229,9 +229,9 @@ def threads_for(elements: int) -> Iterator[None]:
 
 
 class _ExactProducts(ContextDecorator):
-    """Forbids TF32, whose 10 bits hide what float32 distances and small changes of a head say.
+    """Disables TF32, whose 10 bits are too coarse for float32 distances and small head changes.
 
-    The setting is of the whole process: the first to enter remembers it, the last restores it.
+    The setting is process-wide: the first to enter saves it, the last to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ def map_rows(
 
 
 def like_input(values: Tensor, X: Array) -> Array:
-    """Return ``values`` as the kind of array that ``X`` is, on its device."""
+    """Return ``values`` as the same kind of array as ``X``, on its device."""
     if isinstance(X, Tensor):
         return values.to(X.device)
     return values.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Texts in which there is nothing to read."""
+"""Texts without anything to read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_NAMED = 5
 
 
 def is_blank(text: str) -> bool:
-    r"""Tell whether a text is empty or holds only white space, controls and what has no width.
+    r"""Tell whether a text is empty or holds only white space, controls and zero-width characters.
 
     Examples
     --------
@@ -21,14 +21,14 @@ def is_blank(text: str) -> bool:
 
 
 class BlankRows:
-    """Counts rows whose text is blank, and keeps the numbers of the first of them.
+    """Counts rows whose text is blank, and keeps the numbers of the first ones.
 
     Attributes
     ----------
     n : int
-        How many there are.
+        Number of blank rows.
     first : list of int
-        Numbers of the first, from 0.
+        Numbers of the first ones, from 0.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class BlankRows:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """Return those of some texts."""
+        """Return the blank rows of some texts."""
         rows = cls()
         for row, text in enumerate(texts):
             if is_blank(text):
@@ -56,7 +56,7 @@ class BlankRows:
             self.first.append(row)
 
     def among(self, n_texts: int) -> str:
-        """Say, without a full stop, how many texts of all are blank, and which."""
+        """Say, without a full stop, how many of all texts are blank, and which."""
         more = ", ..." if self.n > len(self.first) else ""
         rows = f"row{'' if self.n == 1 else 's'} {', '.join(map(str, self.first))}{more}"
         are = "is" if self.n == 1 else "are"

@@ -1,8 +1,8 @@
-"""Writing files: whole or not at all, on disk when it is said, by as many processes as there are.
+"""Writing files: atomically and durably, by any number of processes.
 
-A file is written under a name of its own beside the target, flushed to disk and renamed. While it
-is written its writer holds a lock on it, so that what a killed writer left is told from what a
-living one is writing.
+A file is written under a temporary name beside the target, flushed to disk and renamed. The writer
+holds a lock on it meanwhile, so that leftovers of a killed writer can be distinguished from files
+that are still being written.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LONGEST_NAME_BYTES = 200  # of the target in the temporary's name; file systems
 
 
 def write_file(target: Path, content: bytes) -> None:
-    """Write a file: it is whole and on disk afterwards, or as it was."""
+    """Write a file; afterwards it is complete and on disk, or unchanged."""
     with open_atomically(target) as stream:
         stream.write(content)
 
 
 @contextlib.contextmanager
 def open_atomically(target: Path) -> Iterator[BinaryIO]:
-    """Yield a stream whose content is the target's once the block ends well, and not before.
+    """Yield a stream whose content replaces the target's once the block ends without an error.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ def open_atomically(target: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     OutputError
-        If the file cannot be written. It is then as it was, as after any other exception.
+        If the file cannot be written. It is then unchanged, as after any other exception.
     """
     with _naming(target, named=True):
         if target.exists() and not target.is_file():
-            kind = "a folder" if target.is_dir() else "no regular file"
+            kind = "a folder" if target.is_dir() else "not a regular file"
             raise OutputError(f"'{target}' is {kind}; name a file.")
         clear_leftovers(target.parent, lambda name: name == _shown(target))
         temporary, stream = _new_temporary(target)
@@ -81,8 +81,8 @@ def rename(source: Path, target: Path) -> None:
         sync_folder(target.parent)
     except OSError as error:  # not "run it again": an append would then be there twice
         raise OutputError(
-            f"'{target}' is in place, but may not outlast a power failure: the directory could not "
-            f"be flushed to disk ({error.strerror or error}). Mend that and look at what it holds."
+            f"'{target}' was written, but may not survive a power failure: its directory could not "
+            f"be flushed to disk ({error.strerror or error}). Fix that and check the file."
         ) from error
 
 
@@ -113,7 +113,7 @@ def temporary_of(name: str) -> str | None:
 
 
 def clear_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Delete what killed writers left in a folder; what is being written stays.
+    """Delete what killed writers left in a folder; files being written stay.
 
     Parameters
     ----------
@@ -129,17 +129,17 @@ def clear_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
     for name in names:
         target = temporary_of(name)
         if target is not None and is_ours(target):
-            with contextlib.suppress(OSError):  # somebody else cleared it, or it is in use
+            with contextlib.suppress(OSError):  # another process cleared it, or it is in use
                 _delete_unless_locked(folder / name)
 
 
 def not_written(file: Path, error: OSError) -> OutputError:
-    """Return the error for a file that the operating system did not take."""
+    """Return the error for a file that the operating system could not write."""
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-    mend = "Free some space there" if full else "Mend that"
+    mend = "Free some space there" if full else "Fix that"
     return OutputError(
-        f"'{file}' could not be written: {error.strerror or error}. What was finished before is "
-        f"safe. {mend}, then run the same again."
+        f"'{file}' could not be written: {error.strerror or error}. Earlier results are safe. "
+        f"{mend}, then run the same again."
     )
 
 
@@ -147,7 +147,7 @@ def not_written(file: Path, error: OSError) -> OutputError:
 def _naming(file: Path, *, named: bool = False) -> Iterator[None]:
     """Turn an error of writing into one that names the file.
 
-    Unless ``named``, an error that names a file itself is of something else, which was read.
+    Unless ``named``, an error that names a file itself concerns another file, which was read.
     """
     try:
         yield
@@ -160,7 +160,7 @@ def _naming(file: Path, *, named: bool = False) -> Iterator[None]:
 
 
 def _new_temporary(target: Path) -> tuple[Path, BinaryIO]:
-    """Make a file that nobody else has or clears, and follow no link in doing so."""
+    """Create a file that no other process has or clears, without following links."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
@@ -172,7 +172,7 @@ def _new_temporary(target: Path) -> tuple[Path, BinaryIO]:
         stream = os.fdopen(descriptor, "wb")
         if _lock(descriptor):
             return temporary, stream
-        stream.close()  # somebody cleared it before it was locked
+        stream.close()  # another process cleared it before it was locked
 
 
 def _lock(descriptor: int) -> bool:
@@ -181,7 +181,7 @@ def _lock(descriptor: int) -> bool:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks: nobody can clear anything there either
+    except OSError:  # a file system without locks, where no process can clear anything either
         return True
     return os.fstat(descriptor).st_nlink > 0
 

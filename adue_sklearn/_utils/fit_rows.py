@@ -1,4 +1,4 @@
-"""What can be wrong with the rows of a fit, besides the order of their labels."""
+"""What can be wrong with fit rows, apart from the order of their labels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from adue_sklearn.exceptions import (
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-#: Fewer rows may look like anything.
+#: Fewer rows are not conclusive.
 _FEWEST_ROWS = 10
-#: So many columns tell what was done to all of them.
+#: This many columns show what was done to all of them.
 _LOOKED_AT = 16
 _LONGEST_LIST = 10
 #: Answers of a class for each of its rows; on real sets 0.2 to 1.4, with a quarter of its rows 1.5.
@@ -32,7 +32,7 @@ _TOO_OFTEN = 1.5
 
 
 class Doubt(NamedTuple):
-    """What is wrong with rows, and in short why no gain is concluded from them (or empty)."""
+    """What is wrong with rows and, in short, why they allow no conclusion (or empty)."""
 
     message: str
     category: type[FitRowsWarning]
@@ -46,7 +46,7 @@ class Doubt(NamedTuple):
 def missing_classes(
     labels: IntArray, answers: IntArray, names: Sequence[Any], *, name: str
 ) -> Doubt | None:
-    """Say which classes the rows lack and what that does; None if they lack none.
+    """Say which classes the rows lack and what follows; None if they lack none.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def missing_classes(
     names : sequence of shape (n_classes,)
         The classes in the order of the head's rows.
     name : str
-        What the caller calls the labels.
+        The caller's name for the labels.
 
     Examples
     --------
     >>> import numpy as np
     >>> found = missing_classes(np.array([0, 0, 1]), np.array([0, 2, 1]), "abc", name="y")
     >>> found.reservation
-    'y holds no row of class c'
+    'y has no rows of class c'
     """
     counts = np.bincount(labels, minlength=len(names))
     absent = np.flatnonzero(counts == 0)
@@ -71,12 +71,12 @@ def missing_classes(
     n_answered = int(np.isin(answers, absent).sum())
     rows = _shortened([f"{each} {count}" for each, count in zip(names, counts, strict=True)])
     listed = _shortened([str(names[row]) for row in absent.tolist()])
-    reservation = f"{name} holds no row of class{'' if len(absent) == 1 else 'es'} {listed}"
+    reservation = f"{name} has no rows of class{'' if len(absent) == 1 else 'es'} {listed}"
     message = (
-        f"{reservation} (rows: {rows}). The head answers so in {n_answered} of {len(labels)} rows, "
-        "each time wrongly: what learns from errors, such as AdUE, learns to distrust such answers "
-        "as such, seems to gain by it on rows like these, and loses where these classes occur. "
-        "Use rows of all classes, in the shares in which they will come."
+        f"{reservation} (rows: {rows}). The head predicts them in {n_answered} of {len(labels)} "
+        "rows, always wrongly. Scores that learn from errors, such as AdUE, learn to distrust "
+        "these predictions. They seem better on rows like these, but are worse where these classes "
+        "occur. Use rows of all classes, in the shares expected in use."
     )
     return Doubt(message, MissingClassesWarning, reservation)
 
@@ -84,10 +84,10 @@ def missing_classes(
 def odd_shares(
     labels: IntArray, answers: IntArray, names: Sequence[Any], *, name: str
 ) -> Doubt | None:
-    """Say which class a head answers far more often than it occurs; None if there is none.
+    """Say which class a head predicts far more often than it occurs; None if there is none.
 
-    At least 1.5 times as often, where an exact sign test of wrong answers of the class against
-    wrong answers for it says, at one in a thousand for all classes, that it is no chance.
+    At least 1.5 times as often, and significantly so by an exact sign test of wrong predictions of
+    the class against wrong predictions for it, at one in a thousand for all classes.
     """
     n_classes = len(names)
     true, given = (np.bincount(part, minlength=n_classes) for part in (labels, answers))
@@ -98,17 +98,16 @@ def odd_shares(
     if len(odd) == 0:
         return None
     listed = _shortened(
-        [f"{names[row]} in {true[row]} rows, answered in {given[row]}" for row in odd.tolist()]
+        [f"{names[row]} in {true[row]} rows, predicted in {given[row]}" for row in odd.tolist()]
     )
     reservation = (
-        f"among the rows of {name} the head answers a class far more often than it occurs "
-        f"({listed})"
+        f"in the rows of {name} the head predicts a class far more often than it occurs ({listed})"
     )
     message = (
-        f"{name}: the head answers a class far more often than it occurs among these rows "
-        f"({listed}). If such rows were left out, what learns from errors, such as AdUE, learns to "
-        "distrust these answers, seems to gain by it here, and loses where the class is as "
-        "frequent as the head expects. Use rows in the shares in which they will come."
+        f"{name}: the head predicts a class far more often than it occurs in these rows "
+        f"({listed}). If such rows were left out, scores that learn from errors, such as AdUE, "
+        "learn to distrust these predictions. They seem better here, but are worse where the class "
+        "is as frequent as the head expects. Use rows in the shares expected in use."
     )
     return Doubt(message, ClassSharesWarning, reservation)
 
@@ -120,9 +119,9 @@ def _shortened(parts: list[str]) -> str:
 
 
 def warn_of_changed_features(X: Array) -> None:
-    """Warn if the columns bear the mark of a scaler that was fitted on these very rows.
+    """Warn if the columns look as if a scaler had been fitted on these same rows.
 
-    Means that are all zero, or the same extremes in every column, do not come out of a network.
+    A network does not produce means that are all zero or the same extremes in every column.
     """
     if len(X) < _FEWEST_ROWS:
         return
@@ -133,9 +132,9 @@ def warn_of_changed_features(X: Array) -> None:
     found = _mark(columns)
     if found:
         warn(
-            f"X: {found}. These look like features that were changed after the model made them, "
-            "but init_W belongs to the model's own: X @ init_W.T would not be its logits. Take "
-            "the step out (UncertaintyPipeline refuses such steps), or fit without a head.",
+            f"X: {found}. The features seem to have been changed after extraction, but init_W "
+            "belongs to the model's own features: X @ init_W.T would not be its logits. Remove "
+            "the step (UncertaintyPipeline rejects such steps), or fit without a head.",
             ChangedFeaturesWarning,
         )
 

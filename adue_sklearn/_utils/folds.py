@@ -1,4 +1,4 @@
-"""Folds in which no row is judged by what was fitted on its copy."""
+"""Folds in which no row is judged by a score that was fitted on a copy of it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def stratified(
 class Divisible:
     """Rows with errors and correct answers, to be divided; copies of a row stay together.
 
-    A row in both parts of a fold flatters whatever remembers rows, such as distances to neighbours.
-    Copies count as one row here: an error if one of them is, since labels may differ.
+    A row in both parts of a fold favours scores that memorise rows, such as neighbour distances.
+    Copies count as one row here, and as an error if any of them is, since labels may differ.
     """
 
     def __init__(self, X: Any, errors: BoolArray) -> None:
         self.groups = row_groups(as_numpy(X))
-        if self.groups.max(initial=0) == 0:  # nothing to remember rows by
+        if self.groups.max(initial=0) == 0:  # rows cannot be distinguished
             self.groups = np.arange(len(self.groups))
         self.errors = np.zeros(self.groups.max(initial=-1) + 1, dtype=bool)
         self.errors[self.groups[np.asarray(errors)]] = True

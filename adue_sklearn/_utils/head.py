@@ -39,14 +39,14 @@ class Head:
     """A frozen classification head, as :meth:`of` makes it from arrays.
 
     A linear head has one layer: ``logits = X @ W.T + b``. An encoder's full head has two, with an
-    activation between them. It has no length and is no array, so a search does not cut it.
+    activation between them. It has no length and is not an array, so a search does not cut it.
 
     Attributes
     ----------
     weights : tuple of ndarray of shape (n_out, n_in)
         Weights of each layer, first layer first.
     biases : tuple of (ndarray of shape (n_out,) or None)
-        Their biases; None is a layer without, for which none is trained.
+        Their biases; None for a layer without a bias, for which none is trained.
     classes : ndarray of shape (n_classes,)
         The labels in the order of the last layer's rows; row numbers unless labels were given.
     activation : {"tanh", "gelu", "relu"} or None
@@ -81,11 +81,11 @@ class Head:
             Weights; for several layers a list, first layer first. A single row, as the ``coef_``
             of a binary ``LogisticRegression``, becomes the two of :func:`two_rows`.
         init_b : array-like of shape (n_classes,) or list of them, default=None
-            Biases; None for none.
+            Biases; None if there are none.
         classes : array-like of shape (n_classes,), default=None
             The labels in the order of the last layer's rows; None for row numbers.
         activation : {"tanh", "gelu", "relu"} or None, default=None
-            What stands between several layers.
+            Activation between several layers.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class Head:
         Raises
         ------
         ValueError
-            If the arrays are no head; the message names the argument.
+            If the arrays do not form a head; the message names the argument.
         """
         deep = is_list_of_layers(init_W)
         name, first = ("init_W[0]", init_W[0]) if deep else ("init_W", init_W)
@@ -121,7 +121,7 @@ class Head:
 
     @property
     def names_labels(self) -> bool:
-        """Whether labels are other than row numbers."""
+        """Whether labels differ from row numbers."""
         return not np.array_equal(self.classes, np.arange(self.n_classes))
 
     @property
@@ -159,18 +159,18 @@ class Head:
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(
                 "X is too large for this head: the logits X @ init_W.T + init_b overflow float64; "
-                "expected finite ones. Scale the features and the head to match, or extract them "
+                "expected finite logits. Scale features and head consistently, or extract them "
                 "again."
             )
         return logits
 
     def errors(self, X: Array, y: Any) -> BoolArray:
-        """Return where the head's answers to rows (n, d) are not the labels (n,)."""
+        """Return where the head's answers to rows (n, d) differ from the labels (n,)."""
         labels = encode_labels(check_labels(y, X.shape[0], "Head"), self)
         return self.logits(X).argmax(dim=1).cpu().numpy() != labels
 
     def same_as(self, other: Head) -> bool:
-        """Tell whether both are one head, within float32; no bias is a bias of zeros."""
+        """Tell whether both are the same head, within float32; no bias equals a bias of zeros."""
         return self.shapes == other.shapes and (
             (self.is_linear or self.activation == other.activation)
             and np.array_equal(self.classes, other.classes)
@@ -230,12 +230,12 @@ def resolve_head(
     if init_b is not None or classes is not None:
         given = "init_b" if init_b is not None else "classes"
         raise ValueError(
-            f"{given} was given without init_W; expected the head's weights too, or neither."
+            f"{given} was given without init_W; pass the head's weights too, or neither."
         )
     if activation is not None:
         raise ValueError(
             f"activation={activation!r} was given without init_W, but the head that is fitted on "
-            "X, y is one layer; expected activation=None, or init_W as a list of layers."
+            "X, y has one layer; expected activation=None, or init_W as a list of layers."
         )
     return _fit_head(X, y)
 
@@ -251,7 +251,7 @@ def check_head(
 ) -> Head:
     """Validate a frozen head against the shape (n_samples, n_features) of features.
 
-    A :class:`Head` may stand in ``init_W``'s place; it brings biases and activation, and classes
+    A :class:`Head` may be passed as ``init_W``; it provides biases and activation, and classes
     unless they are row numbers.
 
     A head of one row, as of a binary ``LogisticRegression`` (``coef_`` (1, d) or (d,), bias (1,),
@@ -285,20 +285,20 @@ def check_head(
         weights, biases = _check_layers(init_W, init_b, n_features, activation)
     if len(weights) == 1 and activation is not None:
         raise ValueError(
-            f"activation={activation!r}, but init_W is one layer, which has none; expected "
+            f"activation={activation!r}, but init_W has one layer and so no activation; expected "
             "activation=None, or the whole head: a list of layers, with the features that enter "
             "the first."
         )
     n_rows = len(weights[-1])
     if may_be_cut and n_rows == n_samples:
         raise ValueError(
-            f"init_W has as many rows as X ({n_samples}). Searches and cross-validation cut "
-            "every fit parameter that is as long as X, so such a head cannot be told from a cut "
-            "one; it needs another number of rows (drop one), or tie the head to the estimator "
-            "instead of passing it through a search."
+            f"init_W has as many rows as X ({n_samples}). Searches and cross-validation cut every "
+            "fit parameter that is as long as X, so this could be a cut head. X needs another "
+            "number of rows (drop one), or bind the head to the estimator instead of passing it "
+            "through a search."
         )
     if n_rows == 0:
-        raise ValueError("init_W has no rows; expected one a class, or one for two classes.")
+        raise ValueError("init_W has no rows; expected one per class, or one for two classes.")
     if n_rows == 1:
         last_W, last_b = two_rows(weights[-1], biases[-1])
         weights, biases = (*weights[:-1], last_W), (*biases[:-1], last_b)
@@ -310,7 +310,7 @@ def _check_ready(
 ) -> Head:
     """Return a head that was passed as one, in float64."""
     if init_b is not None:
-        raise ValueError("init_b was given beside a Head, which has its own biases; leave it out.")
+        raise ValueError("init_b was given with a Head, which has its own biases; leave it out.")
     if activation not in (None, head.activation):
         raise ValueError(
             f"activation={activation!r}, but the head that was passed has "
@@ -318,7 +318,7 @@ def _check_ready(
         )
     if head.n_features != n_features:
         raise ValueError(
-            f"X has {n_features} features, but the head that was passed takes {head.n_features}; "
+            f"X has {n_features} features, but the head that was passed needs {head.n_features}; "
             "expected the features that enter its first layer."
         )
     if classes is not None:
@@ -340,9 +340,9 @@ def _check_ready(
 def two_rows(
     w: npt.NDArray[Any], b: npt.NDArray[Any] | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Return the two rows, ``[-w/2, w/2]``, of a head (1, d) whose one logit a sigmoid takes.
+    """Return the two rows, ``[-w/2, w/2]``, for a head (1, d) with a single sigmoid logit.
 
-    Softmax over both gives what the sigmoid of the one logit gives.
+    The softmax over both rows equals the sigmoid of the single logit.
 
     Examples
     --------
@@ -354,9 +354,9 @@ def two_rows(
 
 
 def rows_to_fit(rows: IntArray, init_W: Any) -> IntArray:
-    """Return the numbers of rows to fit on, the first twice if they are as many as the head's rows.
+    """Return the numbers of rows to fit on; repeat the first if there are as many as head rows.
 
-    Folds inside an estimator cut no head; without this :func:`check_head` would refuse some.
+    Folds inside an estimator never cut a head, but :func:`check_head` would reject some.
     """
     if init_W is None:
         return rows
@@ -385,7 +385,7 @@ def _check_layers(
         raise ValueError(
             f"init_W is a list of {len(init_W)} layers, init_b is "
             f"{f'a list of {len(init_b)}' if isinstance(init_b, list | tuple) else type(init_b)}; "
-            "expected one bias (or None) a layer, first layer first."
+            "expected one bias (or None) per layer, first layer first."
         )
     known = isinstance(activation, str) and activation in ACTIVATIONS
     if len(init_W) > 1 and not known:
@@ -420,7 +420,7 @@ def _check_single_width(w: FloatArray, n_samples: int, n_features: int) -> None:
     if len(w) == n_features:
         return
     cut = (
-        " Or has a search cut it? It cuts every fit parameter that is as long as X; pass "
+        " Or did a search cut it? Searches cut every fit parameter that is as long as X; pass "
         "init_W.reshape(1, -1)."
         if len(w) == n_samples
         else ""
@@ -463,14 +463,14 @@ def as_row_numbers(y: npt.NDArray[Any], classes: npt.NDArray[Any], *, named: boo
         if outside.any():
             raise ValueError(
                 f"y holds {_shorten(np.unique(y[outside]))}, but the head has {n_classes} classes: "
-                f"labels must be its row numbers 0 to {n_classes - 1}; or pass classes, the "
+                f"labels must be its row numbers 0 to {n_classes - 1}. Or pass classes, the "
                 "labels in the order of init_W's rows."
             )
         return y.astype(np.int64)
     if (y.dtype.kind in "OUST") != (classes.dtype.kind in "OUST"):
         raise ValueError(
             f"y has dtype {y.dtype} and classes {classes.dtype} ({_shorten(classes)}): y must hold "
-            "entries of classes. For row numbers leave classes out."
+            "entries of classes. For row numbers, leave classes out."
         )
     if len(classes) == 0:
         raise ValueError("classes is empty; expected the labels of the head's rows.")
@@ -492,7 +492,7 @@ def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None; pass the true labels."
         )
-    with naming("y", "one label a row, all strings or all numbers, shape (n_samples,)"):
+    with naming("y", "one label per row, all strings or all numbers, shape (n_samples,)"):
         y = column_or_1d(as_numpy(y), warn=True)
         if y.dtype == object:
             y = _plain_labels(y)
@@ -502,13 +502,13 @@ def check_labels(y: Any, n_samples: int, name: str) -> npt.NDArray[Any]:
     if len(y) != n_samples:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n_samples} rows, "
-            f"y has {len(y)} labels; they must be as many."
+            f"y has {len(y)} labels; the numbers must be equal."
         )
     return y.astype(np.int64) if y.dtype.kind == "b" else y
 
 
 def _plain_labels(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an object array of numbers as numbers; strings stay, a mixture is an error."""
+    """Return an object array of numbers as numbers; keep strings; raise for a mixture."""
     if all(isinstance(label, str) for label in y):
         return y
     if all(isinstance(label, Real) for label in y):
@@ -522,10 +522,10 @@ def _plain_labels(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def check_class_labels(classes: Any) -> npt.NDArray[Any]:
     """Return ``classes`` as a 1-D array of different strings or numbers."""
-    with naming("classes", "one label a class, all different"):
+    with naming("classes", "one label per class, all different"):
         array = as_numpy(classes)
         if array.ndim != 1 or len(array) == 0:
-            raise ValueError(f"classes has shape {array.shape}; expected one label a class.")
+            raise ValueError(f"classes has shape {array.shape}; expected one label per class.")
         if array.dtype == object:
             array = _plain_labels(array)
         if array.dtype.kind not in "iufbOUST":
@@ -542,9 +542,9 @@ def _check_classes(classes: Any, n_rows: int) -> npt.NDArray[Any]:
     array = check_class_labels(classes)
     if len(array) != n_classes:
         expected = (
-            "one label a row, in the same order"
+            "one label per row, in the same order"
             if n_rows > 1
-            else "two labels, the one that a high logit stands for last"
+            else "two labels, of which the last is the one that a high logit means"
         )
         raise ValueError(
             f"classes has shape {array.shape}, but init_W has {n_rows} "
@@ -558,7 +558,7 @@ def _finite(values: Any, name: str, *, ndim: tuple[int, ...], shape: str) -> Flo
         array = np.array(as_numpy(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} is no array of numbers ({type(values).__name__}: {error}); expected {shape}."
+            f"{name} is not a numeric array ({type(values).__name__}: {error}); expected {shape}."
         ) from error
     if array.ndim not in ndim:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
@@ -575,7 +575,7 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[Head, IntArray]:
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only ({_shorten(classes)}); without init_W a head is fitted, "
+            f"y holds only one class ({_shorten(classes)}); without init_W a head is fitted, "
             "which needs at least 2 classes."
         )
     model = _logistic_regression().fit(as_numpy(X), labels)
@@ -588,7 +588,7 @@ def _fit_head(X: Array, y: npt.NDArray[Any]) -> tuple[Head, IntArray]:
 def out_of_fold_predictions(
     X: npt.NDArray[Any], labels: IntArray, *, method: str = "predict"
 ) -> npt.NDArray[Any]:
-    """Return what a head like the one fitted here predicts for rows it was not fitted on.
+    """Return out-of-fold predictions of heads like the one fitted here.
 
     ``method`` is ``"predict"`` for labels (n,) or ``"predict_proba"`` for probabilities (n, C).
     """

@@ -1,4 +1,4 @@
-"""JSON that was written by others: read strictly, with errors that name the file."""
+"""Strict reading of JSON from other sources, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-#: Deeper than any document of ours; Python's own JSON and repr give up at about ten times as much.
+#: Deeper than any document of ours; Python's own JSON and repr fail at about ten times this depth.
 _DEEPEST = 100
 
 
@@ -24,11 +24,11 @@ def read_json(
     file : Path
         The file.
     mend : str, optional
-        A sentence for the error: how to mend it.
+        A sentence for the error that says how to fix it.
     error : type, default=ValueError
-        What is raised where it cannot be read or is no JSON.
+        Raised if the file cannot be read or is not JSON.
     finite : bool, default=True
-        Refuse NaN and Infinity, which JSON does not know.
+        Reject NaN and Infinity, which JSON lacks.
     """
     try:
         content = file.read_bytes()
@@ -48,7 +48,7 @@ def parse_json(content: bytes, *, finite: bool = True) -> Any:
     >>> parse_json(b'[1, NaN]')
     Traceback (most recent call last):
     ...
-    ValueError: it holds NaN, which is no JSON number
+    ValueError: it holds NaN, which is not a JSON number
     """
     too_deep = ValueError(f"it is nested deeper than {_DEEPEST} levels")
     try:
@@ -71,4 +71,4 @@ def parse_json(content: bytes, *, finite: bool = True) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no JSON number")
+    raise ValueError(f"it holds {name}, which is not a JSON number")

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from adue_sklearn._utils.fit_rows import Doubt, IntArray
 from adue_sklearn.exceptions import LabelOrderWarning
 
-#: Fewer rows prove nothing: a good model may err on most of a handful.
+#: Fewer rows prove nothing: a good model may be wrong on most of a few.
 FEWEST_ROWS = 10
 _DOUBT = 0.01  # how often chance alone may make another order of the classes look better
 
@@ -28,13 +28,13 @@ def label_order(
     name: str,
     option: str = "",
 ) -> Doubt | None:
-    """Say if labels agree with a head no more than chance, or far better in another order.
+    """Say if labels agree with a head no better than chance, or far better in another order.
 
-    Chance is the agreement to expect if answers had nothing to do with labels, given how often
-    each class is answered and how often it is true (Cohen's [1]_); if the labels hold one class
-    only, one over the number of classes. Another order of the classes is named if the share of
-    rows that it adds is more than the best of all C! orders would by luck (Hoeffding's bound, at
-    one in a hundred); where agreement is at chance, also if an exact sign test says so.
+    Chance is the agreement expected if answers were independent of labels, given how often each
+    class is predicted and how often it is true (Cohen's [1]_); if the labels hold only one class,
+    one over the number of classes. Another order of the classes is named if it adds a larger share
+    of rows than the best of all C! orders would by chance (Hoeffding's bound, at one in a hundred);
+    if agreement is at chance, also if an exact sign test says so.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def label_order(
     classes : sequence or None
         The labels in the order of the head's rows; None if labels are given as row numbers.
     name : str
-        What the caller calls the labels.
+        The caller's name for the labels.
     option : str, default=""
-        What ``classes`` is called besides, such as on the command line.
+        Another name for ``classes``, such as on the command line.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def label_order(
         return None
     right = float(np.trace(counts)) / n_rows
     chance, luck = _chance(counts), _luck(n_classes, n_rows)
-    # No order can give more than this; where the head is good it costs no search to see that.
+    # No order can give more than this, so a good head needs no search.
     most = min(counts.max(axis=0).sum(), counts.max(axis=1).sum()) / n_rows
     if right > chance and most - right <= luck:
         return None
@@ -88,27 +88,27 @@ def label_order(
         better = _order_message(best, order, classes, option)
     commonest = float(counts.sum(axis=1).max()) / n_rows
     message = (
-        f"{name}: the head's answers agree with the labels in {right:.1%} of {n_rows} rows; chance "
-        f"alone gives {chance:.1%}, always the commonest class {commonest:.1%}. "
+        f"{name}: the head's answers agree with the labels in {right:.1%} of {n_rows} rows. Chance "
+        f"alone gives {chance:.1%}; always predicting the most common class, {commonest:.1%}. "
     )
     reservation = f"{name} and the head's rows seem to be in different orders of the classes"
     return Doubt(message + (better or _NO_ORDER), LabelOrderWarning, reservation if better else "")
 
 
 _NO_ORDER = (
-    "No other order of the classes fits, luck aside: check that the labels belong to these rows "
-    "and that the model was trained for this task."
+    "No other order of the classes fits significantly better. Check that the labels belong to "
+    "these rows and that the model was trained for this task."
 )
 
 
 def _order_message(best: float, order: IntArray, classes: Sequence[Any] | None, option: str) -> str:
-    """Say which order of classes fits; `order` holds, for each head row, the label it answers."""
+    """Say which order of classes fits; `order` holds, for each head row, the label it predicts."""
     start = f"In another order of the classes they agree in {best:.1%}: "
     if classes is None:
         pairs = ", ".join(f"{label} is row {row}" for row, label in enumerate(order.tolist()))
-        return f"{start}number the labels as the rows of the head; now label {pairs}."
+        return f"{start}number the labels as the head's rows; now label {pairs}."
     named = [classes[label] for label in order.tolist()]
-    return f"{start}give the names as the rows of the head have them, classes={named}{option}."
+    return f"{start}give the names in the order of the head's rows, classes={named}{option}."
 
 
 def _chance(counts: IntArray) -> float:
@@ -125,7 +125,7 @@ def _best_order(counts: IntArray) -> tuple[float, IntArray]:
 
 
 def _beyond_luck(counts: IntArray, order: IntArray) -> bool:
-    """Tell whether `order` is right too often, where it and the given one differ, to be luck.
+    """Tell whether `order` is right significantly more often where it and the given one differ.
 
     Sharper than Hoeffding's bound, which needs some fifty rows of two classes.
     """
@@ -139,5 +139,5 @@ def _beyond_luck(counts: IntArray, order: IntArray) -> bool:
 
 
 def _luck(n_classes: int, n_rows: int) -> float:
-    """Return what the best of all orders may gain over the given one by luck."""
+    """Return what the best of all orders may gain over the given one by chance."""
     return math.sqrt(2 * (math.lgamma(n_classes + 1) - math.log(_DOUBT)) / n_rows)

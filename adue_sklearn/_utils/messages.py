@@ -1,4 +1,4 @@
-"""Text of others on its way to a terminal or a page: nothing in it is obeyed."""
+"""Makes text from other sources harmless for a terminal or a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths, and names that may be on the hub instead: which is meant, and what is wrong with it."""
+"""Paths, and names that may be on the hub instead: which is meant, and what is wrong."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def looks_like_path(name: str) -> bool:
 def not_there(name: str) -> str:
     """Return a sentence on a path that does not exist, with what it may be mistyped from."""
     if name.startswith("~"):
-        return f"'{name}' does not exist; '~' is not expanded here, write the whole path."
+        return f"'{name}' does not exist; '~' is not expanded here, so write the full path."
     path = Path(name)
     if not path.parent.is_dir():
         parent = path.parent
@@ -65,12 +65,12 @@ def not_there(name: str) -> str:
     if close:
         return f"'{name}' does not exist. Did you mean '{path.parent / close[0]}'?"
     if name.count("/") == 1 and _PLAIN.fullmatch(name):
-        return f"'{name}' does not exist (it is taken for a path, as '{path.parent}' is here)."
+        return f"'{name}' does not exist (it is read as a path because '{path.parent}' exists)."
     return f"'{name}' does not exist."
 
 
 def what_instead(path: Path, wanted: str) -> str:
-    """Return a sentence on a path that is not what was wanted: what it is, as far as is known.
+    """Return a sentence that says what an unexpected path is, as far as known.
 
     Parameters
     ----------
@@ -82,14 +82,14 @@ def what_instead(path: Path, wanted: str) -> str:
     Returns
     -------
     str
-        Empty for a folder of which nothing is known.
+        Empty for an unknown kind of folder.
     """
     if path.is_dir():
         kind = _kind_of_folder(path)
         return f"'{path}' is {kind}, not {wanted}; are the arguments in order?" if kind else ""
     if path.exists():
         inside = _kind_of_folder(path.parent) == wanted
-        mend = f" Give the folder that it lies in, '{path.parent}'." if inside else ""
+        mend = f" Give the folder that contains it, '{path.parent}'." if inside else ""
         return f"'{path}' is a file, not {wanted}.{mend}"
     return f"{not_there(str(path))} Expected {wanted}."
 

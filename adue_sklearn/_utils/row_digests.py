@@ -1,7 +1,7 @@
-"""Which rows something was fitted on, in a form that can be kept: sixteen bytes a row.
+"""Digests of the rows that something was fitted on, sixteen bytes per row.
 
-The same text, extracted again among others, has features that differ in their last bits: rows are
-known by their length and three projections of their direction, up to a tolerance.
+The same text, extracted again in another batch, has features that differ in their last bits. So
+rows are identified by their length and three projections of their direction, up to a tolerance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.validation import warn
 
-#: A hundred times what float32 arithmetic leaves open; different texts are farther apart.
+#: A hundred times the rounding of float32 arithmetic; different texts are farther apart.
 _TOLERANCE = 1e-4
 _PROJECTIONS = 3
 #: So many rows at a time in float64.
@@ -84,9 +84,9 @@ def row_groups(features: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:
-    """Return which rows did not fit an estimator; None where it does not know.
+    """Return which rows an estimator was not fitted on; None if it does not know.
 
-    An estimator knows it if it was loaded from a head that says so, or has learned nothing.
+    It knows if it was loaded from a head that records the rows, or if it has learned nothing.
     """
     if estimator.card.needs == "head":
         return np.ones(len(X), dtype=bool)
@@ -95,25 +95,26 @@ def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:
 
 
 def rows_new_to(estimator: Any, X: Any, *, name: str = "X") -> npt.NDArray[np.int64]:
-    """Return the numbers of rows that did not fit an estimator, as far as it knows.
+    """Return the numbers of rows that an estimator was not fitted on, as far as it knows.
 
     Raises
     ------
     ValueError
-        If all of them did.
+        If it was fitted on all of them.
 
     Warns
     -----
     UserWarning
-        If some of them did.
+        If it was fitted on some of them.
     """
     new = unseen_rows(estimator, X)
     if new is None or new.all():
         return np.arange(len(X))
-    what = f"{name}: {int((~new).sum())} of {len(new)} rows fitted the {type(estimator).__name__}"
+    kind = type(estimator).__name__
+    what = f"{name}: {int((~new).sum())} of {len(new)} rows were used to fit the {kind}"
     if not new.any():
         raise ValueError(f"{what}, so none remain; expected rows that are new to it.")
-    warn(f"{what} and are left out.")
+    warn(f"{what}; they are left out.")
     return np.flatnonzero(new)
 
 
@@ -124,7 +125,7 @@ def _digests(features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     rows = rows / np.where(largest > 0, largest, 1.0)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     length = np.where(length > 0, length, 1.0)
-    # RandomState's stream is frozen: what is kept has to be read by later versions.
+    # RandomState's stream is frozen, so that later versions can read what was saved.
     directions = np.random.RandomState(0).standard_normal((rows.shape[1], _PROJECTIONS))
     logarithm = np.log(np.where(largest > 0, largest, 1.0)) + np.log(length)
     return np.hstack([logarithm, rows / length @ directions])

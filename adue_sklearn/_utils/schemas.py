@@ -1,4 +1,4 @@
-"""Schemas of the documents that the package keeps, and one error for whatever breaks them."""
+"""Schemas of the documents that the package saves, and one error for every violation."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _PASSED_OVER = ("adue_sklearn", "copy", "joblib", "pickle", "sklearn")
 
 @contextmanager
 def naming(argument: str, expected: str = "") -> Iterator[None]:
-    """Put the argument's name and what was expected into an error that lacks them.
+    """Add the argument's name and what was expected to an error that lacks them.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def naming(argument: str, expected: str = "") -> Iterator[None]:
 
 
 def share_hint(value: Any) -> str:
-    """Return a sentence for a share that was probably given in per cent, else nothing.
+    """Return a hint if a share was probably given in percent, else an empty string.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def share_hint(value: Any) -> str:
 
 
 def callers_level() -> int:
-    """Return the ``stacklevel`` at which whoever calls us warns of a line outside.
+    """Return the ``stacklevel`` with which our caller's warning points outside the package.
 
     Frames of this package, scikit-learn (pipelines, searches), joblib and what copies or loads an
     estimator are passed over.

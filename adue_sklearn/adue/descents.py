@@ -83,8 +83,8 @@ def descents(problems: Problems) -> list[Descent]:
     if gap > _LARGEST_GAP:
         raise ValueError(
             f"X and init_W give logits whose two largest differ by {gap:.1e} in half of the rows; "
-            f"expected at most {_LARGEST_GAP:.1e}, beyond which rounding hides what is to be "
-            "learned. Pass the features as they enter the classifier's last layer, unscaled."
+            f"expected at most {_LARGEST_GAP:.1e}. Beyond that, rounding errors prevent learning. "
+            "Pass the unscaled features that enter the classifier's last layer."
         )
     found = [Descent(plan, start) for plan in _plans(problems.sharpest, gap)]
     if gap > _MODERATE_GAP:

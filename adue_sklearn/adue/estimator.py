@@ -167,7 +167,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         "in LLMs, arXiv 2505.15443, 2025",
         formula="1 - logsumexp(lam p') / lam, p' of an adapted copy of the head",
         needs="held-out errors",
-        cost="fit O(nCd) an iteration; row O(Cd)",
+        cost="fit O(nCd) per iteration; row O(Cd)",
     )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -331,14 +331,14 @@ def warn_of_odd_errors(n_errors: int, n_rows: int, head: Head) -> None:
         return  # `fit` compared labels and answers, and has said it
     if n_errors == n_rows:
         message = (
-            f"The original head errs on all {n_rows} fit rows: nothing tells errors from correct "
-            "answers. Check the order of labels and head rows."
+            f"The original head is wrong on all {n_rows} fit rows, so errors cannot be compared "
+            "with correct answers. Check the order of labels and head rows."
         )
     elif head.given and n_errors < FEW_ERRORS:
         message = (
-            f"The original head makes {n_errors} errors on the {n_rows} fit rows, under "
-            f"{FEW_ERRORS}: too few to learn from. Rows that the classifier was trained on look "
-            "like this; fit on rows it has not seen, or on more of them."
+            f"The original head makes {n_errors} errors on the {n_rows} fit rows. Fewer than "
+            f"{FEW_ERRORS} are too few to learn from. Rows that the classifier was trained on look "
+            "like this; fit on rows that it has not seen, or on more rows."
         )
     else:
         return
@@ -348,11 +348,11 @@ def warn_of_odd_errors(n_errors: int, n_rows: int, head: Head) -> None:
 def _complain_of_no_errors(n_rows: int, head: Head) -> None:
     if head.given:
         raise ValueError(
-            f"The original head makes no error on the {n_rows} fit rows, so there is nothing to "
-            "learn from. Rows it was trained on are memorised: fit on held-out rows, more of "
-            "them, or rely on SoftmaxResponseScorer."
+            f"The original head makes no errors on the {n_rows} fit rows, so there is nothing to "
+            "learn from. A model memorises its training rows: fit on held-out rows or on more "
+            "rows, or use SoftmaxResponseScorer."
         )
     warn(
-        f"A head fitted on {n_rows} rows predicts all of them out-of-fold: no errors to learn "
-        "from. The uncertainty head stays equal to it."
+        f"A head fitted on {n_rows} rows predicts all of them correctly out-of-fold, so there are "
+        "no errors to learn from. The uncertainty head stays equal to it."
     )

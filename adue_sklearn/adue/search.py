@@ -144,7 +144,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     card: ClassVar[Card] = replace(
         AdUEEstimator.card,
         name="tuned AdUE",
-        cost="fit O(nCd) an iteration, setting and fold; row O(Cd)",
+        cost="fit O(nCd) per iteration, setting and fold; row O(Cd)",
     )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -200,8 +200,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         if head.given and folds and np.isnan(scores.mean(axis=1)).all():
             bad = np.flatnonzero(np.isnan(scores).all(axis=0)).tolist()
             raise ValueError(
-                f"cv: every setting scores NaN; each fold's test part needs errors and correct "
-                f"answers, which folds {bad} of {len(folds)} (from 0) do not have. Stratify the "
+                f"cv: every setting scores NaN. Each fold's test part needs errors and correct "
+                f"answers, but folds {bad} of {len(folds)} (from 0) lack them. Stratify the "
                 "folds on the errors (error_stratified_folds), or use more rows."
             )
         self.best_index_ = _choose(scores, settings, self.selection)
@@ -242,8 +242,8 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             return super().score(X, y, sample_weight)
         if sample_weight is not None:
             raise ValueError(
-                "sample_weight was given, but a scoring of one's own takes errors and uncertainty "
-                "alone; expected sample_weight=None, or scoring=None."
+                "sample_weight was given, but a custom scoring function takes only errors and "
+                "uncertainty; expected sample_weight=None, or scoring=None."
             )
         check_is_fitted(self)
         return float(self.scorer_(self, X, y))
@@ -260,7 +260,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     def _uncertainty(self, X: Array) -> Tensor:
         if not self.refit:
             raise AttributeError(
-                "refit=False leaves no fitted estimator to predict with; set refit=True, or fit "
+                "With refit=False there is no fitted estimator; set refit=True, or fit "
                 "AdUEEstimator(**search.best_params_)."
             )
         return self.best_estimator_._uncertainty(X)
@@ -449,7 +449,7 @@ def given_folds(cv: Any, labels: IntArray) -> list[Fold]:
             "scikit-learn splitter, or a list of (train, test) row numbers."
         ) from error
     if not folds or any(rest.size == 0 or fold.size == 0 for rest, fold in folds):
-        raise ValueError("cv has no folds, or folds without rows; every part needs some.")
+        raise ValueError("cv has no folds, or folds without rows; every part needs rows.")
     return folds
 
 
@@ -468,7 +468,7 @@ def _candidates(param_grid: Grid | None) -> list[dict[str, Any]]:
         unknown = set(candidate) - set(SEARCHED)
         if unknown:
             raise ValueError(
-                f"param_grid has {sorted(unknown)}, which a stacked search cannot vary; it takes "
+                f"param_grid has {sorted(unknown)}, which a stacked search cannot vary; expected "
                 f"{', '.join(SEARCHED)}. Use GridSearchCV for the rest."
             )
         AdUEEstimator(**candidate)._validate_params()

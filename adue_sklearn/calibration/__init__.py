@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: of classes, and of an error."""
+"""Calibrated probabilities of classes and of an error."""
 
 from adue_sklearn.calibration.estimators import (
     ErrorProbability,

@@ -1,4 +1,4 @@
-"""Probabilities that can be taken at their word: of classes, and of an error."""
+"""Calibrated probabilities of classes and of an error."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         n_classes = logits.shape[1]
         if n_classes < 2:
             raise ValueError(
-                f"logits has shape {tuple(logits.shape)}; expected a column a class, at least 2. "
+                f"logits has shape {tuple(logits.shape)}; expected at least 2 columns. "
                 "Write a single logit z as two columns, [-z / 2, z / 2]."
             )
         y = check_labels(y, logits.shape[0], type(self).__name__)
@@ -87,7 +87,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         if len(labels) != n_classes:
             raise ValueError(
                 f"classes has shape {labels.shape}, but logits has {n_classes} columns; expected "
-                "one label a column."
+                "one label per column."
             )
         rows = as_row_numbers(y, labels, named=True)
         self.classes_ = labels
@@ -105,7 +105,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         probabilities : array of float64 of shape (n_samples, n_classes)
-            Rows sum to one; a tensor, on the same device, where ``logits`` is one.
+            Rows sum to one; a tensor on the same device if ``logits`` is a tensor.
         """
         logits = self._check(logits)
         return like_input(torch.softmax(self._rescaled(logits), dim=1), logits)
@@ -148,21 +148,21 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 class TemperatureScaling(_LogitScaling):
     """Divide all logits by one temperature, fitted by maximum likelihood.
 
-    Predictions stay; only how sure they sound changes.
+    Predictions stay the same; only their confidence changes.
 
     Parameters
     ----------
     bounds : (float, float), default=(1e-3, 1e3)
-        Smallest and largest temperature. Where the likelihood rises up to one (labels that the
-        logits separate perfectly; labels that they tell nothing about), it is the result, with a
+        Smallest and largest temperature. If the likelihood increases up to a bound (the logits
+        separate the labels perfectly, or say nothing about them), the bound is the result, with a
         warning.
 
     Attributes
     ----------
     temperature_ : float
-        Above 1 where the classifier was too sure.
+        Above 1 if the classifier was overconfident.
     n_iter_ : int
-        Steps taken.
+        Number of steps.
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the columns.
     n_features_in_ : int
@@ -201,16 +201,16 @@ class TemperatureScaling(_LogitScaling):
         self.temperature_ = float(np.exp(log_temperature))
         if self.temperature_ == 1.0 and not centred.any():
             warn(
-                "logits are the same for all classes in every row: no temperature is better than "
-                "another, temperature_ is 1."
+                "logits are the same for all classes in every row. All temperatures are equally "
+                "good; temperature_ is 1."
             )
         elif log_temperature in (np.log(low), np.log(high)):
             self.temperature_ = float(low if log_temperature == np.log(low) else high)
             why = (
-                "the logits separate the labels perfectly; use more rows, that the classifier was "
+                "the logits separate the labels perfectly; use more rows that the classifier was "
                 "not trained on"
                 if self.temperature_ == low
-                else "the logits tell nothing about the labels; check their order"
+                else "the logits say nothing about the labels; check their order"
             )
             warn(f"The likelihood rises up to the bound temperature_={self.temperature_:g}: {why}.")
 
@@ -220,7 +220,7 @@ class TemperatureScaling(_LogitScaling):
 
 
 def _centred(logits: FloatArray) -> FloatArray:
-    """Return logits less the largest of their row."""
+    """Return logits minus the largest of their row."""
     with np.errstate(over="ignore"):
         centred = logits - logits.max(axis=1, keepdims=True)
     if not np.isfinite(centred).all():
@@ -273,16 +273,16 @@ class VectorScaling(_LogitScaling):
     l2 : float, default=1e-3
         Weight of ``sum((T scale - 1)^2) + sum(bias^2)``, added to the mean negative log-likelihood
         with T of :class:`TemperatureScaling`: the less the rows say about a class, the closer it
-        stays to that. Above 0 the solution is unique, also with a class missing.
+        stays to that temperature. Above 0 the solution is unique, even if a class is missing.
     max_iter : int, default=1000
-        Most L-BFGS iterations.
+        Maximum number of L-BFGS iterations.
 
     Attributes
     ----------
     scale_, bias_ : ndarray of float64 of shape (n_classes,)
-        One a class.
+        One per class.
     temperature_ : float
-        Where the fit started.
+        Temperature at which the fit started.
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the columns.
     n_features_in_ : int
@@ -356,23 +356,23 @@ def _vector_loss(
 class ErrorProbability(WrappingEstimator):
     """Turn any score into the probability of an error.
 
-    The map from score to P(error) never falls, so that the ranking is the estimator's, up to ties.
-    It is learned on scores of rows that the score was not fitted on: the estimator is fitted on
-    all but one fold and scores that fold, for each fold; then once on all rows, which gives
-    ``estimator_``. An estimator in scikit-learn's ``FrozenEstimator`` is not refitted: the rows
-    have to be new to it, and all of them calibrate. The same holds for scores of a given head that
-    learn nothing, such as softmax response.
+    The map from score to P(error) never decreases, so the ranking is the estimator's, up to ties.
+    It is learned from out-of-fold scores: for each fold, the estimator is fitted on the other folds
+    and scores that fold; then it is fitted on all rows, which gives ``estimator_``. An estimator in
+    scikit-learn's ``FrozenEstimator`` is not refitted: the rows must be new to it, and all of them
+    are used for calibration. The same holds for scores of a given head that learn nothing, such as
+    softmax response.
 
     Parameters
     ----------
     estimator : uncertainty estimator or FrozenEstimator of one, default=None
-        Whose score; None is :class:`SoftmaxResponseScorer`. A frozen one knows its head, which
-        ``fit`` then need not be given.
+        Estimator that gives the score; None means :class:`SoftmaxResponseScorer`. A frozen one
+        knows its head, so ``fit`` does not need it.
     method : {"isotonic", "sigmoid", "beta", "venn_abers"}, default="isotonic"
-        ``"isotonic"``: any rising curve, for 1,000 rows or more; can say exactly 0. ``"sigmoid"``:
-        a logistic curve in the score (Platt), for few errors. ``"beta"``: a logistic curve in
-        ``log s`` and ``-log(1 - s)``, for scores in [0, 1]. ``"venn_abers"``: isotonic with the
-        new row once as an error and once not, ``p1 / (1 - p0 + p1)``; never 0 or 1.
+        ``"isotonic"``: any increasing curve, for 1,000 rows or more; can be exactly 0.
+        ``"sigmoid"``: a logistic curve in the score (Platt), for few errors. ``"beta"``: a logistic
+        curve in ``log s`` and ``-log(1 - s)``, for scores in [0, 1]. ``"venn_abers"``: isotonic
+        with the new row once as an error and once not, ``p1 / (1 - p0 + p1)``; never 0 or 1.
     cv : int, cross-validation generator or iterable of (train, test), default=5
         A number of folds, stratified on errors, or scikit-learn's splitters.
 
@@ -381,21 +381,22 @@ class ErrorProbability(WrappingEstimator):
     estimator_ : uncertainty estimator
         Fitted on all rows, or the frozen one.
     score_map_ : dict of ndarray
-        The map: its steps, or slopes and intercept.
+        The map: its steps, or its slopes and intercept.
     n_samples_fit_, n_errors_ : int
-        Rows that calibrated, and errors among them.
+        Number of calibration rows, and of errors among them.
     init_coef_, init_intercept_, classes_, n_features_in_
-        As of ``estimator_``.
+        Those of ``estimator_``.
 
     Notes
     -----
-    The folds' estimators are not quite ``estimator_``, which has seen more rows. Where that
-    matters, freeze an estimator and calibrate it on rows of their own: then Venn-Abers has its
+    The folds' estimators differ slightly from ``estimator_``, which has seen more rows. If that
+    matters, freeze an estimator and calibrate it on separate rows: Venn-Abers then has its
     published guarantee for rows of the same source, that one of ``p0``, ``p1`` is calibrated.
 
     ``sigmoid`` and ``beta`` are fitted to Platt's smoothed targets with slopes of at least 0, so
-    that separable rows are finite and a score that ranks errors low becomes the plain error rate.
-    Errors are as rare among new rows as among those of ``fit``, or P(error) is off by as much.
+    that separable rows give finite results and a score that ranks errors low becomes the plain
+    error rate. If errors are more or less frequent in new rows than in those of ``fit``, P(error)
+    is wrong by as much.
 
     References
     ----------
@@ -470,7 +471,7 @@ class ErrorProbability(WrappingEstimator):
         Raises
         ------
         ValueError
-            If a given head makes no errors on the rows, or too few for folds where the score
+            If a given head makes no errors on the rows, or too few for folds when the score
             learns from errors.
         """
         if self._is_frozen():
@@ -489,7 +490,7 @@ class ErrorProbability(WrappingEstimator):
     def _fit_wrapped(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
     ) -> tuple[Any, Array, npt.NDArray[Any], Rows]:
-        """Return the estimator fitted on all rows, these, and scores and errors as of new rows."""
+        """Return the estimator fitted on all rows, the rows, and out-of-fold scores and errors."""
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
         head, labels = resolve_head(
@@ -532,9 +533,9 @@ class ErrorProbability(WrappingEstimator):
     def _complain_of_errors(self) -> None:
         if self.n_errors_ == 0 and self._head_given:
             raise ValueError(
-                f"The original head makes no error on the {self.n_samples_fit_} fit rows, so there "
-                "is nothing to learn P(error) from. Rows it was trained on are memorised: fit on "
-                "held-out rows, or on more of them."
+                f"The original head makes no errors on the {self.n_samples_fit_} fit rows, so "
+                "P(error) cannot be learned. A model memorises its training rows: fit on held-out "
+                "rows, or on more of them."
             )
         if self.n_errors_ in (0, self.n_samples_fit_):
             which = "no errors" if self.n_errors_ == 0 else "only errors"

@@ -1,6 +1,6 @@
 """From a score to the probability of an error: monotone maps as pure functions of arrays.
 
-A map is a dict of arrays, what :func:`fit_score_map` learns and :func:`apply_score_map` needs.
+A map is a dict of arrays, which :func:`fit_score_map` learns and :func:`apply_score_map` uses.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def apply_score_map(method: str, score_map: ScoreMap, scores: FloatArray) -> Flo
 def _rounded(scores: FloatArray) -> FloatArray:
     """Return scores to 36 bits, about 11 digits.
 
-    A row scored in another batch or on another device differs in the last bit or two; it must not
-    land on the other side of a step.
+    A row scored in another batch or on another device can differ in the last bit or two; it must
+    not land on the other side of a step.
     """
     mantissa, exponent = np.frexp(scores)
     return np.ldexp(np.round(np.ldexp(mantissa, 36)), exponent - 36)

@@ -178,7 +178,7 @@ class AutoScorer(UncertaintyEstimator):
         self.selected_ = REFERENCE
         self.p_values_: dict[str, float] = {}
         self.estimator_ = rows.fit(response)
-        if not can_learn(errors, head, instead="the softmax response") or self._too_few(errors):
+        if not can_learn(errors, head, instead="softmax response") or self._too_few(errors):
             scores = as_numpy(self.estimator_.predict_uncertainty(X))
             self.comparison_: Comparison = reference_alone(scores, judge)
             return

@@ -351,7 +351,7 @@ def extract_features(
     with writer:
         if writer.finished_before:
             warn(
-                f"'{writer.path}' holds the rows of these {len(checked)} texts already; nothing "
+                f"'{writer.path}' already holds the rows of these {len(checked)} texts; nothing "
                 "was done."
             )
             return FeatureStore.open(out)

@@ -159,7 +159,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
             )
         if "\0" in str(self.cache):
             raise ValueError(
-                f"cache is {self.cache!r}, which holds a null character, as no path may; expected "
+                f"cache is {self.cache!r}, which holds a null character; expected "
                 "'memory', a folder or None."
             )
         classifier = self._classifier()
@@ -317,7 +317,7 @@ def _precision(dtype: Any) -> torch.dtype:
     precision = getattr(torch, dtype, None) if isinstance(dtype, str) else None
     if not isinstance(precision, torch.dtype):
         raise ValueError(
-            f"dtype is {dtype!r}, which torch does not have; expected 'float32', 'bfloat16' or "
+            f"dtype is {dtype!r}, which torch does not know; expected 'float32', 'bfloat16' or "
             "'float16'."
         )
     return precision
@@ -370,7 +370,7 @@ class _FolderCache:
             except (OSError, SafetensorError, ValueError) as error:
                 warn(
                     f"cache: '{file}' cannot be read ({error}). Its texts are run through the "
-                    "model again; delete the file."
+                    "model again. Delete the file."
                 )
         return rows
 
@@ -399,7 +399,7 @@ def _read_rows(file: Path) -> dict[bytes, CachedRow]:
         and bool(np.isfinite(features).all())
     )
     if not fits:
-        raise ValueError("its arrays are none of a row cache")
+        raise ValueError("its arrays are not those of a row cache")
     return dict(zip(map(bytes, keys), map(CachedRow, features, truncated.tolist()), strict=True))
 
 
@@ -432,8 +432,8 @@ def _as_texts(X: Any) -> list[str]:
         shape = getattr(X, "shape", None)
         if shape is not None and len(shape) != 1:
             raise ValueError(
-                f"X has shape {tuple(shape)}; expected one text a row, shape (n_samples,). Pass a "
-                "single column, such as X['text'] or X[:, 0]."
+                f"X has shape {tuple(shape)}; expected one text per row, shape (n_samples,). Pass "
+                "a single column, such as X['text'] or X[:, 0]."
             )
         X = list(X)
     return check_texts(X)

@@ -54,13 +54,13 @@ def prediction_errors(predicted: Any, y: Any) -> BoolArray:
     y = as_column(y, "y")
     if len(predicted) != len(y):
         raise ValueError(
-            f"y has {len(y)} labels, but there are {len(predicted)} predictions; they must be as "
-            "many."
+            f"y has {len(y)} labels, but there are {len(predicted)} predictions; the numbers must "
+            "be equal."
         )
     if (y.dtype.kind in "OUST") != (predicted.dtype.kind in "OUST"):
         raise ValueError(
             f"y has dtype {y.dtype}, but the predicted labels have dtype {predicted.dtype} (such "
-            f"as {predicted[:1].tolist()}); expected labels of one kind, as fit was given."
+            f"as {predicted[:1].tolist()}); expected labels of the same kind as in fit."
         )
     return np.asarray(predicted != y, dtype=bool)
 
@@ -87,23 +87,23 @@ def check_scores(
 ) -> tuple[BoolArray, FloatArray]:
     """Return errors as bool (n,) and scores as float64 (n,), checked; scores may be infinite."""
     flags, scores = as_column(errors, "errors"), as_column(uncertainty, name)
-    with naming(name, "a number a row, shape (n_samples,)"):
+    with naming(name, "one number per row, shape (n_samples,)"):
         scores = scores.astype(np.float64, copy=False)
     if len(flags) != len(scores):
         raise ValueError(
-            f"errors has {len(flags)} rows, {name} has {len(scores)}; they must be as many."
+            f"errors has {len(flags)} rows, {name} has {len(scores)}; they must be equal."
         )
     if len(flags) == 0:
         raise ValueError(f"errors and {name} are empty; metrics need at least one row.")
     flags = as_flags(
         flags,
-        "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere, that is "
-        "predictions != labels",
+        "errors must be True or 1 where the classifier is wrong and False or 0 elsewhere, that "
+        "is, predictions != labels",
     )
     if np.isnan(scores).any():
         raise ValueError(
             f"{name} contains NaN in {int(np.isnan(scores).sum())} of {len(scores)} rows; "
-            "a row needs a score to be ranked. Drop it, or give it the highest score."
+            "every row needs a score. Drop these rows, or give them the highest score."
         )
     return flags, scores
 
@@ -139,7 +139,7 @@ def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
 
 def as_column(values: Any, name: str) -> npt.NDArray[Any]:
     """Return a 1-D numpy array, from tensors of any device and dtype too."""
-    with naming(name, "one value a row, shape (n_samples,)"):
+    with naming(name, "one value per row, shape (n_samples,)"):
         return column_or_1d(as_array(values, name))
 
 

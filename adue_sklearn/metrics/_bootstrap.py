@@ -412,7 +412,7 @@ def _count_form(metric: Metric) -> CountForm | None:
         return None
     if "sample_weight" in options:
         raise ValueError(
-            "metric has a sample_weight bound to it, which would not follow the resampled rows. "
+            "metric has a bound sample_weight, which would not match the resampled rows. "
             "Pass the metric without it."
         )
     return partial(form, **options)
@@ -428,10 +428,10 @@ def _check_rows(
             raise ValueError(f"{argument} must be an array of rows; got {array.tolist()!r}.")
     if len(first) != len(second):
         raise ValueError(
-            f"errors has {len(first)} rows, {name} has {len(second)}; they must be as many."
+            f"errors has {len(first)} rows, {name} has {len(second)}; they must be equal."
         )
     if len(first) == 0:
-        raise ValueError(f"errors and {name} are empty; there is no row to draw.")
+        raise ValueError(f"errors and {name} are empty; expected at least one row.")
     return first, second
 
 

@@ -272,18 +272,18 @@ def _check(y_true: Any, probabilities: Any, classes: Any) -> tuple[IntArray, Flo
     y = as_column(y_true, "y_true")
     if len(y) != len(p):
         raise ValueError(
-            f"y_true has {len(y)} rows, probabilities has {len(p)}; they must be as many."
+            f"y_true has {len(y)} rows, probabilities has {len(p)}; they must be equal."
         )
     if p.ndim == 2:
         return _as_columns(y, p.shape[1], classes), p
     if classes is not None:
         raise ValueError(
-            "classes was given, but probabilities has one dimension: of an event that happened "
-            "or did not. Pass the probabilities of all classes, shape (n_samples, n_classes)."
+            "classes was given, but probabilities has one dimension, which means a single event. "
+            "Pass the probabilities of all classes, shape (n_samples, n_classes)."
         )
     happened = as_flags(
         y,
-        "y_true must be True or 1 where the event happened and False or 0 elsewhere, as "
+        "y_true must be True or 1 where the event happened and False or 0 elsewhere, because "
         "probabilities has one dimension",
     )
     return happened.astype(np.int64), p
@@ -305,8 +305,8 @@ def _as_probabilities(values: Any) -> FloatArray:
     if not ((p >= 0) & (p <= 1)).all():  # NaN too
         odd = p[~((p >= 0) & (p <= 1))]
         raise ValueError(
-            f"probabilities must lie in [0, 1]; {odd.size} do not, such as {odd[0]}. Logits need a "
-            "softmax first."
+            f"probabilities must be in [0, 1]; {odd.size} are not, such as {odd[0]}. Apply a "
+            "softmax to logits first."
         )
     if p.ndim == 1:
         return p
@@ -314,7 +314,7 @@ def _as_probabilities(values: Any) -> FloatArray:
     off = np.abs(sums - 1).max()
     if off > 1e-2:
         raise ValueError(
-            f"probabilities must sum to one in each row; a row's sum is {off:.3g} off. Pass the "
+            f"probabilities must sum to one in each row; a row's sum is off by {off:.3g}. Pass the "
             "columns of all classes."
         )
     return p / sums  # rounding of half precision
@@ -326,17 +326,17 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
     if len(known) != n_classes:
         raise ValueError(
             f"classes has {len(known)} entries, probabilities has {n_classes} columns; they must "
-            "be as many."
+            "be equal."
         )
-    with naming("classes", "one label a column, all different"):
+    with naming("classes", "one label per column, all different"):
         distinct = len(np.unique(known))
     if distinct < n_classes:
-        raise ValueError("classes holds an entry twice; each column needs a label of its own.")
+        raise ValueError("classes repeats an entry; each column needs its own label.")
     if (known.dtype.kind in "OUST") != (y.dtype.kind in "OUST"):
         raise ValueError(
             f"y_true has dtype {y.dtype}, but "
             + (
-                "classes was not given; expected column numbers then. Or pass classes."
+                "classes was not given; expected column numbers. Otherwise pass classes."
                 if classes is None
                 else f"classes has dtype {known.dtype}; both must be numbers, or both strings."
             )

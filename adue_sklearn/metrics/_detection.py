@@ -51,7 +51,7 @@ def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = N
     if sample_weight is None:
         return float(roc_auc(count_rows(errors, uncertainty))[0])
     ranks = rankdata(uncertainty, method="dense")  # scikit-learn refuses infinity
-    with naming("sample_weight", "one number a row, at least 0, not all 0"):
+    with naming("sample_weight", "one number per row, at least 0, not all 0"):
         weights = as_array(sample_weight, "sample_weight")
         return float(roc_auc_score(errors, ranks, sample_weight=weights))
 

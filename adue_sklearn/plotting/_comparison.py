@@ -87,7 +87,7 @@ class ComparisonDisplay(Drawing):
         """
         results = getattr(comparison, "results", None)
         if results is None:
-            raise TypeError(f"comparison is {comparison!r}; expected what compare_scorers returns.")
+            raise TypeError(f"comparison is {comparison!r}; expected a result of compare_scorers.")
         if metric not in comparison.metric_names:
             raise ValueError(
                 f"metric is {metric!r}; this comparison has {', '.join(comparison.metric_names)}."
@@ -108,7 +108,7 @@ class ComparisonDisplay(Drawing):
         display.plot(ax=ax, errorbar_kwargs=errorbar_kwargs)
         if comparison.reservations:
             label = display.ax_.get_xlabel()
-            display.ax_.set_xlabel(f"{label}\nnothing is concluded: see the verdict")
+            display.ax_.set_xlabel(f"{label}\nno conclusion: see the verdict")
         return display
 
     def plot(self, *, ax: Any = None, errorbar_kwargs: Any = None) -> Self:

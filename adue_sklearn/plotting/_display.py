@@ -25,7 +25,7 @@ class Drawing:
             _, ax = import_matplotlib("pyplot").subplots()
         elif not isinstance(ax, axes_class):
             raise TypeError(
-                f"ax is a {type(ax).__name__}; expected a matplotlib axis, such as display.ax_ of "
+                f"ax is a {type(ax).__name__}; expected matplotlib axes, such as display.ax_ of "
                 "another display, or None for a new figure."
             )
         self.ax_, self.figure_ = ax, ax.figure
@@ -111,7 +111,7 @@ def style(
     unknown = [key for key in written_out if not hasattr(kind, f"set_{key}")]
     if unknown:
         raise TypeError(
-            f"{argument} holds {unknown[0]!r}, which a matplotlib {name} does not have; expected "
+            f"{argument} holds {unknown[0]!r}, which a matplotlib {name} does not accept; expected "
             "such as color, linestyle, alpha, label."
         )
     return {**defaults, **written_out}
@@ -148,7 +148,7 @@ def finite(values: Any, name: str) -> FloatArray:
     odd = ~np.isfinite(column)
     if odd.any():
         raise ValueError(
-            f"{name} holds {int(odd.sum())} infinite values, which have no place on an axis; clip "
-            "them to the range that matters."
+            f"{name} holds {int(odd.sum())} infinite values, which cannot be plotted; clip "
+            "them to the relevant range."
         )
     return column

@@ -154,7 +154,7 @@ class RiskCoverageDisplay(Display):
         bound = 0.0 if self.high is None else self.high[-1]
         ax.set(
             xlabel="Share of answers accepted",
-            ylabel="Error rate among them",
+            ylabel="Error rate of accepted answers",
             xlim=(0, 1),
             ylim=(0, max(top, 1.1 * max(risks, bound), 0.01)),
         )
@@ -257,7 +257,7 @@ class ErrorRocDisplay(Display):
         if flags.all() or not flags.any():
             which = "only errors" if flags.all() else "no errors"
             raise ValueError(
-                f"errors: the {len(flags)} rows hold {which}, so there is no ROC curve; it takes "
+                f"errors: the {len(flags)} rows hold {which}, so there is no ROC curve; it needs "
                 "both kinds of rows."
             )
         # scikit-learn refuses infinity; older scipy's ranks of infinite scores are floats.
@@ -442,7 +442,7 @@ class ScoreHistogramDisplay(Display):
             options = style(defaults, given, f"{kind}_kwargs", artist="patches.StepPatch")
             setattr(self, f"{kind}_", ax.stairs(heights, self.edges, **options))
         of = "" if name is None else f" ({name})"
-        what = "Share of them" if self.share else "Answers"
+        what = "Share of answers" if self.share else "Answers"
         ax.set(xlabel=f"Uncertainty{of}", ylabel=what)
         if self.share:
             set_percent(ax.yaxis)
@@ -479,7 +479,7 @@ def _edges(scores: FloatArray, bins: Any) -> FloatArray:
     expected = "a number, ascending edges or a name that numpy.histogram_bin_edges knows"
     with naming("bins", expected):
         if not isinstance(bins, str) and np.ndim(bins) == 0 and bins > _MOST_BINS:
-            raise ValueError(f"bins is {bins}, too many to see; expected at most {_MOST_BINS}.")
+            raise ValueError(f"bins is {bins}, too many to show; expected at most {_MOST_BINS}.")
         edges = np.histogram_bin_edges(scores, bins).astype(np.float64)
     if len(edges) < 2 or not np.isfinite(edges).all():
         raise ValueError("bins needs at least two edges, all of them finite.")

@@ -31,7 +31,7 @@ from adue_sklearn.plotting._display import (
 from adue_sklearn.selective import binomial_interval
 
 _AXES = {
-    "error": ("Predicted chance of an error", "Observed error rate"),
+    "error": ("Predicted probability of an error", "Observed error rate"),
     "confidence": ("Confidence of the classifier", "Observed share of right answers"),
 }
 
@@ -180,8 +180,8 @@ class ReliabilityDisplay(Display):
         odd = probability[(probability < 0) | (probability > 1)]
         if odd.size:
             raise ValueError(
-                f"uncertainty must be a probability, in [0, 1], to be reliable or not; {odd.size} "
-                f"values are not, such as {odd[0]:g}. ErrorProbability makes P(error) of any score."
+                f"uncertainty must be a probability in [0, 1]; {odd.size} values are not, such as "
+                f"{odd[0]:g}. ErrorProbability turns any score into P(error)."
             )
         happened = flags if of == "error" else ~flags
         n_rows, observed, predicted = bin_rates(happened, probability, n_bins, strategy)

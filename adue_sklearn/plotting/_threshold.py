@@ -162,7 +162,7 @@ class ThresholdDisplay(Display):
             clip_on=False, zorder=3,
         )  # fmt: skip
         ax.set(
-            xlabel="Error rate among accepted answers, at most",
+            xlabel="Maximum error rate among accepted answers",
             ylabel="Share of answers accepted",
             ylim=(0, 1.02),
         )

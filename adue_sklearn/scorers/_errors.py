@@ -33,19 +33,19 @@ def can_learn(errors: BoolArray, head: Head, *, instead: str) -> bool:
         return True
     if head.given and n_errors:
         raise ValueError(
-            f"The original head (init_W, init_b) errs on all {n_rows} fit rows, so nothing "
-            "tells errors from correct answers. Check that y and classes are in the order of the "
-            "head's rows."
+            f"The original head (init_W, init_b) is wrong on all {n_rows} fit rows, so errors "
+            "cannot be compared with correct answers. Check that y and classes are in the order of "
+            "the head's rows."
         )
     if head.given:
         raise ValueError(
-            f"The original head (init_W, init_b) makes no error on the {n_rows} fit rows (X, y), "
-            "so there is nothing to learn from. Rows it was trained on are memorised: fit on "
-            "held-out rows, more of them, or rely on SoftmaxResponseScorer."
+            f"The original head (init_W, init_b) makes no errors on the {n_rows} fit rows (X, y), "
+            "so there is nothing to learn from. A model memorises its training rows: fit on "
+            "held-out rows or on more rows, or use SoftmaxResponseScorer."
         )
-    found = "is wrong on all of them" if n_errors else "predicts all of them"
+    found = "is wrong on all of them" if n_errors else "is right on all of them"
     warn(
-        f"A head fitted on {n_rows} rows {found} out-of-fold: nothing to learn from. The "
-        f"uncertainty is {instead}."
+        f"A head fitted on {n_rows} rows {found} out-of-fold, so there is nothing to learn from. "
+        f"The uncertainty is {instead}."
     )
     return False

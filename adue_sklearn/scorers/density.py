@@ -284,8 +284,8 @@ def fit_kernel_map(references: Tensor, n_components: int, gamma: float) -> Kerne
     kept = values > max(1e-10 * values[0], 1e-14 * len(references))
     if not kept.any():
         raise ValueError(
-            "X: all rows are the same to the kernel, so there are no components. Drop constant "
-            "features and scale the rest, or set gamma higher."
+            "X: the kernel does not distinguish the rows, so there are no components. Drop "
+            "constant features and scale the rest, or set gamma higher."
         )
     coefficients = pca.eigenvectors_[:, kept] * (math.sqrt(len(references)) / values[kept])
     found = torch.tensor(coefficients, device=references.device)
@@ -353,8 +353,8 @@ def robust_class_gaussians(
     pooled = robust_gaussian(rows - means[np.searchsorted(present, labels)], int(seeds[-1]))
     if pooled is None:
         raise ValueError(
-            f"The covariance of X within the classes, {len(rows)} rows, is singular after kernel "
-            "PCA: more than half of the rows coincide with their class mean in some component; "
+            f"The within-class covariance of X ({len(rows)} rows) is singular after kernel PCA: "
+            "more than half of the rows coincide with their class mean in some component; "
             "expected rows that differ. Drop duplicates, set n_components or gamma lower, or fit "
             "on more rows."
         )
@@ -462,8 +462,8 @@ class RDEScorer(UncertaintyEstimator):
         formula="(g - m_k)' S_k^-1 (g - m_k), g the kernel principal components of h, m_k and "
         "S_k robust (minimum covariance determinant)",
         needs="training rows",
-        cost="fit O(m^3 + nmd) and a robust covariance a class, m = max_samples; row O(md + Cq^2), "
-        "q components",
+        cost="fit O(m^3 + nmd) and a robust covariance per class, m = max_samples; "
+        "row O(md + Cq^2), q components",
     )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -510,9 +510,9 @@ class RDEScorer(UncertaintyEstimator):
                 f"RDEScorer: {len(sharing)} of {len(self._present)} classes have fewer than "
                 f"{ROWS_A_DIMENSION * self.n_components_} rows "
                 f"({ROWS_A_DIMENSION} * n_components_) or a singular covariance "
-                "(pooled_classes_ has their labels); they share the robust covariance of all "
-                "rows around their class means. Set n_components (or, where features are "
-                "large, gamma) lower, or fit on more rows."
+                "(see pooled_classes_). They share the robust covariance of all rows around their "
+                "class means. Set n_components (or gamma, if features are large) lower, or fit on "
+                "more rows."
             )
 
     def _uncertainty(self, X: Array) -> Tensor:

@@ -177,8 +177,8 @@ class HUQScorer(UncertaintyEstimator):
         formula="(1 - a) R(epistemic) + a R(aleatoric), R the rank among the fit rows; "
         "R(aleatoric) where R(epistemic) <= delta_min, among such rows where it is <= delta_max",
         needs="held-out errors",
-        cost="fit cv + 1 fits of each score that is not frozen, and O(n log n) a candidate; row as "
-        "both scores",
+        cost="fit cv + 1 fits of each score that is not frozen, and O(n log n) per candidate; "
+        "row as both scores",
     )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -251,8 +251,7 @@ class HUQScorer(UncertaintyEstimator):
         if not isinstance(score, UncertaintyEstimator):
             raise TypeError(
                 f"{name} is {passed!r}; expected an uncertainty estimator of this package, such as "
-                f"{default.__name__}(), one that is fitted, in scikit-learn's FrozenEstimator, or "
-                "None."
+                f"{default.__name__}(), a fitted one in scikit-learn's FrozenEstimator, or None."
             )
         if frozen and not hasattr(score, "classes_"):
             raise ValueError(
@@ -295,7 +294,7 @@ class HUQScorer(UncertaintyEstimator):
             return
         if not score._head().same_as(replace(head, classes=score.classes_)):
             raise ValueError(
-                f"init_W, init_b or activation are not those that {name}, which is frozen, was "
+                f"init_W, init_b or activation differ from those that the frozen {name} was "
                 "fitted with; leave init_W and init_b out, or fit it on this head."
             )
 
@@ -319,8 +318,8 @@ class HUQScorer(UncertaintyEstimator):
         most = int(np.bincount(labels).max())
         if most < 2:
             raise ValueError(
-                f"y holds every label once ({len(labels)} rows): there are no folds in which "
-                "scores could be fitted. Fit on more rows, or freeze fitted scores."
+                f"y holds every label only once ({len(labels)} rows), so scores cannot be fitted "
+                "in folds. Fit on more rows, or freeze fitted scores."
             )
         return stratified(labels, min(self.cv, most))
 

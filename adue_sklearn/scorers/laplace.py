@@ -246,8 +246,8 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if not head.is_linear:
             raise ValueError(
-                f"init_W has {len(head.weights)} layers, but {type(self).__name__} describes the "
-                "last one only; pass the last layer's W, b and as X the features that enter it."
+                f"init_W has {len(head.weights)} layers, but {type(self).__name__} describes only "
+                "the last one; pass the last layer's W and b, and as X the features that enter it."
             )
         device = resolve_device(self.device, X)
         self._bias = head.biases[0] is not None

@@ -69,7 +69,7 @@ class _ErrorLearner(UncertaintyEstimator):
             self.__dict__.pop(name, None)
         errors = self._original_errors(X, labels, head)
         self.n_errors_, self.n_samples_fit_ = int(errors.sum()), len(errors)
-        self._learned = can_learn(errors, head, instead="the softmax response")
+        self._learned = can_learn(errors, head, instead="softmax response")
         if self._learned:
             self._learn(X, labels, errors, head)
 
@@ -173,7 +173,7 @@ class LinearProbeScorer(_ErrorLearner):
         "ICLR workshop 2017",
         formula="w'h + b, the log-odds of an error",
         needs="held-out errors",
-        cost="fit O(nd) an iteration, 21 fits with C='cv'; row O(d)",
+        cost="fit O(nd) per iteration, 21 fits with C='cv'; row O(d)",
     )
 
     _learned_names = ("coef_", "intercept_", "C_")
@@ -286,7 +286,7 @@ class ConfidNetScorer(_ErrorLearner):
         "NeurIPS 2019",
         formula="1 - f(h), f a network that predicts the probability p_y of the true class",
         needs="held-out errors",
-        cost="fit O(ndm) a pass, m hidden units; row O(dm)",
+        cost="fit O(ndm) per pass, m hidden units; row O(dm)",
     )
 
     _learned_names = ("coefs_", "intercepts_")
@@ -336,7 +336,7 @@ class ConfidNetScorer(_ErrorLearner):
 
 
 def _check_widths(widths: Any) -> tuple[int, ...]:
-    with naming("hidden_layer_sizes", "whole numbers above 0, one a layer"):
+    with naming("hidden_layer_sizes", "whole numbers above 0, one per layer"):
         sizes = np.asarray(widths)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(sizes) == 0 or (sizes < 1).any():
         raise ValueError(
@@ -549,8 +549,8 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
             if few < 2:
                 raise ValueError(
                     f"The original head (init_W, init_b) makes {int(errors.sum())} error(s) on "
-                    f"{len(errors)} fit rows (X, y); a stack needs two errors and two correct "
-                    "answers to fit on some and look at others. Fit on more held-out rows."
+                    f"{len(errors)} fit rows (X, y); a stack needs at least two errors and two "
+                    "correct answers for its folds. Fit on more held-out rows."
                 )
             yield from stratified(errors, min(self.cv, few))
         else:  # the folds in which the errors were counted

@@ -531,7 +531,7 @@ class MaxLogitPNormScorer(_LogitScorer):
         "methods for selective classification with deep neural networks, UAI 2024",
         formula="-max_c (z - mean z)_c / ||z - mean z||_p, or 1 - max p",
         needs="held-out errors",
-        cost="fit O(nC) a value of p; row O(Cd)",
+        cost="fit O(nC) per value of p; row O(Cd)",
     )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -651,8 +651,8 @@ class RelUScorer(_LogitScorer):
             D = rel_u_matrix(z, errors, self.lam, self.temperature)
             if not bool(D.any()):
                 warn(
-                    f"With lam={self.lam} no pair of classes weighs more among the wrong rows than "
-                    "among the correct ones, so all pairs count alike (the Gini index). Raise lam."
+                    f"With lam={self.lam} no pair of classes weighs more in the wrong rows than in "
+                    "the correct ones, so all pairs count equally (the Gini index). Raise lam."
                 )
         if not bool(D.any()):
             D = (1.0 - torch.eye(len(D), dtype=D.dtype)) / np.sqrt(len(D) * (len(D) - 1))

@@ -189,9 +189,9 @@ def _whitening(covariance: Tensor, n_rows: float) -> Tensor:
     floor = len(covariance) * torch.finfo(torch.float64).eps * covariance.diagonal()
     if int(info) != 0 or bool((factor.diagonal().square() <= floor).any()):
         raise SingularCovarianceError(
-            f"The covariance of X, {len(covariance)} features over {n_rows:.0f} rows, is singular: "
-            "some features are constant, duplicated or linear in others within the classes, or "
-            "there are fewer rows than features; expected one with an inverse. Set shrinkage above "
+            f"The covariance of X ({len(covariance)} features, {n_rows:.0f} rows) is singular: "
+            "within the classes, some features are constant, duplicated or linear in others, or "
+            "there are fewer rows than features; expected an invertible one. Set shrinkage above "
             "0 (or 'auto'), or fit on more rows."
         )
     identity = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
@@ -367,7 +367,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         """Raise if a later call of ``partial_fit`` brings something else than the first."""
         if bool(self.normalize) != self._normalized:
             raise ValueError(
-                f"normalize was {self._normalized} for the rows so far, and is {self.normalize} "
+                f"normalize was {self._normalized} for the rows so far, but is {self.normalize} "
                 "now; start a new scorer."
             )
         if init_W is not None or init_b is not None:
@@ -383,7 +383,7 @@ class MahalanobisScorer(UncertaintyEstimator):
             )
             if not self._head().same_as(replace(head, classes=self.classes_)):
                 raise ValueError(
-                    "init_W, init_b are another head; expected that of the first call."
+                    "init_W, init_b are another head; expected the head of the first call."
                 )
         if classes is not None and set(check_class_labels(classes).tolist()) != set(
             self.classes_.tolist()

@@ -281,8 +281,8 @@ class TrustScoreScorer(UncertaintyEstimator):
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
         if len(np.unique(labels)) < 2:
             raise ValueError(
-                f"y holds one class only ({self.classes_[labels[0]]!r}); the trust score compares "
-                "with the nearest other class: fit on rows of at least 2 classes."
+                f"y holds only one class ({self.classes_[labels[0]]!r}), but the trust score needs "
+                "the nearest other class. Fit on rows of at least 2 classes."
             )
         rows = _kept_rows(X, self.normalize, resolve_device(self.device, X))
         kept = _dense_rows(rows, labels, self.alpha, self.k) if self.alpha > 0 else slice(None)

@@ -133,9 +133,9 @@ class ViMScorer(UncertaintyEstimator):
         # Rounding leaves a residual of about 1e-15 where there is none.
         if residual <= 1e-10 * float(values.sum().clamp(min=0.0).sqrt()):
             raise ValueError(
-                f"X has nothing off its first n_components={self.n_components_} directions "
-                f"({X.shape[0]} rows, {len(values)} features): there is no residual to scale. Set "
-                "n_components lower (None adapts to the rows), or fit on more rows."
+                f"X has no residual outside its first n_components={self.n_components_} directions "
+                f"({X.shape[0]} rows, {len(values)} features). Set n_components lower (None adapts "
+                "to the rows), or fit on more rows."
             )
         largest = self._original_logits(X).amax(dim=1)
         self.scale_ = abs(float(largest.mean())) / residual
@@ -160,8 +160,8 @@ class ViMScorer(UncertaintyEstimator):
             return min(published_dimension(n_features), int((values > floor).sum()) // 2)
         if self.n_components >= n_features:
             raise ValueError(
-                f"n_components={self.n_components} leaves no direction for a residual: into the "
-                f"head's last layer go n_features={n_features}. Set n_components below that."
+                f"n_components={self.n_components} leaves no direction for a residual: the head's "
+                f"last layer takes n_features={n_features}. Set n_components below that."
             )
         return int(self.n_components)
 

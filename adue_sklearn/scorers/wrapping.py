@@ -53,8 +53,8 @@ class WrappingEstimator(UncertaintyEstimator):
         if not isinstance(estimator, UncertaintyEstimator):
             raise TypeError(
                 f"estimator is {estimator!r}; expected an uncertainty estimator of this package, "
-                "such as AdUEEstimator(), one that is fitted, in scikit-learn's FrozenEstimator, "
-                "or None. Of a search pass best_estimator_."
+                "such as AdUEEstimator(), a fitted one in scikit-learn's FrozenEstimator, or None. "
+                "For a search, pass best_estimator_."
             )
         return estimator
 
@@ -82,7 +82,7 @@ class WrappingEstimator(UncertaintyEstimator):
             head = check_head(init_W, init_b, classes, X.shape, activation=frozen.activation)
             if not belongs_to(frozen, head, named=classes is not None):
                 raise ValueError(
-                    "init_W, init_b, classes are not the head that the frozen estimator was "
+                    "init_W, init_b, classes differ from the head that the frozen estimator was "
                     "fitted with; leave them out, or fit the estimator on this head."
                 )
         validate_features(self, given, reset=True)

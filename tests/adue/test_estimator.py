@@ -194,7 +194,7 @@ def test_all_errors_warn_and_give_finite_scores(problem):
 
 def test_no_errors_with_a_given_head_is_an_error_that_says_what_to_do(problem):
     right = SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X)
-    with pytest.raises(ValueError, match=r"no error on the 400 fit rows.*held-out rows"):
+    with pytest.raises(ValueError, match=r"no errors on the 400 fit rows.*held-out rows"):
         AdUEEstimator().fit(problem.X, right, problem.W, problem.b)
 
 
@@ -418,9 +418,9 @@ def test_refitting_on_a_linear_head_leaves_no_trace_of_a_deep_one(deep, problem)
         (lambda W, b: (W, b, "swish"), "'activation' parameter"),
         (
             lambda W, b: ([W[1] @ W[0]], [b[1]], "tanh"),
-            "activation='tanh', but init_W is one layer",
+            "activation='tanh', but init_W has one layer",
         ),
-        (lambda W, b: (W[1] @ W[0], None, "tanh"), "activation='tanh', but init_W is one layer"),
+        (lambda W, b: (W[1] @ W[0], None, "tanh"), "activation='tanh', but init_W has one layer"),
     ],
 )
 def test_layers_that_do_not_fit_together_are_named(deep, change, message):
@@ -461,7 +461,7 @@ def test_balanced_errors_count_as_much_as_correct_rows(problem):
 
 def test_few_errors_warn_that_the_rows_look_memorised(problem):
     rows = np.concatenate([np.flatnonzero(problem.errors)[:5], np.flatnonzero(~problem.errors)])
-    with pytest.warns(UserWarning, match="5 errors on .* under 20: too few .* trained on"):
+    with pytest.warns(UserWarning, match="5 errors on .* than 20 are too few .* trained on"):
         AdUEEstimator().fit(problem.X[rows], problem.y[rows], problem.W, problem.b)
 
 
@@ -482,7 +482,7 @@ def test_warnings_of_pipelines_and_searches_point_at_the_caller(problem):
 
 def test_a_handful_of_rows_that_are_all_errors_warn_too(problem):
     wrong = (SoftmaxResponseScorer().fit(*problem.fit_args).predict(problem.X[:6]) + 1) % 3
-    with pytest.warns(UserWarning, match="errs on all 6 fit rows"):
+    with pytest.warns(UserWarning, match="is wrong on all 6 fit rows"):
         AdUEEstimator().fit(problem.X[:6], wrong, problem.W, problem.b)
 
 

@@ -297,7 +297,7 @@ def test_string_labels_tensors_and_pipelines(problem):
 def test_without_refit_there_are_results_but_no_predictions(problem):
     search = AdUESearchCV({"beta": [0.01, 0.1]}, cv=2, refit=False).fit(*problem.fit_args)
     assert search.best_params_["beta"] in (0.01, 0.1)
-    with pytest.raises(AttributeError, match="refit=False leaves no fitted estimator"):
+    with pytest.raises(AttributeError, match="With refit=False there is no fitted estimator"):
         search.predict_uncertainty(problem.X)
 
 

@@ -74,9 +74,9 @@ def test_what_is_left_keeps_its_row_numbers_features_and_labels(classifier, tmp_
 
 def test_a_label_that_counts_is_named_by_its_row_in_the_input(classifier, tmp_path):
     labels = [0, None, 1, "?", 7, 0, 0, 1]
-    with pytest.raises(ValueError, match="labels: row 4 holds 7, which is no row number"):
+    with pytest.raises(ValueError, match="labels: row 4 holds 7, but the head has"):
         extract(classifier, tmp_path / "s", labels=labels)
-    with pytest.raises(ValueError, match=r"labels: expected one a text \(8\), got 5"):
+    with pytest.raises(ValueError, match=r"labels: expected one per text \(8\), got 5"):
         extract(classifier, tmp_path / "s", labels=[0, 1, 1, 0, 1])
     assert not (tmp_path / "s").exists()
 
@@ -95,7 +95,7 @@ def test_what_goes_wrong_later_is_named_by_its_row_in_the_input_too(
     extract(classifier, tmp_path / "s")
     assert sorted(checked) == KEPT
     monkeypatch.setattr(batching, "_tokenise", half_tokenised)
-    with pytest.raises(ValueError, match=r"row 5 \('w7'\) gives no token.*skip_empty=True"):
+    with pytest.raises(ValueError, match=r"row 5 \('w7'\) has no tokens.*skip_empty=True"):
         extract(classifier, tmp_path / "t")
 
 
@@ -104,10 +104,12 @@ def test_an_interrupted_run_is_gone_on_with_only_if_it_leaves_out_the_same(class
     extract(classifier, tmp_path / "s", labels=None)
     whole = content(tmp_path / "s")
     interrupt(tmp_path / "s")
-    with pytest.raises(StoreError, match=r"n_rows \(5 then, 8 now\).*skip_empty \(True then, abse"):
+    with pytest.raises(
+        StoreError, match=r"n_rows \(5 before, 8 now\).*skip_empty \(True before, ab"
+    ):
         extract(classifier, tmp_path / "s", labels=None, skip_empty=False)
     moved = ["", *(TEXTS[row] for row in KEPT)]
-    with pytest.raises(StoreError, match="not this one: row_numbers differ"):
+    with pytest.raises(StoreError, match="a different interrupted extraction: row_numbers differ"):
         extract(classifier, tmp_path / "s", moved, labels=None)
     extract(classifier, tmp_path / "s", labels=None)
     assert content(tmp_path / "s") == whole

@@ -86,7 +86,7 @@ def edited(content, **changes):
         ({"r": -4}, "'r' is -4; expected greater than or equal to 0"),
         ({"r": "4"}, "'r' is '4'; expected a valid integer"),
         ({"lora_alpha": [8]}, "'lora_alpha' is [8]; expected a valid number"),
-        ({"lora_alpha": float("nan")}, "it holds NaN, which is no JSON number"),
+        ({"lora_alpha": float("nan")}, "it holds NaN, which is not a JSON number"),
         ({"target_modules": 3}, "'target_modules' is 3; expected a string or a list of strings"),
         ({"base_model_name_or_path": 3}, "'base_model_name_or_path' is 3"),
         ({"peft_type": "NONE"}, "does not fit the base model"),

@@ -353,7 +353,7 @@ def test_without_a_tokenizer_in_the_adapter_the_bases_is_used(roberta, tmp_path)
     shutil.copytree(roberta.base, tmp_path / "base")
     for file in (tmp_path / "base").glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"tokenizer: there is none in .*expected.*tokenizer="):
+    with pytest.raises(ValueError, match=r"tokenizer: not found in .*expected.*tokenizer="):
         load_classifier(tmp_path / "adapter", base_model=tmp_path / "base")
 
 
@@ -362,7 +362,7 @@ def test_a_tokenizer_that_is_not_read_as_saved_is_warned_about(make_saved_case, 
     base = make_saved_case("qwen2", 2).base
     assert type(AutoTokenizer.from_pretrained(base)) is not PreTrainedTokenizerFast
     with (
-        pytest.warns(UserWarning, match="reads a sentence otherwise than the saved"),
+        pytest.warns(UserWarning, match="splits a sentence differently from the saved"),
         pytest.raises(ValueError, match="does not fit this model"),
     ):
         load_classifier(make_saved_case("qwen2", 2).adapter, tokenizer=base)
@@ -388,7 +388,7 @@ def test_regression_and_several_labels_at_once_are_refused(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(roberta):
-    with pytest.raises(ValueError, match="device='abacus' is no torch device"):
+    with pytest.raises(ValueError, match="device='abacus' is not a torch device"):
         load_classifier(roberta.adapter, device="abacus")
 
 
@@ -447,9 +447,9 @@ def test_string_labels_become_rows_of_the_head(roberta, tmp_path):
             ["yes", "maybe"],
             r"labels: row 1 holds 'maybe', which is not among .* one of \['no', 'yes'\]",
         ),
-        ([0, 2], r"labels: row 1 holds 2, which is no row number of the head"),
-        ([-1, 0], r"labels: row 0 holds -1, which is no row number"),
-        ([0], r"labels: expected one a text \(2\), got 1"),
+        ([0, 2], r"labels: row 1 holds 2, but the head has"),
+        ([-1, 0], r"labels: row 0 holds -1, but the head has"),
+        ([0], r"labels: expected one per text \(2\), got 1"),
         ([0, 1.5], r"labels: expected integers .* row 1 holds 1\.5"),
         ([0, "yes"], r"labels: expected integers .* row 1 holds 'yes'"),
         ([True, False], r"labels: expected integers"),
@@ -496,7 +496,7 @@ def test_an_empty_text_is_legal_where_the_tokenizer_gives_a_token(roberta, llama
     _, logits = compute_features(load_classifier(roberta.adapter), ["", "w1"])
     np.testing.assert_allclose(logits, roberta.logits_one_by_one(["", "w1"]), **TOLERANCE)
     classifier = load_classifier(llama.adapter)
-    with pytest.raises(ValueError, match=r"texts: row 3 \(''\) gives no token"):
+    with pytest.raises(ValueError, match=r"texts: row 3 \(''\) has no tokens"):
         extract_features(classifier, ["w1", "w2", "w3", ""], tmp_path / "s", shard_rows=2)
 
 

@@ -42,21 +42,21 @@ def missing(kind, message):
     ("name", "message"),
     [
         ("./adapter", r"model: '\./adapter' does not exist\. Did you mean 'adaptor'\?"),
-        ("runs/adapter", r"'runs/adapter' does not exist .taken for a path, as 'runs' is here"),
+        ("runs/adapter", r"'runs/adapter' does not exist .read as a path because 'runs' exists"),
         ("runs/7/adapter", r"'runs/7/adapter' does not exist: there is no folder 'runs/7'"),
         ("~/adapter", r"'~' is not expanded here"),
         ("adapter/", r"'adapter/' does not exist"),
         (".\\adapter", "does not exist"),
         ("adapter.safetensors", "does not exist"),
         ("", "model: '' does not exist"),
-        ("notes.txt", r"'notes\.txt' is a file; expected the folder that it lies in"),
+        ("notes.txt", r"'notes\.txt' is a file; expected the folder that contains it"),
     ],
 )
 def test_what_looks_like_a_path_never_goes_to_the_hub(hub, tmp_path, name, message):
     for folder in ("runs", "adaptor"):
         (tmp_path / folder).mkdir()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=message.replace(" .taken", r" \(it is taken")):
+    with pytest.raises(ValueError, match=message.replace(" .read", r" \(it is read")):
         load_classifier(name, base_model="owner/base")
     assert hub.asked == 0
 
@@ -139,7 +139,9 @@ def test_a_whole_model_with_a_base_is_told_from_a_folder_without_a_model(roberta
 
 def test_an_adapter_in_a_sub_folder_is_pointed_to(roberta, hub, tmp_path):
     shutil.copytree(roberta.adapter, tmp_path / "run" / "checkpoint-5")
-    with pytest.raises(ValueError, match=r"one in a sub-folder; give that: '.*checkpoint-5'"):
+    with pytest.raises(
+        ValueError, match=r"only in a subfolder; pass that folder: '.*checkpoint-5'"
+    ):
         load_classifier(tmp_path / "run")
 
 

@@ -105,7 +105,7 @@ def fragile(tmp_path_factory):
 def test_an_adapter_that_is_lost_in_bfloat16_weights_is_refused_with_the_mend(fragile):
     folder, live = fragile
     tokenizer = make_tokenizer(encoder=False)
-    mend = r"other logits than unmerged \(off by .*bfloat16 explains .*dtype=torch\.float32"
+    mend = r"from those with the unmerged one \(off by .*bfloat16 explains .*dtype=torch\.float32"
     with pytest.raises(ValueError, match=mend):
         load_classifier(
             folder / "adapter", base_model=folder / "base", device="cpu", dtype=torch.bfloat16
@@ -136,7 +136,7 @@ def test_a_merge_that_is_wrong_in_float32_is_not_blamed_on_the_precision(make_sa
     live = copy.deepcopy(case.live)
     layer = live.base_model.model.roberta.encoder.layer[0].attention.self.query
     layer.register_forward_hook(lambda module, args, output: output * 1.01)  # gone with the wrapper
-    with pytest.raises(ValueError, match="LORA adapter does not merge into the weights"):
+    with pytest.raises(ValueError, match="LORA adapter cannot be merged exactly into its weights"):
         load_classifier(live, tokenizer=case.tokenizer)
 
 
@@ -160,7 +160,7 @@ def test_a_model_that_overflows_on_loading_is_refused_with_the_mend(make_saved_c
     live = copy.deepcopy(case.live)
     layer = live.base_model.model.classifier.modules_to_save.default
     layer.weight.data *= 1e38
-    with pytest.raises(ValueError, match=r"NaN or inf in float16.*dtype=torch\.float32"):
+    with pytest.raises(ValueError, match=r"NaN or inf for .*float16.*dtype=torch\.float32"):
         load_classifier(live, tokenizer=case.tokenizer, dtype=torch.float16)
 
 
@@ -284,7 +284,7 @@ def test_integer_labels_in_another_order_name_the_rows_that_fit(labelled):
     turned = (labelled.labels + 1) % labelled.n_classes
     message = labelled.warned(turned)
     agree, could = np.mean(turned == labelled.answers), np.mean(labelled.labels == labelled.answers)
-    assert f"agree with the labels in {agree:.1%} of 240 rows; chance alone gives" in message
+    assert f"agree with the labels in {agree:.1%} of 240 rows. Chance alone gives" in message
     assert f"In another order of the classes they agree in {could:.1%}" in message
     rows = [f"{(row + 1) % labelled.n_classes} is row {row}" for row in range(labelled.n_classes)]
     assert f"now label {', '.join(rows)}." in message

@@ -359,7 +359,7 @@ def test_arrays_of_a_whole_head_are_stored_and_appended(tmp_path):
     [
         ({"activation": None}, "init_W has 2 layers, but activation is None.*: tanh,"),
         ({"activation": "gelu_new"}, "activation is 'gelu_new'.*: tanh,"),
-        ({"init_W": np.eye(3, 4), "init_b": None}, "activation='relu', but init_W is one layer"),
+        ({"init_W": np.eye(3, 4), "init_b": None}, "activation='relu', but init_W has one layer"),
         ({"init_b": [None]}, "init_W is a list of 2 layers, init_b is a list of 1"),
         ({"init_b": np.zeros(3)}, "init_W is a list of 2 layers, init_b is .*ndarray"),
         ({"init_b": [np.zeros(4), None]}, r"init_b\[0\] has shape \(4,\).*expected \(5,\)"),

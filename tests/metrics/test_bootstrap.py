@@ -245,7 +245,7 @@ BAD = {
     "weights": (
         (ERRORS, ERRORS, partial(metrics.error_roc_auc_score, sample_weight=[1, 1, 1, 1])),
         {},
-        "sample_weight bound",
+        "bound sample_weight",
     ),
     "an option": (
         (ERRORS, ERRORS, partial(metrics.fpr_at_tpr_score, tpr=2)),

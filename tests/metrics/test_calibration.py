@@ -219,14 +219,17 @@ def test_debiasing_takes_out_what_many_bins_add_to_calibrated_probabilities():
 
 
 BAD = {
-    "logits": (([0, 1], [-1.0, 2.0]), r"probabilities must lie in \[0, 1\]; 2 do not, such as -1"),
-    "NaN": (([0, 1], [0.5, np.nan]), "probabilities must lie"),
+    "logits": (
+        ([0, 1], [-1.0, 2.0]),
+        r"probabilities must be in \[0, 1\]; 2 are not, such as -1",
+    ),
+    "NaN": (([0, 1], [0.5, np.nan]), "probabilities must be in"),
     "other length": (([0, 1, 1], [0.5, 0.5]), "y_true has 3 rows, probabilities has 2"),
     "empty": (([], []), "probabilities is empty"),
     "labels for one column": (([0, 2], [0.5, 0.5]), "y_true must be True or 1 where the event"),
     "one column": (([0, 1], [[0.5], [0.5]]), r"probabilities has shape \(2, 1\)"),
     "three dimensions": (([0], np.ones((1, 2, 2))), r"shape \(1, 2, 2\)"),
-    "rows that are no distribution": (([0], [[0.5, 0.2]]), "sum to one.* 0.3 off"),
+    "rows that are no distribution": (([0], [[0.5, 0.2]]), "sum to one.* off by 0.3"),
     "unknown label": (([0, 2], [[0.5, 0.5]] * 2), "y_true holds 2, .*column numbers 0 to 1"),
     "a label between": (([0, 0.5], [[0.5, 0.5]] * 2), "y_true holds 0.5"),
     "names without classes": ((["a", "b"], [[0.5, 0.5]] * 2), "classes was not given"),
@@ -236,7 +239,7 @@ BAD = {
 }
 BAD_CLASSES = {
     "too few": ((["a"], [[0.5, 0.5]], ["a"]), "classes has 1 entries, probabilities has 2"),
-    "twice": ((["a"], [[0.5, 0.5]], ["a", "a"]), "classes holds an entry twice"),
+    "twice": ((["a"], [[0.5, 0.5]], ["a", "a"]), "classes repeats an entry"),
     "other kind": (([0], [[0.5, 0.5]], ["a", "b"]), "both must be numbers, or both strings"),
     "unknown": ((["c"], [[0.5, 0.5]], ["a", "b"]), "y_true holds 'c', which is not among classes"),
     "of an event": (([0], [0.5], ["a", "b"]), "classes was given, but probabilities has one"),

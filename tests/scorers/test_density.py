@@ -284,10 +284,10 @@ def test_rde_takes_constant_duplicated_and_many_features(mild, spoil):
 
 
 def test_rde_of_rows_that_are_all_the_same_is_an_error():
-    with pytest.raises(ValueError, match="X: all rows are the same to the kernel"):
+    with pytest.raises(ValueError, match="X: the kernel does not distinguish the rows"):
         RDEScorer().fit(np.ones((10, 3)), [0, 1] * 5, np.eye(3)[:2])
     X = np.repeat(np.random.default_rng(0).normal(size=(2, 3)), 10, axis=0)
-    with pytest.raises(ValueError, match=r"covariance of X within the classes.*is singular"):
+    with pytest.raises(ValueError, match=r"within-class covariance of X.*is singular"):
         RDEScorer().fit(X, np.repeat([0, 1], 10), np.eye(3)[:2])
 
 

@@ -357,9 +357,9 @@ def test_a_stack_needs_two_errors_to_look_at_one_it_was_not_fitted_on(problem):
 def test_no_errors_and_only_errors_of_a_given_head_are_named(learner, problem):
     X, W, b = problem.X, problem.W, problem.b
     right = (X @ W.T + b).argmax(axis=1)
-    with pytest.raises(ValueError, match=r"no error on the 400 fit rows.*SoftmaxResponseScorer"):
+    with pytest.raises(ValueError, match=r"no errors on the 400 fit rows.*SoftmaxResponseScorer"):
         clone(learner).fit(X, right, W, b)
-    with pytest.raises(ValueError, match="errs on all 400 fit rows"):
+    with pytest.raises(ValueError, match="is wrong on all 400 fit rows"):
         clone(learner).fit(X, (right + 1) % 3, W, b)
 
 

@@ -281,9 +281,9 @@ def test_relative_uncertainty_tells_confident_rows_apart():
 def test_without_errors_relative_uncertainty_says_so(problem):
     X, W, b = problem.X, problem.W, problem.b
     right = (X @ W.T + b).argmax(axis=1)
-    with pytest.raises(ValueError, match=r"no error on the 400 fit rows.*SoftmaxResponseScorer"):
+    with pytest.raises(ValueError, match=r"no errors on the 400 fit rows.*SoftmaxResponseScorer"):
         RelUScorer().fit(X, right, W, b)
-    with pytest.raises(ValueError, match="errs on all 400 fit rows"):
+    with pytest.raises(ValueError, match="is wrong on all 400 fit rows"):
         RelUScorer().fit(X, (right + 1) % 3, W, b)
     apart = np.repeat(np.eye(3) * 50, 20, axis=0)
     with pytest.warns(UserWarning, match="nothing to learn from.*Gini") as record:

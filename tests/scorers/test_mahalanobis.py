@@ -131,7 +131,7 @@ def test_singular_covariance_is_an_error_unless_shrunk(clusters, spoil):
     X, y, _ = clusters
     X = spoil(X)
     y = y[: len(X)]
-    with pytest.raises(ValueError, match=r"expected one with an inverse. Set shrinkage above 0"):
+    with pytest.raises(ValueError, match=r"expected an invertible one. Set shrinkage above 0"):
         MahalanobisScorer(shrinkage=0.0).fit(X, y)
     assert np.isfinite(MahalanobisScorer().fit(X, y).predict_uncertainty(X)).all()
 

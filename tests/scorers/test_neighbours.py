@@ -168,7 +168,7 @@ def test_a_predicted_class_without_rows_is_trusted_least(data):
 def test_one_class_is_an_error_for_the_trust_score_only(data):
     X, _, fresh, W, b = data
     y = np.full(300, 2)
-    with pytest.raises(ValueError, match=r"y holds one class only \(.*2.*at least 2 classes"):
+    with pytest.raises(ValueError, match=r"y holds only one class \(.*2.*at least 2 classes"):
         TrustScoreScorer().fit(X, y, W, b)
     assert np.isfinite(KNNScorer().fit(X, y, W, b).predict_uncertainty(fresh)).all()
 

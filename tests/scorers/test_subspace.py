@@ -79,7 +79,7 @@ def test_dimensions_that_leave_nothing_are_errors(problem):
         ViMScorer(12).fit(*problem.fit_args)
     with pytest.raises(ValueError, match=r"n_components=8 directions \(5 rows, 12 features\)"):
         ViMScorer(8).fit(problem.X[:5], problem.y[:5], problem.W, problem.b)
-    with pytest.raises(ValueError, match="nothing off its first n_components=0"):
+    with pytest.raises(ValueError, match="no residual outside its first n_components=0"):
         ViMScorer().fit(np.zeros((5, 12)), problem.y[:5], problem.W)
 
 

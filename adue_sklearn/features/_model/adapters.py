@@ -37,8 +37,8 @@ def attach(adapter: checkpoint.AdapterFiles, base: str, model: Any) -> Any:
     unused, unfilled = sorted(set(adapter.shapes) - taken), sorted(needed - set(adapter.shapes))
     if unfilled or unused:
         raise ValueError(
-            f"Adapter '{adapter.name}' does not fit the base model '{base}': of its tensors "
-            f"{unused[:3]} have no place there, and {unfilled[:3]} there get none."
+            f"Adapter '{adapter.name}' does not fit the base model '{base}': the model does not "
+            f"use its tensors {unused[:3]}, and the adapter lacks {unfilled[:3]}."
         )
     cast_trained_modules(tuned)
     return tuned
@@ -61,8 +61,8 @@ def check_mergeable(tuned: Any) -> None:
     layers = (module for module in tuned.modules() if isinstance(module, BaseTunerLayer))
     if prompts or any(type(layer).merge is BaseTunerLayer.merge for layer in layers):
         raise ValueError(
-            f"model: an adapter of type {kind_of(tuned)} cannot be merged into the model: what it "
-            "does is no change of weights."
+            f"model: an adapter of type {kind_of(tuned)} cannot be merged into the model: it does "
+            "not change weights."
         )
 
 

@@ -49,12 +49,12 @@ def check_task(model: Any) -> None:
     n_labels = model.config.num_labels
     if n_labels < 2 or task in ("regression", "multi_label_classification"):
         hint = (
-            " If its one logit is that of two classes (a sigmoid gives the probability), save it "
+            " If its single logit is for two classes (a sigmoid gives the probability), save it "
             "with num_labels=2 and the head's weight w and bias b as [-w/2, w/2] and [-b/2, b/2]."
             if n_labels == 1
             else ""
         )
         raise ValueError(
-            f"model: expected a classifier that gives one of two or more classes, got "
+            f"model: expected a classifier of one class among two or more, got "
             f"num_labels={n_labels}, problem_type={task!r}.{hint}"
         )

@@ -66,7 +66,7 @@ def check_texts(texts: Any) -> list[str]:
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(
                 f"texts: row {row} holds half a surrogate pair ({text!r}); expected whole "
-                "characters: it was cut or decoded wrongly."
+                "characters. The text was cut or decoded wrongly."
             )
     return listed
 
@@ -114,7 +114,7 @@ def encode(
                 columns[name][row] = value
     for row in np.flatnonzero(lengths == 0)[:1]:
         raise ValueError(
-            f"texts: row {rows[row]} ({texts[row]!r}) gives no token with this tokenizer; "
+            f"texts: row {rows[row]} ({texts[row]!r}) has no tokens with this tokenizer; "
             "drop or fill the empty texts, or leave them out with skip_empty=True (--skip-empty)."
         )
     largest = max(max(ids) for ids in columns["input_ids"])

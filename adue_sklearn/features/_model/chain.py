@@ -68,7 +68,7 @@ def find_whole_head(model: Any, last: FoundHead, inputs: Inputs) -> FoundHead:
     if len(activations) > 1:
         raise HeadError(
             f"features='head': the head of {type(model).__name__} applies different activations "
-            f"({', '.join(activations)}) between its layers, but estimators take one for all. "
+            f"({', '.join(activations)}) between its layers, but estimators support only one. "
             "Use features='last'."
         )
     if not chain:
@@ -84,8 +84,8 @@ def _linear_layers(model: Any) -> dict[str, nn.Linear]:
     backbone = model.base_model
     if backbone is model:
         raise HeadError(
-            f"features='head': {type(model).__name__} has no backbone apart from itself "
-            "(base_model), so where its head begins cannot be told. Use features='last'."
+            f"features='head': {type(model).__name__} has no separate backbone (base_model), so "
+            "the beginning of its head is unknown. Use features='last'."
         )
     inside = set(backbone.modules())
     pooler = getattr(backbone, "pooler", None)
@@ -123,7 +123,7 @@ def _no_chain_message(
     between = f" Other parts of the head: {', '.join(others)}." if others else ""
     return (
         f"features='head': what enters '{first}' is not tanh, relu or the exact gelu of what "
-        f"another linear layer of {type(model).__name__}'s head gives, so the head is no plain "
+        f"another linear layer of {type(model).__name__}'s head gives, so the head is not a plain "
         f"chain of layers: {found}.{between} Use features='last'."
     )
 
@@ -132,11 +132,11 @@ def _nearest(name: str, output: torch.Tensor, entering: torch.Tensor) -> str:
     """Say how far a layer is from being the one before."""
     per_token = output.ndim == 3 and output.shape[::2] == entering.shape
     if not per_token and output.shape != entering.shape:
-        return f"'{name}' gives {list(output.shape)}, what enters is {list(entering.shape)}"
+        return f"'{name}' gives {list(output.shape)}, the input is {list(entering.shape)}"
     tokens = output if per_token else output.unsqueeze(1)
     off = {}
     for activation, apply in ACTIVATIONS.items():
         furthest = (apply(tokens).float() - entering.float().unsqueeze(1)).abs().amax(dim=2)
         off[activation] = float(furthest.amin(dim=1).max())  # of the token that fits best
     nearest = min(off, key=lambda activation: off[activation])
-    return f"'{name}' through {nearest}, the nearest, is off by up to {off[nearest]:.3g}"
+    return f"'{name}' through {nearest}, the closest, is off by up to {off[nearest]:.3g}"

@@ -125,7 +125,7 @@ def find_file(model: str, filename: str, *, argument: str = "model") -> Path | N
         return file if file.is_file() else None
     if model and Path(model).exists():
         raise ValueError(
-            f"{argument}: '{model}' is a file; expected the folder that it lies in, such as "
+            f"{argument}: '{model}' is a file; expected the folder that contains it, such as "
             f"'{Path(model).parent}', or a name on the hub."
         )
     if not model or looks_like_path(model):
@@ -191,7 +191,7 @@ def read_adapter(model: str, adapter_name: str | None = None) -> AdapterFiles | 
     if weights is None:
         raise ValueError(
             f"Adapter '{name}' has no '{ADAPTER_WEIGHTS}'. If it holds 'adapter_model.bin', save "
-            "it again with safe_serialization=True: pickled weights are not read."
+            "it again with safe_serialization=True; pickled weights are not supported."
         )
     config = read_adapter_config(config_file)
     if "r" not in config and "prompt" in str(config.get("peft_type", "")).lower():
@@ -205,19 +205,19 @@ def _say_which_adapters(model: str, adapter_name: str | None) -> None:
     if adapter_name is not None:
         raise ValueError(
             f"adapter_name: '{model}' holds no adapter {adapter_name!r}; "
-            f"{f'expected one of {named}' if named else 'expected None, as it has none by name'}."
+            f"{f'expected one of {named}' if named else 'expected None, as it names none'}."
         )
     if find_file(model, CONFIG) is not None:
         return
     if len(named) == 1:
         raise ValueError(
-            f"model: '{model}' holds no adapter itself, but one in a sub-folder; give that: "
+            f"model: '{model}' holds an adapter only in a subfolder; pass that folder: "
             f"'{Path(model) / named[0]}'."
         )
     if named:
         raise ValueError(
             f"model: '{model}' holds several adapters, {named}; choose one with adapter_name=, or "
-            "give its folder."
+            "pass its folder."
         )
 
 
@@ -239,7 +239,7 @@ def check_base(base: str, *, given: bool, adapter: AdapterFiles) -> None:
     argument = "base_model (--base-model)"
     if not base:
         raise ValueError(
-            f"Adapter '{adapter.name}' does not name its base model; give its folder or hub name "
+            f"Adapter '{adapter.name}' does not name its base model; pass its folder or hub name "
             "with base_model= (--base-model)."
         )
     try:
@@ -250,8 +250,8 @@ def check_base(base: str, *, given: bool, adapter: AdapterFiles) -> None:
         if given:
             raise
         raise ValueError(
-            f"Adapter '{adapter.name}' names the base model {base!r}, which cannot be used from "
-            f"here: {str(error).removeprefix(f'{argument}: ')} Give its folder or hub name with "
+            f"Adapter '{adapter.name}' names the base model {base!r}, which cannot be used "
+            f"here: {str(error).removeprefix(f'{argument}: ')} Pass its folder or hub name with "
             "base_model= (--base-model)."
         ) from error
     whose = "" if given else f", which adapter '{adapter.name}' names,"
@@ -361,7 +361,7 @@ def load_whole(
         raise ValueError(
             f"The trained weights of {fresh} are not in '{model}'"
             f"{' nor in the adapter' if supplied else ''}: transformers would fill them with "
-            "random numbers and every answer would be noise. Point to the trained classifier, or "
+            "random numbers, so every answer would be noise. Pass the trained classifier, or "
             "save the adapter again with these modules in modules_to_save."
         )
     return loaded

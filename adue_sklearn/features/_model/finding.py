@@ -98,8 +98,8 @@ def run_head(
         below = enters_below(seen[layer.module], hidden, str(head.activation))
         if below is None:
             raise FeatureMismatchError(
-                f"What enters '{above.module}' is not {head.activation} of what '{layer.module}' "
-                "gives, as it was on loading."
+                f"The input of '{above.module}' is no longer {head.activation} of the output of "
+                f"'{layer.module}', as it was on loading."
             )
         hidden = below
     return _numpy(hidden), _numpy(logits)

@@ -112,7 +112,7 @@ def check_batch(
     wrong = (excess > 0).any(axis=1)
     if wrong.any():
         raise FeatureMismatchError(
-            f"{_formula(head)} is not what the model returned: layer '{head.module}', rows "
+            f"{_formula(head)} differs from the model's logits: layer '{head.module}', rows "
             f"{some_rows(rows[wrong])}, off by up to {off[wrong].max():.3g} (tolerance "
             f"{(off - excess)[wrong].min():.3g}). The head was changed after loading, or the model "
             "does something between this layer and its logits."

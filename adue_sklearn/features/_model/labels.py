@@ -60,7 +60,7 @@ def label_rows(
         return None
     listed = _as_list(labels)
     if len(listed) != n_rows:
-        raise ValueError(f"{name}: expected one a text ({n_rows}), got {len(listed)}.")
+        raise ValueError(f"{name}: expected one per text ({n_rows}), got {len(listed)}.")
     numbers = range(n_rows) if rows is None else rows
     listed = [listed[number] for number in numbers]
     shown = [number + first_row for number in numbers]
@@ -74,19 +74,19 @@ def label_rows(
             )
         if not 0 <= label < n_classes:
             raise ValueError(
-                f"{name}: row {row} holds {label}, which is no row number of the head, which has "
-                f"{n_classes} rows; expected 0 to {n_classes - 1}."
+                f"{name}: row {row} holds {label}, but the head has {n_classes} rows; expected 0 "
+                f"to {n_classes - 1}."
             )
     return np.array(listed, dtype=np.int64)
 
 
 def _hint(label: Any) -> str:
     if isinstance(label, bool):
-        return f" Write {int(label)} for {label}."
+        return f" Write {int(label)} instead of {label}."
     if isinstance(label, float) and label.is_integer():
-        return f" Write {int(label)} for {label}; a missing label makes a column of floats."
+        return f" Write {int(label)} instead of {label}; a missing label turns a column to floats."
     if isinstance(label, str):
-        return " Names and numbers do not mix."
+        return " Do not mix names and numbers."
     return ""
 
 
@@ -114,7 +114,7 @@ def _rows_of_names(
     if classes is None:
         raise ValueError(
             f"{name}: strings need the class names in the order of the head's rows, which this "
-            f"model does not say; load it with classes=[...] (--classes).{quoted}"
+            f"model does not give; load it with classes=[...] (--classes).{quoted}"
         )
     row_of: Mapping[str, int] = {label: row for row, label in enumerate(classes)}
     unknown = [row for row, label in enumerate(labels) if label not in row_of]

@@ -337,10 +337,10 @@ def _needing(base: str, adapter: checkpoint.AdapterFiles) -> Iterator[None]:
         if Path(base).is_dir():
             raise ValueError(
                 f"{needs} is damaged or incomplete ({in_one_line(error)}). Restore its files from "
-                "a copy, or give another folder with base_model= (--base-model)."
+                "a copy, or pass another folder with base_model= (--base-model)."
             ) from error
         raise ValueError(
-            f"{needs} is not there ({type(error).__name__}). Give its folder with base_model= "
+            f"{needs} is not available ({type(error).__name__}). Pass its folder with base_model= "
             "(--base-model), or go online."
         ) from error
 

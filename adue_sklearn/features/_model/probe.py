@@ -43,7 +43,7 @@ class Probe:
         except ValueError as error:
             raise ValueError(
                 f"tokenizer: '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) does not fit "
-                f"this model: it fails on a plain sentence ({error})."
+                f"this model: it fails on a simple sentence ({error})."
             ) from error
         special = {*tokenizer.all_special_ids, pad_id}
         plain = [token for token in range(min(vocabulary, _FIRST_TOKENS)) if token not in special]
@@ -141,7 +141,7 @@ class Yardstick:
         precision = str(layer.weight.dtype).removeprefix("torch.")
         if not np.isfinite(logits).all():
             raise ValueError(
-                f"{type(model).__name__} answers a plain sentence with NaN or inf in {precision}: "
+                f"{type(model).__name__} gives NaN or inf for a simple sentence in {precision}: "
                 "it overflows or its weights are damaged. Try dtype=torch.float32."
             )
         scale = float(logit_scale(head, features).max())
@@ -203,14 +203,14 @@ def check_merge(unmerged: Logits, merged: Yardstick, kind: str) -> float:
     if off <= merged.relative:
         return off
     mend = (
-        f"This {kind} adapter does not merge into the weights that it runs with; give a model that "
-        "was merged and tested elsewhere."
+        f"This {kind} adapter cannot be merged exactly into its weights; pass a model that was "
+        "merged and tested elsewhere."
         if merged.precision == "float32"
-        else "The adapter's updates are lost in the last digit of the weights, or rounding drowns "
+        else "The adapter's updates are below the rounding of the weights, or rounding dominates "
         "the answers. Load with dtype=torch.float32."
     )
     raise ValueError(
-        f"model: merged with its adapter it gives other logits than unmerged "
+        f"model: the logits with the merged adapter differ from those with the unmerged one "
         f"({merged.describe(off)}). {mend}"
     )
 
@@ -235,9 +235,9 @@ def check_batches(model: Any, head: FoundHead, probe: Probe) -> LoadChecks:
     more = "" if alone.precision == "float32" else " Try dtype=torch.float32."
     if batch_off > alone.relative:
         raise ValueError(
-            f"model: {type(model).__name__} gives a text other logits when other texts of the same "
-            f"length are in its batch ({alone.describe(batch_off)}): a layer mixes the rows of a "
-            f"batch, so no row has features of its own.{more}"
+            f"model: {type(model).__name__} gives a text different logits when other texts of the "
+            f"same length are in its batch ({alone.describe(batch_off)}): a layer mixes the rows "
+            f"of a batch, so a row's features are not its own.{more}"
         )
     sides: tuple[PaddingSide, ...] = ("right", "left")
     for side in sides:
@@ -246,7 +246,7 @@ def check_batches(model: Any, head: FoundHead, probe: Probe) -> LoadChecks:
         if padding_off <= alone.relative:
             return LoadChecks(side, alone.relative, batch_off, padding_off)
     raise ValueError(
-        f"model: {type(model).__name__} gives a text other logits when it is padded, on either "
+        f"model: {type(model).__name__} gives a text different logits when it is padded, on either "
         f"side ({alone.describe(padding_off)}): its answers depend on the batch. Check "
         f"config.pad_token_id ({probe.pad_id}).{more}"
     )

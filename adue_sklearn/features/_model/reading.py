@@ -9,7 +9,7 @@ import torch
 
 from adue_sklearn.exceptions import FeatureMismatchError
 
-TOKENIZER_MEND = "Restore the tokenizer from a copy, or give another with tokenizer=."
+TOKENIZER_MEND = "Restore the tokenizer from a copy, or pass another with tokenizer=."
 _OTHER_CAUSES = (OSError, MemoryError, torch.OutOfMemoryError)  # these say what is the case
 
 

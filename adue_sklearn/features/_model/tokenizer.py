@@ -53,8 +53,8 @@ def load_tokenizer(tokenizer: Any, sources: Sequence[str]) -> Any:
     source = next((place for place in looked_in if _has_tokenizer(place)), None)
     if source is None:
         raise ValueError(
-            f"tokenizer: there is none in {looked_in}; expected its files in one of these. "
-            "Give one with tokenizer=."
+            f"tokenizer: not found in {looked_in}; expected its files in one of these. "
+            "Pass one with tokenizer=."
         )
     with reading(source, TOKENIZER_MEND):
         loaded = AutoTokenizer.from_pretrained(source)
@@ -77,9 +77,9 @@ def _compare_with_saved(tokenizer: Any, source: str, saved: Path | None) -> None
     if tokenizer(_SENTENCE, add_special_tokens=False)["input_ids"] != expected:
         warn(
             f"tokenizer: {type(tokenizer).__name__}, which transformers chose for '{source}', "
-            f"reads a sentence otherwise than the saved '{_SAVED}'. If the model was trained with "
-            "the saved one, pass tokenizer=PreTrainedTokenizerFast.from_pretrained(...), or save "
-            "the tokenizer with the adapter."
+            f"splits a sentence differently from the saved '{_SAVED}'. If the model was "
+            "trained with the saved one, pass tokenizer=PreTrainedTokenizerFast.from_pretrained"
+            "(...), or save the tokenizer with the adapter."
         )
 
 

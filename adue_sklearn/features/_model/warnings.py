@@ -11,9 +11,9 @@ def warn_of_cut_texts(n_cut: int, n_texts: int, max_length: int) -> None:
     if n_cut:
         warn(
             f"texts: {n_cut} of {n_texts} ({n_cut / n_texts:.1%}) were cut at {max_length} tokens; "
-            "the model did not read the rest. If it was trained with more, extract with more "
-            "(max_length=, 'adue extract --max-length') and fit the head on that: 'adue predict' "
-            "reads as much as the head's features were made of."
+            "the model did not read the rest. If it was trained with more tokens, extract with "
+            "more (max_length=, 'adue extract --max-length') and fit the head on those features: "
+            "'adue predict' uses the same limit as the head's features."
         )
 
 
@@ -21,7 +21,7 @@ def warn_of_blank_texts(blank: BlankRows, n_texts: int) -> None:
     """Warn if texts are blank: the model answers them like any other."""
     if blank.n:
         warn(
-            f"texts: {blank.among(n_texts)}. The model answers them like any other, although there "
-            "is nothing to read. Leave them out with --skip-empty ('adue extract', 'adue predict') "
-            "or extract_features(..., skip_empty=True)."
+            f"texts: {blank.among(n_texts)}. The model answers them like any other text, although "
+            "there is nothing to read. Leave them out with --skip-empty ('adue extract', 'adue "
+            "predict') or extract_features(..., skip_empty=True)."
         )

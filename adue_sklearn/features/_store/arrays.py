@@ -26,7 +26,7 @@ def write_arrays(
     check_count("shard_rows", shard_rows)
     if X.shape[1] != n_features:
         raise StoreError(
-            f"features: {X.shape[1]} columns, but init_W has {n_features}; both must be the same."
+            f"features: {X.shape[1]} columns, but init_W has {n_features}; they must be equal."
         )
     Z = writer.head.logits(X, "cpu").numpy() if logits is None else logits
     Z = array("logits", Z, "f", (len(X), n_classes))

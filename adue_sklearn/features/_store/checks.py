@@ -47,7 +47,7 @@ def check_labels(labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
     outside = labels[(labels < 0) | (labels >= n_classes)]
     if outside.size:
         raise StoreError(
-            f"labels: {int(outside[0])} is no row number of the head, which has {n_classes} rows; "
+            f"labels: {int(outside[0])} is out of range: the head has {n_classes} rows; "
             f"expected 0 to {n_classes - 1}."
         )
     return labels
@@ -64,7 +64,7 @@ def check_classes(classes: Sequence[str] | None, n_classes: int) -> list[str] | 
         raise ValueError(f"classes: expected a list of str, got {list(classes)!r}.")
     if len(classes) != n_classes or len(set(classes)) != n_classes:
         raise ValueError(
-            f"classes: expected {n_classes} different names, one a head row, got {classes!r}."
+            f"classes: expected {n_classes} different names, one per head row, got {classes!r}."
         )
     return [str(name) for name in classes]
 

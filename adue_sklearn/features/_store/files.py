@@ -68,7 +68,7 @@ def check_hash(file: Path, expected: str) -> None:
     with _as_damage(file):
         found = sha256_of(file)
     if found != expected:
-        raise DamagedFileError(file, "its sha256 is not the one in the manifest")
+        raise DamagedFileError(file, "its sha256 differs from the one in the manifest")
 
 
 def map_tensors(file: Path, expected: Layout) -> Arrays:
@@ -118,7 +118,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
             raise ValueError("its header is longer than the file")
         header = parse_json(stream.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
     return header, _HEADER_SIZE_BYTES + length
 

@@ -87,8 +87,8 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file() and (folder / UNFINISHED).is_file():
         raise StoreError(
-            f"'{folder}' is no finished feature store: '{MANIFEST}' is missing; the extraction is "
-            "still running or was interrupted. Run the same again: it goes on where it stopped."
+            f"'{folder}' is not a finished feature store: '{MANIFEST}' is missing. The extraction "
+            "is still running or was interrupted. Run the same command again to resume it."
         )
     return _read(file)
 
@@ -104,7 +104,9 @@ def to_json(content: Mapping[str, Any]) -> bytes:
     try:
         return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
-        raise StoreError(f"provenance: only what JSON can hold may be stored ({error}).") from error
+        raise StoreError(
+            f"provenance: expected only values that JSON supports ({error})."
+        ) from error
 
 
 def shard_layout(manifest: Manifest, n_rows: int) -> Layout:
@@ -175,8 +177,8 @@ def _read(file: Path, *, unfinished: bool = False) -> Manifest:
         if what:
             raise StoreError(f"{what} 'adue extract MODEL DATA --out STORE' writes one.")
         raise StoreError(
-            f"'{file.parent}' is no finished feature store: '{MANIFEST}' is missing. "
-            "Check the path, or extract the store again to a new one."
+            f"'{file.parent}' is not a finished feature store: '{MANIFEST}' is missing. "
+            "Check the path, or extract the store again to a new folder."
         )
     manifest = read_document(file, _KIND)
     if manifest.get("format") != FORMAT:
@@ -245,7 +247,7 @@ class _Unfinished(Schema):
         if self.classes is not None and len(set(self.classes)) != self.n_classes:
             raise ValueError(
                 f"'classes' holds {len(set(self.classes))} different names; expected "
-                f"{self.n_classes}, one a class"
+                f"{self.n_classes}, one per class"
             )
         if self.head.layers:
             ends = self.head.layers[0].n_in, self.head.layers[-1].n_out
@@ -256,7 +258,9 @@ class _Unfinished(Schema):
                 )
         cut = sum(shard.truncated for shard in self.shards)
         if cut and type(self.provenance.get("truncated_rows")) is not int:
-            raise ValueError(f"{cut} rows were cut, but 'provenance.truncated_rows' is no number")
+            raise ValueError(
+                f"{cut} rows were cut, but 'provenance.truncated_rows' is not a number"
+            )
         return self
 
 

@@ -24,8 +24,8 @@ def check_replaceable(folder: Path) -> None:
     }
     if strangers:
         raise StoreError(
-            f"'{folder}' holds more than a store ({', '.join(sorted(strangers)[:3])}), so it is "
-            "not replaced. Move that elsewhere, or choose another path."
+            f"'{folder}' also holds other files ({', '.join(sorted(strangers)[:3])}), so it is "
+            "not replaced. Move them elsewhere, or choose another path."
         )
 
 

@@ -37,15 +37,15 @@ def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, 
     differences += _differences(then, now, shared)
     if differences:
         raise StoreError(
-            f"'{folder}' holds other features than these: {'; '.join(differences)}. Append only "
-            "rows of the same model, extracted in the same way; write others to a new store."
+            f"'{folder}' holds different features: {'; '.join(differences)}. Append only rows of "
+            "the same model, extracted in the same way; write others to a new store."
         )
     minor = sorted(set(then) & set(now) - {*_MODEL, "truncated_rows"})
     changes = _differences(then, now, minor)
     if changes:
         warn(
-            f"The rows appended to '{folder}' were made differently ({'; '.join(changes)}). The "
-            "model is the same."
+            f"The rows appended to '{folder}' come from the same model, but were made under other "
+            f"conditions ({'; '.join(changes)})."
         )
 
 
@@ -65,7 +65,7 @@ def check_same_writing(
     )
     if not resume:
         raise StoreError(
-            f"'{folder}' holds an interrupted extraction. Go on with it (resume=True, --resume), "
+            f"'{folder}' holds an interrupted extraction. Resume it (resume=True, --resume), "
             f"{drop}."
         )
     then, now = unfinished["extractions"], mine["extractions"]
@@ -76,13 +76,13 @@ def check_same_writing(
         )
     differences = _head_differences(unfinished, mine)
     if unfinished["shards"][: len(mine["shards"])] != mine["shards"]:
-        differences.append("the shards that it was appended to differ")
+        differences.append("the store's shards have changed")
     for old, new in zip(map(_flat, then), map(_flat, now), strict=True):
         differences += _differences(old, new, dict.fromkeys([*old, *new]))
     if differences:
         raise StoreError(
-            f"'{folder}' holds an interrupted extraction that is not this one: "
-            f"{'; '.join(differences)}. Run it as it was begun, {drop}."
+            f"'{folder}' holds a different interrupted extraction: "
+            f"{'; '.join(differences)}. Run it with its original settings, {drop}."
         )
 
 
@@ -118,7 +118,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable
         if key.endswith("_sha256"):  # two hashes tell nobody anything
             found.append(f"{key.removesuffix('_sha256')} differ")
         else:
-            found.append(f"{key} ({_shown(old)} then, {_shown(new)} now)")
+            found.append(f"{key} ({_shown(old)} before, {_shown(new)} now)")
     return found
 
 

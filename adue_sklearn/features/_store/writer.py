@@ -183,8 +183,8 @@ class FeatureStoreWriter:
         """
         if self._largest_id > np.iinfo(np.int64).max - n_rows:
             raise StoreError(
-                f"ids: '{self.path}' holds the row number {self._largest_id}, after which there "
-                f"is no room for {n_rows} more; give the ids of the new rows."
+                f"ids: '{self.path}' holds row number {self._largest_id}, so {n_rows} more would "
+                "overflow; pass the ids of the new rows."
             )
         return self._largest_id + 1
 
@@ -218,7 +218,9 @@ class FeatureStoreWriter:
             Arrays that do not fit together, NaN or inf, or a file that cannot be written.
         """
         if self._lock is None or self.finished_before:
-            raise StoreError("write_shard: call it inside the writer's 'with' block, once a shard.")
+            raise StoreError(
+                "write_shard: call it inside the writer's 'with' block, once per shard."
+            )
         n_classes, n_features = self.head.n_classes, self.head.n_features
         X = array("features", features, "f", (None, n_features))
         tensors: dict[str, npt.NDArray[Any]] = {
@@ -353,11 +355,11 @@ def check_target(folder: Path, *, append: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise StoreError(f"'{folder}' is a file, and a store is a directory. Choose another path.")
+        raise StoreError(f"'{folder}' is a file, but a store is a directory. Choose another path.")
     names = {file.name for file in folder.iterdir() if not is_temporary(file.name)}
     if names & {MANIFEST, UNFINISHED} or names <= {LOCK, HOLDER}:
         return
     raise StoreError(
-        f"'{folder}' is not empty and holds no feature store, finished or interrupted. "
+        f"'{folder}' is not empty, and it is not a feature store, finished or interrupted. "
         "Choose another path, or delete it."
     )
