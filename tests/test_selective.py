@@ -464,6 +464,8 @@ def test_groups_have_thresholds_of_their_own_that_share_the_confidence(sharp):
         assert model.risk_bound_[place] == found.risk_bound
     expected = uncertainty <= model.threshold_[(groups == "old").astype(int)]
     np.testing.assert_array_equal(model.accepts(sharp.X, groups=groups), expected)
+    objects = groups.astype(object)  # as in a column of a data frame
+    np.testing.assert_array_equal(model.accepts(sharp.X, groups=objects), expected)
     answers = model.predict_or_defer(sharp.X, defer=-1, groups=groups)
     np.testing.assert_array_equal(answers != -1, expected)
     copy = pickle.loads(pickle.dumps(model))

@@ -353,19 +353,6 @@ def two_rows(
     return np.concatenate([-w, w]) / 2, None if b is None else np.concatenate([-b, b]) / 2
 
 
-def rows_to_fit(rows: IntArray, init_W: Any) -> IntArray:
-    """Return the numbers of rows to fit on; repeat the first if there are as many as head rows.
-
-    Folds inside an estimator never cut a head, but :func:`check_head` would reject some.
-    """
-    if init_W is None:
-        return rows
-    last = init_W[-1] if is_list_of_layers(init_W) else init_W
-    if np.ndim(last) == 1:  # a head of one row
-        return rows
-    return np.append(rows, rows[0]) if len(last) == len(rows) else rows
-
-
 def is_list_of_layers(init_W: Any) -> bool:
     """Tell a list of matrices from one matrix, which may be nested lists."""
     return isinstance(init_W, list | tuple) and any(map(_is_matrix, init_W))
