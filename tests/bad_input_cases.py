@@ -71,7 +71,7 @@ anything = st.one_of(things, numbers, other_dtypes, spoiled)
 
 #: How a message says what was expected instead of what it got.
 EXPECTATION = re.compile(
-    r"\b(expect(ed|s|ing)|must|need(ed|s)?|requires?d?|should|too (few|large|many))\b",
+    r"\b(expect(ed|s|ing)|pass|must|need(ed|s)?|requires?d?|should|too (few|large|many))\b",
     re.IGNORECASE,
 )
 

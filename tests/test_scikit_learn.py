@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import polars as pl
 import pytest
+import scipy
 import sklearn
 import skops.io
 import torch
@@ -30,6 +31,7 @@ from sklearn.model_selection import (
     cross_validate,
     learning_curve,
 )
+from sklearn.utils.fixes import parse_version
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer
 from adue_sklearn.metrics import ErrorScorer, aurc_scorer, error_roc_auc_scorer, fpr_at_tpr_scorer
@@ -283,6 +285,10 @@ def test_scikit_learns_progress_bar_runs_on_a_fit_and_on_a_search(problem, head,
     assert "AdUEEstimator" in capfd.readouterr().out
 
 
+@pytest.mark.skipif(
+    parse_version(scipy.__version__) < parse_version("1.14"),
+    reason="scikit-learn dispatches arrays with SciPy 1.14 or newer",
+)
 def test_tensors_go_through_a_search_with_array_api_dispatch():
     # The variable has to be set before scipy is imported, so another process is needed.
     code = """

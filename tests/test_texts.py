@@ -116,7 +116,8 @@ def test_an_empty_file_is_named(tmp_path, suffix):
         datasets.Dataset.from_dict({"text": [], "label": []}).to_parquet(path)
     else:
         path.touch()
-    with pytest.raises(ValueError, match=rf"data\.{suffix} is empty"):
+    # Older datasets cannot read a table without rows.
+    with pytest.raises(ValueError, match=rf"data\.{suffix} (is empty|cannot be read as parquet)"):
         read_texts(str(path), label_column="label")
 
 
