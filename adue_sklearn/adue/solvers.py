@@ -91,7 +91,7 @@ def minimize_lbfgs(
     Minima
     """
     active, numbers = torch.arange(len(start), device=start.device), np.arange(len(start))
-    vectors, memory, search = _Vectors(start), _Memory(len(start)), _LineSearch(len(start))
+    vectors, memory, search = _Vectors(start), _Memory(len(start)), _LineSearch.of(len(start))
     seen = vectors.look(*objective(start, active))
     progress, norm = _Progress(seen.value), seen.norm
     done = _Done(start, seen.value, norm)
@@ -263,50 +263,59 @@ class _Progress(_OnHost):
         self._before = np.where(checked, value, self._before)
 
 
+@dataclass
 class _LineSearch(_OnHost):
-    """Searches of P problems for steps that satisfy the weak Wolfe conditions.
+    """Searches of P problems for steps that satisfy the weak Wolfe conditions; all are (P,).
 
-    ``value`` (P,) is where each begins; ``length`` (P,) what to try, in directions.
+    ``value`` and ``slope`` are those where a search begins; ``length`` is what to try, in
+    directions. Of the bracket, ``low`` is good but too short, ``high`` too far.
     """
 
-    def __init__(self, n: int) -> None:
-        self.value, self._slope = np.zeros(n), np.zeros(n)
-        # The bracket: `low` is good but too short, `high` too far.
-        self._low, self._low_value, self._low_slope = np.zeros(n), np.zeros(n), np.zeros(n)
-        self._high, self.length = np.zeros(n), np.zeros(n)
-        self._tries = np.zeros(n, dtype=np.int64)
+    value: Floats
+    slope: Floats
+    low: Floats
+    low_value: Floats
+    low_slope: Floats
+    high: Floats
+    length: Floats
+    tries: Ints
+
+    @classmethod
+    def of(cls, n: int) -> _LineSearch:
+        """Return n searches that have yet to begin."""
+        value, slope, low, low_value, low_slope, high, length = np.zeros((7, n))
+        tries = np.zeros(n, dtype=np.int64)
+        return cls(value, slope, low, low_value, low_slope, high, length, tries)
 
     def begin(self, which: Bools, value: Floats, slope: Floats) -> None:
         """Begin some of the searches anew."""
-        self.value, self._low_value = (
-            np.where(which, value, old) for old in (self.value, self._low_value)
-        )
-        self._slope, self._low_slope = (
-            np.where(which, slope, old) for old in (self._slope, self._low_slope)
-        )
-        self._low = np.where(which, 0.0, self._low)
-        self._high = np.where(which, np.inf, self._high)
+        self.value = np.where(which, value, self.value)
+        self.slope = np.where(which, slope, self.slope)
+        self.low = np.where(which, 0.0, self.low)
+        self.low_value = np.where(which, value, self.low_value)
+        self.low_slope = np.where(which, slope, self.low_slope)
+        self.high = np.where(which, np.inf, self.high)
         self.length = np.where(which, 1.0, self.length)
-        self._tries = np.where(which, 0, self._tries)
+        self.tries = np.where(which, 0, self.tries)
 
     def go_on(self, value: Floats, slope: Floats) -> tuple[Bools, Bools]:
         """Take in what the steps lead to; return which are good, and which searches failed."""
         length = self.length
-        good = (value <= self.value + _ARMIJO * length * self._slope) & np.isfinite(slope)
-        satisfied = good & (slope >= _CURVATURE * self._slope)
-        shorter = _shortened(length, value, self._low, self._low_value, self._low_slope)
-        self._low = np.where(good, length, self._low)
-        self._low_value = np.where(good, value, self._low_value)
-        self._low_slope = np.where(good, slope, self._low_slope)
-        self._high = np.where(good, self._high, length)
-        middle = (self._low + self._high) / 2.0
-        longer = np.where(np.isinf(self._high), 2.0 * self._low, middle)
-        self._tries = self._tries + 1
-        late, too_late = self._tries >= _LINE_SEARCH, self._tries > _LINE_SEARCH
+        good = (value <= self.value + _ARMIJO * length * self.slope) & np.isfinite(slope)
+        satisfied = good & (slope >= _CURVATURE * self.slope)
+        shorter = _shortened(length, value, self.low, self.low_value, self.low_slope)
+        self.low = np.where(good, length, self.low)
+        self.low_value = np.where(good, value, self.low_value)
+        self.low_slope = np.where(good, slope, self.low_slope)
+        self.high = np.where(good, self.high, length)
+        middle = (self.low + self.high) / 2.0
+        longer = np.where(np.isinf(self.high), 2.0 * self.low, middle)
+        self.tries = self.tries + 1
+        late, too_late = self.tries >= _LINE_SEARCH, self.tries > _LINE_SEARCH
         # In the end the best point so far, which is evaluated once more.
-        last = np.where(late & (self._low > 0.0), self._low, shorter)
+        last = np.where(late & (self.low > 0.0), self.low, shorter)
         self.length = np.where(good, longer, last)
-        return satisfied | (good & late), ~good & late & ((self._low == 0.0) | too_late)
+        return satisfied | (good & late), ~good & late & ((self.low == 0.0) | too_late)
 
 
 class _Memory(_OnHost):
