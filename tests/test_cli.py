@@ -468,7 +468,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         ('{"text": "w1"}', (), "no column 'label'"),
         ('{"text": "w1", "label": "ugly"}', (), "row 1 holds 'ugly', which is not among"),
         ('{"text": "w1", "label": 7}', (), "labels: row 1 holds 7, but the head has"),
-        ('{"text": "w1", "label": true}', (), "row 1 holds True (bool). Write 1 for True."),
+        ('{"text": "w1", "label": true}', (), "row 1 holds True (bool). Write 1 instead of True."),
         ('{"text": "w1", "label": "1"}', (), "write them as numbers, without quotes"),
         ('{"text": "w1", "label": "bad"}', ("--max-length", 10_000), "max_length"),
         ('{"text": "w1", "label": "bad"}', ("--base-model", "nowhere"), "--base-model"),

@@ -25,7 +25,7 @@ from adue_sklearn.adue.solvers import Minima, Observer, one_cycle_adam
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 
-#: Under so many errors among the fit rows there is a warning.
+#: With fewer errors on the fit rows there is a warning.
 FEW_ERRORS = 20
 
 
@@ -33,18 +33,18 @@ FEW_ERRORS = 20
 class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     r"""Uncertainty of a classifier's predictions from a second, adapted head (AdUE).
 
-    The classifier's last linear layer ``init_W, init_b`` stays as it is and makes every
+    The classifier's last linear layer ``init_W, init_b`` does not change and makes every
     prediction. A copy of it, ``coef_, intercept_``, is trained so that ``U``, one minus a smooth
-    maximum of its class probabilities, says whether the original head errs (``e``):
+    maximum of its class probabilities, predicts whether the original head is wrong (``e``):
 
     .. math::
         \mathrm{BCE}(U, e) + \alpha\, \mathrm{mean}\,(U - U_{SR})^2
         + \beta\, \lVert \theta - \theta_{init} \rVert^2
 
-    The second term draws the score towards the softmax response of the original head, the third
+    The second term pulls the score towards the softmax response of the original head, the third
     (a sum over all weights and biases) keeps the head near its start. Fit it on rows that the
-    classifier was not trained on: rows it has memorised hold no errors to learn from (after a few
-    epochs training rows were measured to teach about as much as others).
+    classifier was not trained on: memorised rows hold no errors to learn from. (After a few epochs,
+    training rows were about as useful as others in our measurements.)
 
     Parameters
     ----------
@@ -52,46 +52,47 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         Weight of the pull towards the softmax response, at least 0.
     beta : float, default=0.01
         Weight of the pull towards the original head, at least 0. Below about 0.001 the head
-        overfits a few thousand rows. It belongs to the features' scale: for features times `s`
-        and weights over `s`, `beta` times `s` squared is the same pull on the weights.
+        overfits a few thousand rows. It depends on the features' scale: for features times `s`
+        and weights over `s`, `beta` times `s` squared has the same effect.
     lam : float, default=100.0
-        Sharpness of the smooth maximum, at least 0.001. Large is the maximum itself, small weighs
-        the whole distribution.
+        Sharpness of the smooth maximum, at least 0.001. Large values give the maximum itself, small
+        values weigh the whole distribution.
     scale : {"unit", "paper"}, default="unit"
-        ``"unit"`` maps the score to [0, 1] so that the cross-entropy can say "surely wrong";
+        ``"unit"`` maps the score to [0, 1] so that the cross-entropy can say "certainly wrong";
         ``"paper"`` is the published score, at most ``1 - 1/C - log(C)/lam`` and clamped to
-        ``[1e-7, 1 - 1e-7]`` in the cross-entropy. Both rank the rows of a given head alike, but
-        for rounding: the published score has a constant, ``(C - 1) exp(-lam) / lam`` at least,
-        under which confident rows tie (1e-46 for lam = 100, 5e-6 for lam = 10).
+        ``[1e-7, 1 - 1e-7]`` in the cross-entropy. Both rank the rows of a given head equally,
+        except for rounding: the published score has a constant of at least
+        ``(C - 1) exp(-lam) / lam``, below which confident rows tie (1e-46 for lam = 100, 5e-6 for
+        lam = 10).
     measure : {"smoothmax", "entropy"}, default="smoothmax"
-        What is made of the class probabilities: one minus their smooth maximum, or their entropy
-        over ``log C`` (``lam`` then plays no part, ``scale="paper"`` only clamps), drawn towards
-        the original head's.
+        The score of the class probabilities: one minus their smooth maximum, or their entropy
+        over ``log C``, pulled towards the original head's. With entropy, ``lam`` has no effect and
+        ``scale="paper"`` only clamps.
     error_weight : {"balanced"} or None, default=None
-        ``"balanced"``: in the cross-entropy errors count as much as correct rows together.
+        ``"balanced"``: in the cross-entropy, all errors together weigh as much as all correct rows.
     solver : {"lbfgs", "adam"}, default="lbfgs"
-        ``"lbfgs"`` is deterministic and goes to a minimum. ``"adam"`` is the paper's recipe, with
-        OneCycle learning rate and last weights, for reproducing published numbers.
+        ``"lbfgs"`` is deterministic and converges to a minimum. ``"adam"`` is the paper's recipe,
+        with OneCycle learning rate and last weights, for reproducing published numbers.
     max_iter : int, default=1000
-        L-BFGS: most iterations of one descent.
+        L-BFGS: maximum number of iterations of one descent.
     tol : float, default=1e-4
-        L-BFGS: a descent has converged when no entry of the gradient is larger, weights being
-        counted in units of twice the features' root mean square.
+        L-BFGS: a descent has converged when no entry of the gradient is larger, with weights
+        scaled by twice the features' root mean square.
     learning_rate : float, default=1e-4
         Adam: the highest rate of the cycle.
     epochs : int, default=10
         Adam: passes over the rows.
     batch_size : int, default=128
-        Adam: rows in a step.
+        Adam: rows per step.
     dropout : float in [0, 1), default=0.1
-        Adam: share of the inputs of each layer that is dropped in training, in heads of several
-        layers only.
+        Adam: share of each layer's inputs that is dropped in training; only in heads of several
+        layers.
     random_state : int, RandomState instance or None, default=None
         Adam: order of the rows and dropout.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers, such as tanh in RoBERTa's and the exact
-        gelu in ELECTRA's. Only for heads of several layers: ``init_W`` and ``init_b`` are lists
-        then, all layers are trained, and ``X`` is what enters the first.
+        gelu in ELECTRA's. Only for heads of several layers: ``init_W`` and ``init_b`` are then
+        lists, all layers are trained, and ``X`` is the input of the first layer.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
@@ -101,11 +102,11 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     coef_ : ndarray of float64 of shape (n_classes, n_features)
         Weights of the uncertainty head.
     intercept_ : ndarray of float64 of shape (n_classes,)
-        Its bias; zeros where the original head has none.
+        Its bias; zeros if the original head has none.
     init_coef_, init_intercept_ : ndarray of float64
-        The original head, shaped alike.
+        The original head, with the same shapes.
     coefs_, intercepts_, init_coefs_, init_intercepts_ : list of ndarray of float64
-        The same of a head of several layers, which has these instead; first layer first.
+        The same for a head of several layers, which has these instead; first layer first.
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the head's rows.
     loss_ : float
@@ -129,22 +130,22 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     ConvergenceWarning
         If the gradient is still larger than ``tol`` after ``max_iter`` iterations.
     UserWarning
-        If every row is an error or, with ``init_W``, fewer than 20 are; if (without ``init_W``)
-        none is: the head keeps its start then.
+        If every row is an error or, with ``init_W``, fewer than 20 are. If, without ``init_W``,
+        none is; the head then keeps its start.
 
     See Also
     --------
-    SoftmaxResponseScorer : What the original head says by itself.
+    SoftmaxResponseScorer : The original head's own uncertainty.
 
     Notes
     -----
-    With ``init_W``, ``X`` has to be what the model itself hands to its head. A scaler between
-    them, in a plain scikit-learn pipeline, changes the classifier silently: ``fit`` warns where it
-    was fitted on the same rows, which shows, and cannot know where it was fitted on others.
-    :class:`adue_sklearn.UncertaintyPipeline` refuses such steps.
+    With ``init_W``, ``X`` must be the features that the model itself passes to its head. A scaler
+    between them, in a plain scikit-learn pipeline, silently changes the classifier. ``fit`` detects
+    this and warns if the scaler was fitted on the same rows, but not if it was fitted on others.
+    :class:`adue_sklearn.UncertaintyPipeline` rejects such steps.
 
-    The objective is not convex. It is minimised from the original head and once more along a
-    sequence of softer maxima, and the lower minimum is taken.
+    The objective is not convex. It is minimised from the original head and again along a sequence
+    of softer maxima, and the lower minimum is used.
 
     References
     ----------
@@ -173,7 +174,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
         "beta": [Interval(Real, 0, None, closed="left")],
-        # Under this the smooth maximum is so flat that rounding shows.
+        # Below this the smooth maximum is so flat that rounding matters.
         "lam": [Interval(Real, 1e-3, None, closed="left")],
         "scale": [StrOptions({"unit", "paper"})],
         "measure": [StrOptions({"smoothmax", "entropy"})],
@@ -325,10 +326,10 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
 
 
 def warn_of_odd_errors(n_errors: int, n_rows: int, head: Head) -> None:
-    """Warn of errors that are too few to learn from, or all that there is."""
+    """Warn if there are too few errors to learn from, or only errors."""
     at_chance = n_errors >= n_rows * (1 - 1 / len(head.classes))
     if head.given and at_chance and n_rows >= FEWEST_ROWS:
-        return  # `fit` compared labels and answers, and has said it
+        return  # `fit` has compared labels and answers, and warned
     if n_errors == n_rows:
         message = (
             f"The original head is wrong on all {n_rows} fit rows, so errors cannot be compared "

@@ -47,7 +47,7 @@ from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.metrics import ErrorScorer, error_roc_auc_scorer
 
-#: What is tried if no grid is given. Small on purpose: a finer one picks up the folds' noise.
+#: The default grid. Deliberately small: a finer one fits the folds' noise.
 DEFAULT_GRID: dict[str, list[Any]] = {
     "alpha": [0.0, 0.3, 1.0],
     "beta": [0.001, 0.01, 0.1],
@@ -65,9 +65,9 @@ Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]]
 class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     """Search over AdUE's settings by cross-validation, all fits solved together.
 
-    What ``GridSearchCV(AdUEEstimator(), param_grid)`` does, deterministically and in a fraction
-    of the time: every (setting, fold) is a problem over the same features, so that one product
-    serves all heads, each problem has a line search of its own, and leaves once it has converged.
+    It does what ``GridSearchCV(AdUEEstimator(), param_grid)`` does, deterministically and in a
+    fraction of the time: every (setting, fold) is a problem over the same features, so one product
+    serves all heads. Each problem has its own line search and leaves once it has converged.
 
     Parameters
     ----------
@@ -83,18 +83,18 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         ``score`` returns it too.
     selection : {"best", "one_standard_error"}, default="best"
         ``"one_standard_error"``: of all settings within one standard error of the best mean
-        score, the one held most tightly (largest beta, then alpha).
+        score, the most regularised one (largest beta, then alpha).
     refit : bool, default=True
-        Whether ``best_estimator_`` is fitted on all rows. Without it there are no predictions.
+        Whether to fit ``best_estimator_`` on all rows, which predictions require.
     error_weight : {"balanced"} or None, default=None
         As in :class:`AdUEEstimator`.
     max_iter, tol
         As in :class:`AdUEEstimator`, for every problem.
     max_memory : float, default=1.0
-        GiB that the problems solved at a time may take, about; more are solved in turns, one
-        setting with all folds at least.
+        Approximate memory limit in GiB for the problems solved at the same time. More problems are
+        solved in turns of at least one setting with all folds.
     verbose : int, default=0
-        1 tells how many problems are solved, in how many turns.
+        1 prints how many problems are solved, and in how many turns.
     activation : None
         Heads of several layers are not searched; use ``GridSearchCV``.
     device : str, default="auto"
@@ -104,7 +104,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     Attributes
     ----------
     cv_results_ : dict of array
-        As ``GridSearchCV``'s: ``params``, ``param_NAME``, ``splitK_test_score``,
+        As in ``GridSearchCV``: ``params``, ``param_NAME``, ``splitK_test_score``,
         ``mean_test_score``, ``std_test_score``, ``rank_test_score`` and times (a problem's share).
     best_index_, best_params_, best_score_
         The chosen setting, its number and its mean score.
@@ -117,15 +117,15 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     refit_time_ : float
         Seconds of the last fit.
     scorer_ : ErrorScorer
-        What was maximised.
+        The score that was maximised.
     init_coef_, init_intercept_, classes_, n_features_in_
-        As of :class:`AdUEEstimator`.
+        As in :class:`AdUEEstimator`.
 
     Notes
     -----
-    The objective has many minima. One setting is solved as :class:`AdUEEstimator` solves it, from
-    several starts, the others from the minima of their neighbours in the grid. The settings that
-    then score best, and always the one that is chosen, are solved from several starts as well.
+    The objective has many minima. One setting is solved from several starts, as in
+    :class:`AdUEEstimator`, the others from the minima of their neighbours in the grid. Then the
+    best settings, and always the chosen one, are also solved from several starts.
 
     Without ``init_W`` the original head is fitted once, on all rows, and its errors are counted
     out-of-fold; ``GridSearchCV`` fits one in every fold.
@@ -217,7 +217,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             self.refit_time_ = time.perf_counter() - start
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return what ``scoring`` measures of the best estimator: higher is better.
+        """Return the ``scoring`` of the best estimator; higher is better.
 
         Parameters
         ----------
@@ -226,12 +226,12 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         y : array-like of shape (n_samples,)
             True labels, as in ``fit``.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, for the default ``scoring`` alone.
+            Weights of the rows; only for the default ``scoring``.
 
         Returns
         -------
         score : float
-            By default a ROC-AUC in [0, 1]; losses have a minus.
+            By default a ROC-AUC in [0, 1]; losses are negated.
 
         Raises
         ------

@@ -50,7 +50,7 @@ __all__ = [
 
 Progress = Callable[[int], object]
 
-#: Most rows that are tokenised and sorted by length together.
+#: Maximum number of rows that are tokenised and sorted by length together.
 _BLOCK_ROWS = 4096
 
 
@@ -63,9 +63,9 @@ class FeatureBatch:
     rows : ndarray of shape (B,), int64
         Positions in the list of texts.
     features : ndarray of shape (B, d), float32
-        What enters the head's last linear layer, or its first for ``features="head"``.
+        Input of the head's last linear layer, or of its first for ``features="head"``.
     logits : ndarray of shape (B, C), float32
-        What the model returned.
+        The model's own logits.
     truncated : ndarray of shape (B,), bool
         Rows whose text was cut at ``max_length``.
     """
@@ -92,9 +92,9 @@ def iter_features(
     texts : sequence of str
         The texts.
     batch_tokens : int, default=8192
-        Most tokens of a batch, padding included; a longer text is a batch of its own.
+        Maximum tokens per batch, including padding; a longer text is a batch by itself.
     verify : bool, default=True
-        Check on every batch that the head makes the model's logits of the features.
+        Check on every batch that head and features give the model's logits.
 
     Yields
     ------
@@ -103,14 +103,14 @@ def iter_features(
     Raises
     ------
     ValueError
-        Texts that are no list of str.
+        If the texts are not a list of str.
     FeatureMismatchError
-        Features that do not give the model's logits.
+        If the features do not give the model's logits.
 
     Warns
     -----
     UserWarning
-        With the first batch: how many texts are cut at ``max_length``.
+        With the first batch, if texts are cut at ``max_length``.
     """
     checked = check_texts(texts)
     _check_classifier(classifier)
@@ -141,28 +141,28 @@ def compute_features(
     texts : sequence of str
         The n texts.
     batch_tokens : int, default=8192
-        Most tokens of a batch, padding included.
+        Maximum tokens per batch, including padding.
     progress : callable, optional
         Called after each batch with the number of rows just done.
 
     Returns
     -------
     features : ndarray of shape (n, d), float32
-        What enters the head's last linear layer, or its first for ``features="head"``.
+        Input of the head's last linear layer, or of its first for ``features="head"``.
     logits : ndarray of shape (n, C), float32
-        What the model returned; what the head makes of the features, within the precision.
+        The model's logits; the head gives the same from the features, within the precision.
 
     Raises
     ------
     ValueError
-        Texts that are no list of str.
+        If the texts are not a list of str.
     FeatureMismatchError
-        Features that do not give the model's logits.
+        If the features do not give the model's logits.
 
     Warns
     -----
     UserWarning
-        How many texts were cut at ``max_length``.
+        If texts were cut at ``max_length``.
     """
     batch = collect_features(classifier, texts, batch_tokens, progress)
     warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
@@ -176,36 +176,36 @@ def stream_features(
     window_rows: int = 1024,
     batch_tokens: int = 8192,
 ) -> Iterator[FeatureBatch]:
-    """Yield the features of any number of texts, in their order; memory holds a window of them.
+    """Yield the features of any number of texts, in order; only a window of them is in memory.
 
     Parameters
     ----------
     classifier : LoadedClassifier
         From `load_classifier`.
     texts : iterable of str
-        The texts, read as they are needed; there may be none.
+        The texts, read as needed; may be empty.
     window_rows : int, default=1024
         Texts that are read, sorted by length and run together.
     batch_tokens : int, default=8192
-        Most tokens of a batch, padding included.
+        Maximum tokens per batch, including padding.
 
     Yields
     ------
     FeatureBatch
-        The next ``window_rows`` texts (the last one: what is left); its ``rows`` count from the
-        first text of all.
+        The next ``window_rows`` texts (the last batch: the rest); ``rows`` count from the very
+        first text.
 
     Raises
     ------
     ValueError
-        Texts that are no str.
+        If texts are not str.
     FeatureMismatchError
-        Features that do not give the model's logits.
+        If the features do not give the model's logits.
 
     Warns
     -----
     UserWarning
-        After the last: how many texts are empty or blank, and were cut at ``max_length``.
+        After the last text, if texts are empty or blank, or were cut at ``max_length``.
     """
     _check_classifier(classifier)
     check_count("window_rows", window_rows)
@@ -243,12 +243,12 @@ def extract_features(
 ) -> FeatureStore:
     """Write the features of texts to a feature store, shard by shard.
 
-    Memory holds a few batches at a time, the shards of which are then written: texts are sorted by
-    length in windows of whole shards, as few as fill 12 batches (at most 4,096 rows). A window is
-    what an interruption can cost. A run that was interrupted is gone on with by the same call: the
-    files are then, byte for byte, those of an uninterrupted run
-    (``batch_tokens`` may be changed in between, for instance after an error for lack of memory;
-    rows then agree within the precision). Labels are checked before the model runs.
+    Only a few batches are in memory at a time, and their shards are then written: texts are sorted
+    by length in windows of whole shards, as few as fill 12 batches (at most 4,096 rows). An
+    interruption loses at most one window. The same call resumes an interrupted run, and the files
+    are then identical to those of an uninterrupted run. (``batch_tokens`` may change in between,
+    for instance after running out of memory; rows then agree within the precision.) Labels are
+    checked before the model runs.
 
     Parameters
     ----------
@@ -257,31 +257,31 @@ def extract_features(
     texts : sequence of str
         The n texts.
     out : path-like
-        Directory of the store; new, empty, or what an interrupted run of the same call left. With
+        Directory of the store: new, empty, or left by an interrupted run of the same call. With
         ``append``, a finished store.
     labels : array-like of shape (n,), optional
         True labels: integers are row numbers of the head, strings need ``classifier.classes``.
     batch_tokens : int, default=8192
-        Most tokens of a batch, padding included.
+        Maximum tokens per batch, including padding.
     shard_rows : int, default=256
-        Rows a file.
+        Rows per file.
     append : bool, default=False
-        Write the rows to the end of a store of the same model; ``ids`` go on after its largest.
-        Until the last of them is on disk the store is as it was. Texts that were extracted to it
-        before, with the same labels, are not written again.
+        Append the rows to a store of the same model; ``ids`` continue after its largest. The store
+        does not change until the last row is on disk. Texts that were already extracted to it with
+        the same labels are not written again.
     overwrite : bool, default=False
         Replace a finished store. The new one is extracted to the folder ``.NAME.new`` beside it,
-        where an interrupted run goes on, and takes its place at the end.
+        where an interrupted run resumes, and replaces the old one at the end.
     resume : bool, default=True
-        Go on after the last whole shard of an interrupted run, if model, texts, labels,
+        Continue after the last whole shard of an interrupted run, if model, texts, labels,
         ``max_length``, precision, ``shard_rows`` and library versions are the same; otherwise the
-        error names what differs. False refuses to touch what an interrupted run left.
+        error names what differs. If False, an interrupted run is an error.
     skip_empty : bool, default=False
-        Leave out texts that are empty or hold nothing but white space, and their labels, which may
-        be anything. ``ids`` of the others are their row numbers in ``texts`` all the same.
+        Leave out texts that are empty or hold only white space, and their labels, which may be
+        anything. ``ids`` of the others are still their row numbers in ``texts``.
     progress : callable, optional
-        Called after each batch with the number of rows just done, and at once with the rows that
-        an interrupted run had done.
+        Called after each batch with the number of rows just done, and at the start with the rows
+        that an interrupted run had done.
 
     Returns
     -------
@@ -291,18 +291,17 @@ def extract_features(
     Raises
     ------
     ValueError
-        Texts or labels that cannot be used, or a directory that cannot be written to or gone on
-        with (`StoreError`).
+        If texts or labels cannot be used, or the directory cannot be written to or resumed
+        (`StoreError`).
     FeatureMismatchError
-        Features that do not give the model's logits.
+        If the features do not give the model's logits.
 
     Warns
     -----
     UserWarning
-        How many texts are empty or blank, unless they are left out; how many were cut at
-        ``max_length``; labels that agree with the model no more than
-        chance, or far better with the classes in another order; or that the store holds all these
-        rows already, so that nothing was done.
+        If texts are empty or blank and not left out; if texts were cut at ``max_length``; if labels
+        agree with the model no better than chance, or far better with the classes in another order;
+        or if the store already holds all these rows, so that nothing was done.
     """
     checked = check_texts(texts)
     _check_classifier(classifier)
@@ -409,7 +408,7 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
 def _check_classifier(classifier: Any) -> None:
     if not isinstance(classifier, LoadedClassifier):
         raise ValueError(
-            f"classifier: expected what load_classifier returns, got {type(classifier).__name__}."
+            f"classifier: expected a result of load_classifier, got {type(classifier).__name__}."
         )
 
 
@@ -472,7 +471,7 @@ def collect_features(
     progress: Progress | None = None,
     first_row: int = 0,
 ) -> FeatureBatch:
-    """Run all texts and put their rows in input order, without a word on what was cut."""
+    """Run all texts and put their rows in input order, without warnings about cut texts."""
     checked = check_texts(texts)
     _check_classifier(classifier)
     check_progress(progress)

@@ -54,39 +54,39 @@ _IDENTITY = ("model", "base_model", "adapter_sha256", "revision", "view", "max_l
 class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
     """Turn texts into the features that enter a LoRA classifier's head.
 
-    Nothing is fitted: the model is as it is, and so are its head and class names. A text goes
-    through the model once; after that its features come from the cache, in every clone of this
-    transformer and so in a whole search. A search over several processes needs a folder as cache.
-    A model whose files were written anew is another model.
+    Nothing is fitted: the model, its head and its class names do not change. A text goes through
+    the model once; after that its features come from the cache, in every clone of this transformer
+    and so in a whole search. A search with several processes needs a folder as cache. A model whose
+    files were rewritten counts as another model.
 
-    In scikit-learn's own ``Pipeline`` the head has to be passed by hand (``STEP__init_W``, ...);
-    without it the last step fits a head of its own, and its predictions are not the model's.
+    In scikit-learn's own ``Pipeline`` you must pass the head yourself (``STEP__init_W``, ...).
+    Otherwise the last step fits its own head, and its predictions are not the model's.
 
-    Parameters are kept as they are given. Give folders as str where skops is to load the extractor
-    with no trusted types but our classes; ``pathlib``'s need ``"pathlib.PosixPath"``.
+    Parameters are stored as given. Pass folders as str if skops should load the extractor with only
+    our classes as trusted types; ``pathlib`` objects need ``"pathlib.PosixPath"``.
 
     Parameters
     ----------
     adapter : path-like or str
         A peft adapter folder, a merged model, or a hub name of either.
     cache : {"memory"}, path-like or None, default="memory"
-        Where features are kept, by text, model, ``max_length`` and precision: in this process, in
-        a folder (shared by processes, kept for later), or nowhere. ``clear_cache`` empties memory.
+        Where to store features by text, model, ``max_length`` and precision: in this process, in a
+        folder (shared by processes and permanent), or nowhere. ``clear_cache`` empties memory.
     base_model : path-like or str, default=None
         The adapter's base model, if not the one it names.
     classes : list of str, default=None
         Class names in the order of the head's rows; by default the model's ``id2label``.
     max_length : int, default=None
-        Most tokens of a text; by default what the model allows.
+        Maximum tokens per text; by default what the model allows.
     device : str, default="auto"
         ``"auto"`` is a GPU if there is one, else the CPU.
     dtype : str, default=None
         Precision to run in, such as ``"float32"``; by default float32 on a CPU, bfloat16 on a GPU.
     batch_tokens : int, default=8192
-        Most padded tokens in one batch.
+        Maximum padded tokens per batch.
     features : {"last", "head"}, default="last"
-        What enters the head's last linear layer, or its first. A head of one layer is the same
-        either way.
+        Return the input of the head's last linear layer, or of its first. For a head of one layer
+        they are the same.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    adue_sklearn.UncertaintyPipeline : Passes head and class names on by itself.
+    adue_sklearn.UncertaintyPipeline : Passes head and class names on automatically.
     """
 
     adapter: str | os.PathLike[str]
@@ -122,14 +122,14 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         Returns
         -------
         self : LoraFeatureExtractor
-            As it was.
+            The same extractor.
         """
         _as_texts(X)
         self.n_features_out_ = self._classifier().n_features
         return self
 
     def transform(self, X: Any) -> Rows:
-        """Return the features of texts, from the cache where it has them.
+        """Return the features of texts, from the cache if possible.
 
         Parameters
         ----------
@@ -144,13 +144,13 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If ``X`` is no sequence of texts, or the model cannot be used.
+            If ``X`` is not a sequence of texts, or the model cannot be used.
 
         Warns
         -----
         UserWarning
-            How many of the texts the model read only up to ``max_length``, whether it read them
-            now or their features come from the cache.
+            If texts are longer than ``max_length``, so that the model read only their start, now
+            or when their cached features were computed.
         """
         texts = _as_texts(X)
         if not (self.cache is None or isinstance(self.cache, str | os.PathLike)):
@@ -178,10 +178,10 @@ class LoraFeatureExtractor(TransformerMixin, BaseEstimator):
 
     @staticmethod
     def clear_cache() -> None:
-        """Forget what this process holds in memory: the features of every model, and the model.
+        """Clear this process's memory of the features of every model, and of the model.
 
-        Texts go through the model again after that, in every extractor with ``cache="memory"``.
-        A folder is left as it is; delete it to empty it.
+        After that, texts go through the model again in every extractor with ``cache="memory"``.
+        A cache folder is not changed; delete it to clear it.
         """
         _MemoryCache.clear()
         _load.cache_clear()

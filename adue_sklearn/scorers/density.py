@@ -1,4 +1,4 @@
-"""Densities of the training features, one Gaussian a class.
+"""Densities of the training features, one Gaussian per class.
 
 Sources: Mukhoti et al. (2021), arXiv 2102.11582 (DDU); Yoo et al. (2022), arXiv 2203.01677 (RDE).
 """
@@ -79,7 +79,7 @@ def fit_class_gaussians(
     normalize: bool,
     device: torch.device,
 ) -> tuple[ClassGaussians, Tensor]:
-    """Return one Gaussian a class for rows of ``X`` (n, d), and ``S`` (d, d), in float64.
+    """Return one Gaussian per class for rows of ``X`` (n, d), and ``S`` (d, d), in float64.
 
     ``S`` is the covariance within classes, shrunk as :class:`MahalanobisScorer` does.
     """
@@ -139,21 +139,21 @@ def class_log_densities(X: Tensor, gaussians: ClassGaussians) -> Tensor:
 
 @dataclass(eq=False, repr=False)
 class DDUScorer(UncertaintyEstimator):
-    """Minus the logarithm of the training features' density, one Gaussian a class.
+    """Minus the logarithm of the training features' density, one Gaussian per class.
 
     Fit it on the rows that the classifier was trained on: it describes where these lie.
 
     Parameters
     ----------
     pooling : float in (0, 1] or "auto", default="auto"
-        Weight ``p`` of the covariance ``S`` within all classes in a class's own,
-        ``(1 - p) E_c + p S``. ``"auto"`` is ``d / (d + n_c)``: the fewer rows a class has for its
-        features, the more it borrows. 1 gives all classes one covariance; close to 0 is the
-        score as published, for which every class needs more rows than features.
+        Weight ``p`` of the pooled covariance ``S`` in a class's covariance ``(1 - p) E_c + p S``.
+        ``"auto"`` is ``d / (d + n_c)``: the fewer rows a class has, the more it borrows. 1 gives
+        all classes the same covariance; values close to 0 give the published score, for which
+        every class needs more rows than features.
     shrinkage : float in [0, 1], default=0.001
         Weight of ``trace(S) / d * I`` in ``S``, as in :class:`MahalanobisScorer`.
     normalize : bool, default=False
-        Whether rows are scaled to unit length first.
+        Whether to scale rows to unit length first.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -185,8 +185,8 @@ class DDUScorer(UncertaintyEstimator):
     Notes
     -----
     Class weights ``pi_c`` are the shares of the fit rows, covariances divide by the number of
-    rows. Everything is float64, densities are added up in log space. In place of one (d, d)
-    matrix a class there is one and the whitened fit rows: ``n d + d^2`` numbers at most.
+    rows. Everything is float64, and densities are summed in log space. Instead of a (d, d) matrix
+    per class there is one such matrix and the whitened fit rows: at most ``n d + d^2`` numbers.
 
     References
     ----------
@@ -368,23 +368,23 @@ def robust_class_gaussians(
 class RDEScorer(UncertaintyEstimator):
     """Robust density estimation: Mahalanobis distance to the predicted class after kernel PCA.
 
-    Means and covariances are minimum-covariance-determinant estimates, which up to half of a
-    class's rows cannot spoil. Fit it on the rows that the classifier was trained on.
+    Means and covariances are minimum-covariance-determinant estimates, which tolerate outliers in
+    up to half of a class's rows. Fit it on the rows that the classifier was trained on.
 
     Parameters
     ----------
     n_components : int, default=100
-        Kernel principal components; at most a fifth of the rows are taken, and none whose
-        variance is rounding.
+        Number of kernel principal components: at most a fifth of the number of rows, and none whose
+        variance is only rounding.
     gamma : float, default=None
-        Of the kernel ``exp(-gamma |x - x'|^2)``; None is ``1 / n_features``.
+        Parameter of the kernel ``exp(-gamma |x - x'|^2)``; None means ``1 / n_features``.
     max_samples : int, default=2000
-        Rows drawn for the kernel PCA, whose cost grows with their cube. The covariances always
-        come from all rows.
+        Number of rows drawn for the kernel PCA, whose cost is cubic in it. The covariances always
+        use all rows.
     normalize : bool, default=False
-        Whether rows are scaled to unit length first.
+        Whether to scale rows to unit length first.
     random_state : int, RandomState instance or None, default=0
-        Draws these rows and the starts of the robust estimates.
+        Seed for drawing these rows and the starts of the robust estimates.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -423,7 +423,7 @@ class RDEScorer(UncertaintyEstimator):
     Raises
     ------
     ValueError
-        In ``fit``, if all rows are the same, or more than half of them coincide within classes.
+        In ``fit``, if all rows are equal, or more than half of them coincide within classes.
 
     Notes
     -----

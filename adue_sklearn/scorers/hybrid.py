@@ -1,4 +1,4 @@
-"""Ranks of two scores put together.
+"""Combined ranks of two scores.
 
 Source: Vazhentsev et al. (2023), ACL, section 3 (HUQ).
 """
@@ -92,19 +92,19 @@ def tune_mixture(
 
 @dataclass(eq=False, repr=False)
 class HUQScorer(UncertaintyEstimator):
-    """Ranks of an epistemic and of an aleatoric score put together, by thresholds.
+    """Ranks of an epistemic and an aleatoric score, combined by thresholds.
 
     Fit it on rows that the classifier was not trained on. An epistemic score describes the rows
-    it *was* trained on: fit that one first, on those, and pass it in scikit-learn's
+    that the classifier *was* trained on: fit it on those rows first, and pass it in scikit-learn's
     ``FrozenEstimator``.
 
     Parameters
     ----------
     epistemic : uncertainty estimator or FrozenEstimator of one, default=None
-        Says how far a row is from what is known; None is :class:`MahalanobisScorer`. One that is
-        not frozen is fitted on the rows of ``fit``.
+        Measures how far a row is from known rows; None means :class:`MahalanobisScorer`. If it is
+        not frozen, it is fitted on the rows of ``fit``.
     aleatoric : uncertainty estimator or FrozenEstimator of one, default=None
-        Says how ambiguous a row is; None is :class:`SoftmaxResponseScorer`.
+        Measures how ambiguous a row is; None means :class:`SoftmaxResponseScorer`.
     alpha : float in [0, 1], default=None
         Share of the aleatoric rank. None: chosen from 0, 0.1, ... 1.
     delta_min : float in [0, 1], default=None
@@ -114,7 +114,7 @@ class HUQScorer(UncertaintyEstimator):
         Aleatoric rank from which such a row counts as ambiguous. None: chosen from 0.8, 0.9 and
         1.
     cv : int, default=5
-        Folds in which scores that ``fit`` fits are computed for rows they have not seen.
+        Number of folds for the out-of-fold scores of estimators that ``fit`` fits.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -146,11 +146,11 @@ class HUQScorer(UncertaintyEstimator):
 
     Notes
     -----
-    The choice is the one of least area under the risk-coverage curve on the fit rows; of equals
-    the one with the largest ``alpha`` and smallest ``delta_min``. Ranks are shares of the fit
-    rows, interpolated in between, so that one row can be scored. What lies beyond all of them
-    has the rank of the last. A frozen score knows its head, which ``fit`` then need not be
-    given. Without a head and without errors the aleatoric score stays, with a warning.
+    The choice minimises the area under the risk-coverage curve on the fit rows; ties go to the
+    largest ``alpha`` and smallest ``delta_min``. Ranks are shares of the fit rows, interpolated in
+    between, so that a single row can be scored. A score beyond all of them gets the rank of the
+    last. A frozen score knows its head, so ``fit`` does not need it. Without a head and without
+    errors the aleatoric score is used, with a warning.
 
     References
     ----------
@@ -234,7 +234,7 @@ class HUQScorer(UncertaintyEstimator):
         return super().fit(X, y, init_W, init_b, classes=classes)
 
     def _passed(self) -> list[tuple[UncertaintyEstimator, bool]]:
-        """Return both scores, out of their ``FrozenEstimator``, and whether they were in one."""
+        """Return both scores without their ``FrozenEstimator``, and whether they had one."""
         return [
             self._checked("epistemic", MahalanobisScorer),
             self._checked("aleatoric", SoftmaxResponseScorer),

@@ -1,6 +1,6 @@
 """Scores that learn the original head's errors with scikit-learn's models.
 
-All are fitted on rows that the classifier was not trained on; what they keep is arrays.
+All are fitted on rows that the classifier was not trained on; they store only arrays.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _PROBE_FOLDS = 5
 
 
 class _ErrorLearner(UncertaintyEstimator):
-    """Base class: learn from the errors, or stay softmax response where there are none."""
+    """Base class: learn from the errors, or remain softmax response if there are none."""
 
     #: What `_learn` sets.
     _learned_names: ClassVar[tuple[str, ...]]
@@ -118,7 +118,7 @@ class LinearProbeScorer(_ErrorLearner):
     C : float or "cv", default="cv"
         Inverse strength of the penalty on standardised features, above 0. ``"cv"``: the value of
         0.001, 0.01, 0.1, 1 with the largest ROC-AUC over five folds, stratified on the errors;
-        0.1 where there are fewer than two errors or two correct answers.
+        0.1 if there are fewer than two errors or two correct answers.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -128,14 +128,14 @@ class LinearProbeScorer(_ErrorLearner):
     Attributes
     ----------
     coef_ : ndarray of float64 of shape (n_features,)
-        Weights of the (unscaled) features. Not set where there were no errors to learn from, as
-        the next two.
+        Weights of the (unscaled) features. Like the next two, not set if there were no errors to
+        learn from.
     intercept_ : float
         The constant.
     C_ : float
-        The inverse strength that was used.
+        The inverse strength used.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Number of errors of the original head on the fit rows.
     n_samples_fit_ : int
         Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
@@ -150,12 +150,12 @@ class LinearProbeScorer(_ErrorLearner):
     Raises
     ------
     ValueError
-        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+        In ``fit`` with ``init_W``, if the head makes no errors or only errors on the fit rows.
 
     Warns
     -----
     UserWarning
-        The same without ``init_W``: the score is softmax response then.
+        In the same case without ``init_W``; the score is then softmax response.
 
     Examples
     --------
@@ -213,8 +213,8 @@ class LinearProbeScorer(_ErrorLearner):
 class ConfidNetScorer(_ErrorLearner):
     """A small network that learns the probability of the true class (ConfidNet).
 
-    Fit it on rows that the classifier was not trained on. It sees the features, not the labels,
-    and the uncertainty is one minus what it predicts.
+    Fit it on rows that the classifier was not trained on. Its inputs are the features, and the
+    uncertainty is one minus its prediction.
 
     Parameters
     ----------
@@ -222,11 +222,11 @@ class ConfidNetScorer(_ErrorLearner):
         Widths of its hidden layers, relu between them.
     alpha : float, default=10.0
         Strength of the L2 penalty, at least 0, as in scikit-learn's ``MLPRegressor``. A few
-        thousand rows need a strong one.
+        thousand rows need a strong penalty.
     max_iter : int, default=50
-        Most passes over the rows; fewer where the loss stops falling.
+        Maximum number of passes over the rows; fewer if the loss stops decreasing.
     random_state : int, RandomState instance or None, default=None
-        Of the first weights and the order of the rows.
+        Seed of the initial weights and the order of the rows.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -236,12 +236,12 @@ class ConfidNetScorer(_ErrorLearner):
     Attributes
     ----------
     coefs_, intercepts_ : list of ndarray of float64
-        The network's layers, each (n_out, n_in), for unscaled features. Not set where there were
-        no errors to learn from.
+        The network's layers, each (n_out, n_in), for unscaled features. Not set if there were no
+        errors to learn from.
     n_iter_ : int
         Passes over the rows.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Number of errors of the original head on the fit rows.
     n_samples_fit_ : int
         Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
@@ -256,18 +256,18 @@ class ConfidNetScorer(_ErrorLearner):
     Raises
     ------
     ValueError
-        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+        In ``fit`` with ``init_W``, if the head makes no errors or only errors on the fit rows.
 
     Warns
     -----
     UserWarning
-        The same without ``init_W``: the score is softmax response then.
+        In the same case without ``init_W``; the score is then softmax response.
 
     Notes
     -----
     Squared error on standardised features, minimised by scikit-learn's ``MLPRegressor``. Without
-    ``init_W`` the probabilities are those of rows that the head was not fitted on. The published
-    network also fine-tunes a copy of the encoder, which a score on frozen features cannot.
+    ``init_W`` the probabilities are out-of-fold. The published network also fine-tunes a copy of
+    the encoder, which a score on frozen features cannot do.
 
     Examples
     --------
@@ -346,14 +346,14 @@ def _check_widths(widths: Any) -> tuple[int, ...]:
 
 
 class _Answers(NamedTuple):
-    """What a stack sees of rows: predicted class, log-odds of an error, the scores (n, S)."""
+    """A stack's inputs: predicted class, log-odds of an error, the scores (n, S)."""
 
     predicted: IntArray
     log_odds: FloatArray
     scores: FloatArray
 
     def common(self) -> FloatArray:
-        """Return what is no class's own (n, 1 + S)."""
+        """Return the columns that all classes share (n, 1 + S)."""
         return np.column_stack([self.log_odds, self.scores])
 
 
@@ -374,24 +374,24 @@ def stack_columns(
 class StackedScorer(_ErrorLearner, _BaseComposition):
     """A logistic regression over several scores and the predicted class.
 
-    It learns which scores tell errors, and that the same margin means more for one class than
+    It learns which scores indicate errors, and that the same margin means more for one class than
     for another. Fit it on rows that the classifier was not trained on.
 
     Parameters
     ----------
     estimators : list of (str, estimator), default=None
-        Names and scorers. Scores that describe the classifier's training rows, such as
-        :class:`MahalanobisScorer`, come fitted on these, in scikit-learn's ``FrozenEstimator``.
-        Those that learn are fitted ``cv`` times, and the regression sees what they say of rows
-        they were not fitted on. None: softmax response, entropy, margin, max-logit, energy, GEN,
+        Names and scorers. Fit scores that describe the classifier's training rows, such as
+        :class:`MahalanobisScorer`, on those rows first and wrap them in scikit-learn's
+        ``FrozenEstimator``. Scores that learn are fitted ``cv`` times, and the regression uses
+        their out-of-fold scores. None: softmax response, entropy, margin, max-logit, energy, GEN,
         MaxLogit-pNorm and Rel-U.
     C : float, default=0.01
         Inverse strength of the penalty, above 0.
     cv : int, default=5
-        Number of folds, stratified on the errors; fewer where there are fewer errors.
+        Number of folds, stratified on the errors; fewer if there are fewer errors.
     activation : {"tanh", "gelu", "relu"} or None, default=None
-        What the original head applies between its layers; only for heads of several layers, and
-        for the default scorers: others have their own.
+        What the original head applies between its layers; only for heads of several layers and
+        the default scorers. Other scorers have their own.
     device : str, default="auto"
         Where to compute: ``"auto"`` (where a tensor lies; CUDA if there is one for numpy
         arrays), ``"cpu"``, ``"cuda"``, ``"cuda:1"``. The same goes.
@@ -399,15 +399,15 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
     Attributes
     ----------
     estimators_ : list of estimators
-        The scorers, fitted on all rows; frozen ones as they came. Not set where there were no
-        errors to learn from, as the next two.
+        The scorers, fitted on all rows; frozen ones unchanged. Like the next two, not set if there
+        were no errors to learn from.
     coef_ : ndarray of float64 of shape (1 + n_scores + 2 * n_classes,)
         Weights of: the standardised log-odds of an error by softmax response; the standardised
         scores; the predicted class; the first within each predicted class.
     intercept_ : float
         The constant.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Number of errors of the original head on the fit rows.
     n_samples_fit_ : int
         Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
@@ -428,13 +428,13 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
     Warns
     -----
     UserWarning
-        If (without ``init_W``) there are no errors, or only errors: the score is softmax response
-        then.
+        If (without ``init_W``) there are no errors or only errors; the score is then softmax
+        response.
 
     Notes
     -----
-    The score is the log-odds of an error. Without ``init_W`` the original head is fitted anew in
-    every fold too.
+    The score is the log-odds of an error. Without ``init_W`` the original head is also refitted in
+    every fold.
 
     References
     ----------
@@ -476,7 +476,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
     cv: int = 5
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, by name those of the scorers too.
+        """Return the parameters, including those of the scorers by name.
 
         Parameters
         ----------
@@ -521,7 +521,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
     def _unseen_answers(
         self, X: Array, labels: IntArray, errors: BoolArray, head: Head
     ) -> _Answers:
-        """Return what is said of each row by what was not fitted on it."""
+        """Return out-of-fold answers for each row."""
         scorers, y = self._scorers(), self.classes_[labels]
         seen = [_is_frozen(scorer) or (head.given and _needs_head(scorer)) for scorer in scorers]
         everything = FitRows(X, y, head)
@@ -599,7 +599,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
 
 
 def _fitted(scorer: Any, rows: FitRows) -> Any:
-    """Return a scorer fitted on rows, a frozen one as it is; without a given head on its own."""
+    """Return a scorer fitted on rows, or a frozen one unchanged; without a head, on its own."""
     if _is_frozen(scorer):
         return scorer
     on_head = rows.head is not None and (rows.head.given or _needs_head(scorer))
@@ -611,7 +611,7 @@ def _is_frozen(scorer: Any) -> bool:
 
 
 def _needs_head(scorer: Any) -> bool:
-    """Tell whether a scorer takes nothing but the head, so that no row is special to it."""
+    """Tell whether a scorer uses only the head, so that no row is special to it."""
     return getattr(getattr(scorer, "card", None), "needs", None) == "head"
 
 
@@ -625,7 +625,7 @@ def _score(scorer: Any, X: Array) -> FloatArray:
 def _view(
     estimator: UncertaintyEstimator, X: Array, classes: npt.NDArray[Any]
 ) -> tuple[IntArray, FloatArray]:
-    """Return the head's predicted class as a place in ``classes``, and the log-odds it errs."""
+    """Return the head's predicted class as a place in ``classes``, and the log-odds of an error."""
     logits = estimator._original_logits(X)
     top = top_class(logits)
     own = estimator.classes_[logits.argmax(dim=1).cpu().numpy()]

@@ -1,8 +1,8 @@
-"""Scores that are made of the original head's logits.
+"""Scores that are computed from the original head's logits.
 
-Each formula is a function of logits ``z`` (n, C), float64; its estimator is a shell around it.
-Rows whose largest probability rounds to one keep their order: what would cancel there is computed
-from the log-odds of "any class but the largest".
+Each formula is a function of logits ``z`` (n, C), float64; its estimator is a thin wrapper. Rows
+whose largest probability rounds to one keep their order: terms that would cancel are computed from
+the log-odds of "any class but the largest".
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def entropy(z: Tensor) -> Tensor:
 def margin(z: Tensor) -> Tensor:
     """Return ``1 - (p(1) - p(2))`` (n,) of the two largest probabilities.
 
-    The one in front is what keeps confident rows apart: next to it they would round to -1.
+    The leading one keeps confident rows distinct: without it they would round to -1.
     """
     top = top_class(z)
     return top.eps + torch.exp(top.log_eps + top.log_share.amax(dim=-1))
@@ -127,7 +127,7 @@ class _LogitScorer(UncertaintyEstimator):
 class SoftmaxResponseScorer(_LogitScorer):
     """One minus the largest class probability of the original head.
 
-    Costs nothing, learns nothing, and is hard to beat: whatever is used instead has to.
+    It costs nothing, learns nothing, and is hard to beat: every other score has to.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class SoftmaxResponseScorer(_LogitScorer):
 
     Notes
     -----
-    The score is computed from the log-odds of "any other class", so it tells rows apart whose
+    The score is computed from the log-odds of "any other class", so it distinguishes rows whose
     largest probability rounds to one.
 
     Examples
@@ -222,7 +222,7 @@ class EntropyScorer(_LogitScorer):
 
 
 class MarginScorer(_LogitScorer):
-    """How close the runner-up is: one minus the gap between the two largest probabilities.
+    """One minus the gap between the two largest probabilities.
 
     Parameters
     ----------
@@ -245,8 +245,8 @@ class MarginScorer(_LogitScorer):
 
     Notes
     -----
-    In [0, 1]. ``p(2) - p(1)``, as it is also written, ranks rows alike but for rounding, which
-    ties confident ones.
+    In [0, 1]. The common form ``p(2) - p(1)`` ranks rows equally, except that rounding ties
+    confident rows.
 
     Examples
     --------
@@ -293,7 +293,7 @@ class MaxLogitScorer(_LogitScorer):
 
     Notes
     -----
-    It changes where a number is added to all logits of a row, which no probability does.
+    Unlike probabilities, it changes if a number is added to all logits of a row.
 
     Examples
     --------
@@ -324,7 +324,7 @@ class EnergyScorer(_LogitScorer):
     Parameters
     ----------
     temperature : float, default=1.0
-        What the logits are divided by first, above 0. Towards 0 the score is max-logit's.
+        Divisor of the logits, above 0. Towards 0 the score is max-logit's.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -377,10 +377,10 @@ class GENScorer(_LogitScorer):
     Parameters
     ----------
     gamma : float in (0, 1], default=0.1
-        Exponent. Small values make much of small probabilities.
+        Exponent. Small values emphasise small probabilities.
     top_m : int or None, default=None
-        How many of the largest probabilities count. None: all; so does a number above that of
-        the classes. The paper takes about a tenth of a thousand classes.
+        How many of the largest probabilities to use. None, or a number above that of the classes,
+        means all. The paper uses about a tenth of a thousand classes.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -431,7 +431,7 @@ class GENScorer(_LogitScorer):
 
 @dataclass(eq=False, repr=False)
 class DoctorScorer(_LogitScorer):
-    """Odds that a rejected answer is wrong, by the head's own probabilities (DOCTOR).
+    """Odds that an answer is wrong, by the head's own probabilities (DOCTOR).
 
     Parameters
     ----------
@@ -488,14 +488,14 @@ class DoctorScorer(_LogitScorer):
 class MaxLogitPNormScorer(_LogitScorer):
     """The largest logit after centring and p-norm normalisation, p chosen on the fit rows.
 
-    Fit it on rows that the classifier was not trained on. Softmax response stays where no p has
-    a smaller area under the risk-coverage curve, and always with two classes, whose normalised
-    logits are all alike. Rows without errors therefore choose softmax response.
+    Fit it on rows that the classifier was not trained on. Softmax response is kept if no p has a
+    smaller area under the risk-coverage curve, and always with two classes, whose normalised
+    logits are all equal. Rows without errors therefore choose softmax response.
 
     Parameters
     ----------
     p_grid : sequence of float, default=(1, 2, ..., 10)
-        Values of p to choose from, above 0; ``inf`` is one.
+        Values of p to choose from, above 0; ``inf`` is allowed.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -567,17 +567,17 @@ def _check_p_grid(p_grid: Any) -> list[float]:
 
 @dataclass(eq=False, repr=False)
 class RelUScorer(_LogitScorer):
-    """Relative uncertainty: pairs of classes count as far as errors go with them (Rel-U).
+    """Relative uncertainty: pairs of classes are weighted by their association with errors (Rel-U).
 
-    Fit it on rows that the classifier was not trained on: what tells wrong from correct rows is
-    learned from both.
+    Fit it on rows that the classifier was not trained on: it learns from both wrong and correct
+    rows.
 
     Parameters
     ----------
     lam : float in (0, 1], default=0.5
-        Weight of the wrong rows; the correct ones have the rest.
+        Weight of the wrong rows; the correct ones get the rest.
     temperature : float, default=1.0
-        What the logits are divided by first, above 0.
+        Divisor of the logits, above 0.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -589,7 +589,7 @@ class RelUScorer(_LogitScorer):
     relation_ : ndarray of float64 of shape (n_classes, n_classes)
         The matrix D: symmetric, not negative, zero on the diagonal, of Frobenius norm one.
     n_errors_ : int
-        Errors of the original head among the fit rows.
+        Number of errors of the original head on the fit rows.
     n_samples_fit_ : int
         Number of fit rows.
     init_coef_, init_intercept_ : ndarray of float64
@@ -604,14 +604,14 @@ class RelUScorer(_LogitScorer):
     Raises
     ------
     ValueError
-        In ``fit`` with ``init_W``, if the head makes no error on the fit rows, or only errors.
+        In ``fit`` with ``init_W``, if the head makes no errors or only errors on the fit rows.
 
     Warns
     -----
     UserWarning
         If (without ``init_W``) the fit rows hold no errors or only errors, or if no pair of
-        classes weighs more among the wrong rows: all pairs count alike then, which is the Gini
-        index ``1 - sum p^2`` but for a factor.
+        classes weighs more in the wrong rows. All pairs then count equally, which gives the Gini
+        index ``1 - sum p^2`` up to a factor.
 
     Examples
     --------

@@ -211,11 +211,11 @@ class MahalanobisScorer(UncertaintyEstimator):
         classes. ``"marginal"``: to one Gaussian over all rows. ``"relative"``: the first minus
         the second.
     normalize : bool, default=False
-        Whether rows are scaled to unit length first.
+        Whether to scale rows to unit length first.
     shrinkage : float in [0, 1] or "auto", default=0.001
         Weight of ``trace(S) / d * I`` in the covariance. ``"auto"`` is the estimate of Ledoit and
-        Wolf, which needs all rows at once. 0 is the score as published; features that are
-        constant or collinear, as those of tuned models may nearly be, are an error then.
+        Wolf, which needs all rows at once. 0 gives the published score; constant or collinear
+        features, which tuned models may nearly have, are then an error.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -232,7 +232,7 @@ class MahalanobisScorer(UncertaintyEstimator):
     shrinkage_ : float
         The weight that was used for it.
     background_location_, background_covariance_ : ndarray of float64
-        The one Gaussian over all rows; only for ``variant="relative"``.
+        The single Gaussian over all rows; only for ``variant="relative"``.
     n_samples_seen_ : int
         Number of rows it was fitted on.
     init_coef_, init_intercept_ : ndarray of float64
@@ -304,10 +304,10 @@ class MahalanobisScorer(UncertaintyEstimator):
         *,
         classes: Any = None,
     ) -> Self:
-        """Add rows: the score is that of ``fit`` on all rows so far, without keeping them.
+        """Add rows. The score equals that of ``fit`` on all rows so far, which are not stored.
 
-        While the covariance of the rows so far is singular, which only ``shrinkage=0`` allows,
-        scoring is an error.
+        As long as the covariance of the rows so far is singular, which is possible only with
+        ``shrinkage=0``, scoring raises an error.
 
         Parameters
         ----------
@@ -331,8 +331,8 @@ class MahalanobisScorer(UncertaintyEstimator):
         Raises
         ------
         ValueError
-            If ``shrinkage="auto"``, if a label is not among the classes, or in the first call
-            also as ``fit`` does.
+            If ``shrinkage="auto"``, if a label is not among the classes, or, in the first call,
+            for the same reasons as in ``fit``.
         """
         if self.shrinkage == "auto":
             raise ValueError(
@@ -358,13 +358,13 @@ class MahalanobisScorer(UncertaintyEstimator):
         self._keep(added if first else self._moments(device).merged(added))
         try:
             self._derive(self._moments(device))
-        except SingularCovarianceError:  # more rows may mend it; until then scoring raises it
+        except SingularCovarianceError:  # more rows may fix it; until then scoring raises it
             for name in _DERIVED:
                 self.__dict__.pop(name, None)
         return self
 
     def _refuse_other_start(self, X: Any, init_W: Any, init_b: Any, classes: Any) -> None:
-        """Raise if a later call of ``partial_fit`` brings something else than the first."""
+        """Raise if a later call of ``partial_fit`` contradicts the first."""
         if bool(self.normalize) != self._normalized:
             raise ValueError(
                 f"normalize was {self._normalized} for the rows so far, but is {self.normalize} "

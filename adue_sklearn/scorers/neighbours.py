@@ -1,4 +1,4 @@
-"""Scores from the distances to single training rows.
+"""Scores from distances to individual training rows.
 
 Sources: Sun et al. (2022), arXiv 2204.06507 (k-th neighbour); Jiang et al. (2018), arXiv
 1805.11783 (trust score).
@@ -113,10 +113,10 @@ class KNNScorer(UncertaintyEstimator):
     Parameters
     ----------
     k : int, default=10
-        Which neighbour; at most the number of fit rows. The paper takes 50 for sets of 50,000
+        Which neighbour; at most the number of fit rows. The paper uses 50 for sets of 50,000
         rows.
     normalize : bool, default=True
-        Whether rows are scaled to unit length first, as published.
+        Whether to scale rows to unit length first, as published.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"
@@ -143,8 +143,8 @@ class KNNScorer(UncertaintyEstimator):
 
     Notes
     -----
-    A row that was among the fit rows is its own first neighbour. All distances are computed, in
-    blocks: no tree is faster in hundreds of dimensions.
+    A fit row is its own first neighbour. All distances are computed, in blocks, because no tree is
+    faster in hundreds of dimensions.
 
     References
     ----------
@@ -210,9 +210,9 @@ class TrustScoreScorer(UncertaintyEstimator):
         Share of each class's rows that is left out: those with the largest distance to their
         k-th neighbour in the class (fewer where distances tie).
     k : int, default=10
-        That neighbour; in classes with fewer other rows the farthest of them.
+        Number of that neighbour; in classes with fewer other rows, the farthest one is used.
     normalize : bool, default=False
-        Whether rows are scaled to unit length first.
+        Whether to scale rows to unit length first.
     activation : {"tanh", "gelu", "relu"} or None, default=None
         What the original head applies between its layers; only for heads of several layers.
     device : str, default="auto"

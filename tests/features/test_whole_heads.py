@@ -165,7 +165,7 @@ def test_three_layers_are_followed_to_the_first():
     ("between", "found"),
     [
         (lambda h, z: torch.nn.functional.silu(z), r"'score\.dense' through .* off by up to"),
-        (lambda h, z: torch.nn.functional.gelu(z, approximate="tanh"), "through gelu, the nearest"),
+        (lambda h, z: torch.nn.functional.gelu(z, approximate="tanh"), "through gelu, the closest"),
         (lambda h, z: h + torch.tanh(z), r"'score\.dense' through"),
         (lambda h, z: z, r"'score\.dense' through"),
     ],
@@ -177,7 +177,7 @@ def test_what_estimators_cannot_train_is_refused_by_name(between, found, precisi
     model.score = TwoLayers(between)
     tokenizer = make_tokenizer(encoder=False)
     load_classifier(model, tokenizer=tokenizer, dtype=precision)  # the default view works
-    with pytest.raises(HeadError, match=rf"what enters 'score\.out' is not.*{found}.*'last'"):
+    with pytest.raises(HeadError, match=rf"the input of 'score\.out' is not.*{found}.*'last'"):
         whole(model, tokenizer=tokenizer, dtype=precision)
 
 
@@ -216,7 +216,9 @@ def test_an_activation_changed_after_loading_is_noticed(make_saved_case):
     case = make_saved_case("electra", 3)
     classifier = whole(case.adapter)
     classifier.model.classifier.activation = nn.Tanh()
-    with pytest.raises(FeatureMismatchError, match=r"out_proj' is not gelu of what .*dense'"):
+    with pytest.raises(
+        FeatureMismatchError, match=r"out_proj' is no longer gelu of the output of .*dense'"
+    ):
         compute_features(classifier, TEXTS)
 
 

@@ -122,9 +122,9 @@ def _no_chain_message(
     ]
     between = f" Other parts of the head: {', '.join(others)}." if others else ""
     return (
-        f"features='head': what enters '{first}' is not tanh, relu or the exact gelu of what "
-        f"another linear layer of {type(model).__name__}'s head gives, so the head is not a plain "
-        f"chain of layers: {found}.{between} Use features='last'."
+        f"features='head': the input of '{first}' is not tanh, relu or the exact gelu of the "
+        f"output of another linear layer of {type(model).__name__}'s head, so the head is not a "
+        f"plain chain of layers: {found}.{between} Use features='last'."
     )
 
 

@@ -89,7 +89,7 @@ def check_batch(
     features : ndarray of shape (B, d)
         What entered its first layer.
     logits : ndarray of shape (B, C)
-        What the model returned.
+        The model's own logits.
     rows : ndarray of shape (B,) of int
         Row numbers, for the message.
     eps : float

@@ -61,11 +61,11 @@ class LoadedClassifier:
     classes : list of str or None
         Class names in the order of the head's rows, if known.
     max_length : int
-        Most tokens of a text; longer ones are cut.
+        Maximum tokens per text; longer texts are cut.
     provenance : dict
         Where the model comes from; goes into the feature store.
     checks : LoadChecks
-        How the model was tried on loading, and the side on which it has to be padded.
+        Results of the checks on loading, and the side on which to pad.
     """
 
     model: Any
@@ -130,22 +130,22 @@ def load_classifier(
     classes: Sequence[str] | None = None,
     features: View = "last",
 ) -> LoadedClassifier:
-    """Load a text classifier, merge its adapter, find its head, and try it on a few texts.
+    """Load a text classifier, merge its adapter, find its head, and check it on a few texts.
 
-    The adapter is merged in the precision that the base is saved in (or in float32, if that is
-    asked for) and cast afterwards. The merged model has to give the logits of the unmerged one,
-    and those of a text alone in a batch with others: within rounding, which `provenance` records.
+    The adapter is merged in the precision in which the base was saved (or in float32, if requested)
+    and cast afterwards. The merged model must give the same logits as the unmerged one, and a text
+    in a batch the same as alone: within rounding, which `provenance` records.
 
     Parameters
     ----------
     model : path-like, str, PeftModel or PreTrainedModel
         An adapter folder, the folder of a whole (merged) classifier, a hub name of either, or a
-        live model. A live model is copied; the caller's stays as it is.
+        live model. A live model is copied; the caller's does not change.
     base_model : path-like or str, optional
         The adapter's base model; by default the one that the adapter names.
     adapter_name : str, optional
-        Which adapter, where several were saved together (its sub-folder) or a live model has
-        several. By default the folder's own, and a live model's active one.
+        Which adapter, if several were saved together (its subfolder) or a live model has several.
+        By default the folder's own, or a live model's active one.
     tokenizer : PreTrainedTokenizerBase, path-like or str, optional
         By default the one saved with the model, else the base model's. Required for a live model.
     device : str or torch.device, default="auto"
@@ -154,13 +154,13 @@ def load_classifier(
         Precision to run in. By default float32 on the CPU and bfloat16 on a GPU; for a live model,
         its own.
     max_length : int, optional
-        Most tokens of a text. By default what tokenizer and model allow, 512 if neither says.
+        Maximum tokens per text. By default what tokenizer and model allow, 512 if neither says.
     classes : sequence of str, optional
         Class names in the order of the head's rows. By default the model's ``id2label``, if its
         names were ever set.
     features : {"last", "head"}, default="last"
-        What is extracted: what enters the head's last linear layer, or its first. A head of one
-        layer is the same either way.
+        Extract the input of the head's last linear layer, or of its first. For a head of one layer
+        they are the same.
 
     Returns
     -------
@@ -169,10 +169,10 @@ def load_classifier(
     Raises
     ------
     ValueError
-        A base model that is not there, weights that were never trained (freshly initialised head),
-        a tokenizer without pad token, a model without a last linear layer, an adapter that is lost
-        in merging, a model whose answers depend on the batch, or (``features="head"``) a head that
-        is no plain chain of linear layers with tanh, exact gelu or relu between them.
+        If the base model is missing, weights were never trained (freshly initialised head), the
+        tokenizer has no pad token, the model has no last linear layer, the adapter is lost in
+        merging, the model's answers depend on the batch, or (``features="head"``) the head is not
+        a plain chain of linear layers with tanh, exact gelu or relu between them.
     """
     check_arguments(
         base_model=base_model,

@@ -3,9 +3,9 @@
 The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids`` and, when the
 rows are labelled, ``labels``), ``head.safetensors`` and ``manifest.json``. Every file is written
 under a temporary name, flushed to disk and renamed; the manifest comes last, so a directory with a
-manifest is complete. Nothing is pickled. Format and promises: ``docs/feature-store.md``.
+manifest is complete. Nothing is pickled. Format and guarantees: ``docs/feature-store.md``.
 
-This module needs numpy and safetensors only.
+This module needs only numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class FeatureStore:
     init_b : ndarray of shape (n_classes,), float32, or None, or list of them
         Its bias; None when the layer has none.
     activation : {"tanh", "gelu", "relu"} or None
-        What lies between the layers of a list.
+        Activation between the layers of a list.
     damaged : list of Damage
         Shards that `open` skipped: ``file``, ``what`` is wrong, ``rows`` (positions in the store).
 
@@ -114,7 +114,7 @@ class FeatureStore:
         """Open a store for reading.
 
         Reads the manifest, the head (its hash is checked) and each shard's layout, so a missing or
-        truncated file is found now; the rows themselves are read by memory map when they are used.
+        truncated file is detected now; the rows themselves are read by memory map when used.
         Call `verify` to check every byte.
 
         Parameters
@@ -122,8 +122,8 @@ class FeatureStore:
         path : path-like
             The store's directory.
         skip_damaged : bool, default=False
-            Read every byte now and leave out the shards that are damaged, with a warning; ``ids``
-            says which rows remain.
+            Read every byte now and leave out damaged shards, with a warning; ``ids`` says which
+            rows remain.
 
         Returns
         -------
@@ -132,12 +132,13 @@ class FeatureStore:
         Raises
         ------
         StoreError
-            No store there, a newer format, or files that are missing or damaged: all are named.
+            If there is no store, its format is newer, or files are missing or damaged; the message
+            names them all.
 
         Warns
         -----
         UserWarning
-            Naming each shard that was left out.
+            If shards are left out; the message names each.
         """
         folder = check_path("path", path)
         check_flag("skip_damaged", skip_damaged)
@@ -171,16 +172,16 @@ class FeatureStore:
         Parameters
         ----------
         path : path-like
-            The directory to make; it may exist if it is empty.
+            The directory to create; it may exist if it is empty.
         features : array-like of shape (n, d)
-            What enters the head's last linear layer (of a list the first); stored as float32.
+            Input of the head's last linear layer (of the first, for a list); stored as float32.
         init_W : array-like of shape (C, d), or list of them
             Weights of that layer; of a whole head a list, first layer first. One row, the logit
             of two classes, becomes two, as in an estimator's ``fit``.
         init_b : array-like of shape (C,), or list of them, optional
-            Its bias, or those of the layers, None for one without.
+            Its bias, or those of the layers; None for a layer without a bias.
         activation : {"tanh", "gelu", "relu"}, optional
-            What lies between the layers of a list.
+            Activation between the layers of a list.
         labels : array-like of shape (n,) of int, optional
             True labels as row numbers of the head; None for an unlabelled store.
         ids : array-like of shape (n,) of int, optional
