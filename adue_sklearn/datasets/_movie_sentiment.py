@@ -45,14 +45,14 @@ class MovieSentiment(NamedTuple):
 def load_movie_sentiment() -> MovieSentiment:
     """Load features of movie-review sentences from a LoRA-tuned classifier (SST-2, MiniLM).
 
-    A real case in numbers only: 384 features a row, two classes, about one error in eight on
+    A real case, with numbers only: 384 features per row, two classes, about one error in eight on
     unseen rows. The adapter has rank 8 on query and value of all-MiniLM-L6-v2 and was trained
     for 10 epochs on 80 % of the sentence-level training split; ``calibration`` is the other 20 %
     and the validation split, ``test`` the test split.
 
     SST-2 holds some sentences twice. Rows 544 and 902 of ``calibration`` are copies of rows that
     the adapter was trained on, rows 185 and 717 of ``train``; :func:`compare_scorers` leaves them
-    out if it is given both parts. ``test`` shares no row with either.
+    out if it is given both parts. ``test`` shares no rows with either.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def minilm_path() -> Path:
     Raises
     ------
     ModuleNotFoundError
-        If the package is not installed; the extra ``demo`` brings it.
+        If the package is not installed; the extra ``demo`` includes it.
     """
     try:
         # Only its light top module is imported; what it depends on is not needed to read files.

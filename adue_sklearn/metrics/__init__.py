@@ -1,11 +1,11 @@
-"""How well an uncertainty finds the errors, and how far probabilities can be taken at their word.
+"""How well an uncertainty finds errors, and how well probabilities are calibrated.
 
 Every metric of an uncertainty is a pure function of ``errors`` (n,), True where the classifier is
-wrong, and ``uncertainty`` (n,), higher where it is more likely to be. Ties never depend on the
-order of rows. Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is better, for
-whatever has ``predict`` and ``score_samples``: an estimator of this package, or one in a pipeline
-or a search. Metrics of probabilities take ``(y_true, probabilities)``. ``bootstrap_interval`` and
-``bootstrap_difference`` put an interval around any of them.
+wrong, and ``uncertainty`` (n,), higher where it is more likely to be wrong. Results never depend on
+the order of tied rows. Each has a scikit-learn scorer, ``scorer(estimator, X, y)``, higher is
+better, for any object with ``predict`` and ``score_samples``: an estimator of this package, or one
+in a pipeline or a search. Metrics of probabilities take ``(y_true, probabilities)``.
+``bootstrap_interval`` and ``bootstrap_difference`` give an interval for any of them.
 """
 
 from adue_sklearn.metrics._arguments import Estimate, prediction_errors

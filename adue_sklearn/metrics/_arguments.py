@@ -1,4 +1,4 @@
-"""What metrics are given, checked; and what they return."""
+"""Checks of the metrics' arguments, and their return types."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Estimate(NamedTuple):
 
 
 def prediction_errors(predicted: Any, y: Any) -> BoolArray:
-    """Return where predicted labels are not the true ones.
+    """Return where predicted labels differ from the true ones.
 
     Parameters
     ----------
     predicted, y : array-like of shape (n_samples,)
-        Predicted and true labels: numbers both, or strings both.
+        Predicted and true labels: both numbers or both strings.
 
     Returns
     -------

@@ -102,21 +102,21 @@ def bootstrap_replicates(
 ) -> FloatArray | dict[str, FloatArray]:
     """Return a metric's values on resampled rows.
 
-    With the same integer as ``random_state``, the same rows are drawn whatever the metric and
-    the score: replicates of several scores are paired.
+    With the same integer as ``random_state``, the same rows are drawn for every metric and score,
+    so replicates of several scores are paired.
 
     Parameters
     ----------
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     metric : callable or dict of str to callable
         ``metric(errors, uncertainty) -> float``. The ranking metrics of this package, with
         ``functools.partial`` for their options, are computed for many resamples at once; any
-        other is called once a resample, with numpy arrays. If none is of this package,
+        other is called once per resample, with numpy arrays. If none is of this package,
         ``errors`` and ``uncertainty`` may be any two arrays of ``n_samples`` rows that the
-        metrics take, such as labels and class probabilities.
+        metrics accept, such as labels and class probabilities.
     n_resamples : int, default=1000
         How often ``n_samples`` rows are drawn, with replacement.
     random_state : int, RandomState instance or None, default=None
@@ -125,7 +125,8 @@ def bootstrap_replicates(
     Returns
     -------
     replicates : ndarray of shape (n_resamples,) or dict of str to ndarray
-        NaN where a metric that needs both has no errors or only errors. A dict for a dict.
+        NaN where a metric that needs both errors and correct answers lacks one of them. A dict if
+        ``metric`` is a dict.
 
     Examples
     --------
@@ -175,7 +176,7 @@ def bootstrap_interval(
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     metric : callable or dict of str to callable
         ``metric(errors, uncertainty) -> float``, as in :func:`bootstrap_replicates`.
     n_resamples : int, default=1000
@@ -250,10 +251,9 @@ def bootstrap_difference(
     confidence: float = 0.95,
     random_state: Any = None,
 ) -> Difference | dict[str, Difference]:
-    """Return how much higher a metric is than a reference's on the same rows, paired.
+    """Return the paired difference of a metric between a score and a reference on the same rows.
 
-    Both scores are judged on the same resamples, so what makes rows easy or hard for both
-    cancels out.
+    Both scores are evaluated on the same resamples, so difficulties that they share cancel out.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""How far probabilities can be taken at their word.
+"""How well probabilities are calibrated.
 
-Each metric takes either a probability for each row, of an event that happened or did not, such as
-P(error) against errors; or class probabilities (n, C) against labels.
+Each metric takes either the probability of an event for each row and whether it happened, such as
+P(error) and errors, or class probabilities (n, C) and labels.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ def calibration_error(
     classwise: bool = False,
     debias: bool = False,
 ) -> float:
-    r"""Return how far frequencies are from the probabilities that announced them, over bins.
+    r"""Return how far observed frequencies are from predicted probabilities, over bins.
 
     With the share ``w_b`` of rows in bin b, their mean probability ``p_b`` and the frequency
-    ``f_b`` of what it announced, ``sum_b w_b |f_b - p_b|`` (the ECE), the root of
+    ``f_b`` of the event, this is ``sum_b w_b |f_b - p_b|`` (the ECE), the root of
     ``sum_b w_b (f_b - p_b)^2``, or the largest ``|f_b - p_b|``.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        Where ``probabilities`` has one dimension: whether the event happened, True or 1 where it
-        did, such as errors for P(error). Otherwise labels.
+        If ``probabilities`` has one dimension: whether the event happened, True or 1 where it did,
+        such as errors for P(error). Otherwise labels.
     probabilities : array-like of shape (n_samples,) or (n_samples, n_classes)
-        Of the event, or of each class. Of class probabilities the largest is judged, against
+        Of the event, or of each class. For class probabilities, the largest is compared with
         whether its class is the label, unless ``classwise``.
     classes : array-like of shape (n_classes,), default=None
         Labels in the order of the columns. If None, labels are column numbers.
     n_bins : int, default=15
-        Number of bins; those without rows count nothing.
+        Number of bins; empty ones are ignored.
     strategy : {"uniform", "quantile"}, default="uniform"
         Bins of equal width, or of equal mass: each edge is the smallest probability that has a
         share of ``b / n_bins`` of the rows at or below it. Equal probabilities are always in one
-        bin, whatever the order of rows, so that bins are of equal mass only as far as ties allow.
+        bin, in any order of rows, so bins have equal mass only as far as ties allow.
     norm : {"l1", "l2", "max"}, default="l1"
         How gaps are combined: the ECE [1]_, the root mean square [2]_, or the maximum.
     classwise : bool, default=False
-        Judge each column against whether the label is its class, in bins of its own, and average
+        Compare each column with whether the label is its class, in separate bins, and average
         over classes (with ``norm="max"``: the largest gap of all) [3]_.
     debias : bool, default=False
         Subtract from each squared gap the variance of its frequency, ``f_b (1 - f_b) / (n_b - 1)``
         [2]_, which otherwise makes calibrated probabilities look worse the more bins there are.
-        Only for ``norm="l2"``. Bins of one row tell nothing then and count nothing; the root is
-        taken of what is left, or 0 if that is negative.
+        Only for ``norm="l2"``. Bins of one row are then ignored; the result is the root of the
+        rest, or 0 if that is negative.
 
     Returns
     -------
@@ -118,9 +118,9 @@ def calibration_error(
 
 
 def brier_score(y_true: Any, probabilities: Any, *, classes: Any = None) -> float:
-    """Return the mean squared distance of probabilities from what happened.
+    """Return the mean squared distance of probabilities from outcomes.
 
-    scikit-learn's ``brier_score_loss``, for tensors too and with the labels of this package.
+    scikit-learn's ``brier_score_loss``, also for tensors and with this package's labels.
 
     Parameters
     ----------
@@ -174,14 +174,14 @@ def brier_decomposition(
     n_bins: int | None = 15,
     strategy: Literal["uniform", "quantile"] = "uniform",
 ) -> BrierDecomposition:
-    """Return what the Brier score consists of.
+    """Return the components of the Brier score.
 
     In bins with the share ``w_b`` of rows, mean probability ``p_b``, frequency ``f_b``, and the
-    frequency ``f`` of all rows: *reliability* ``sum w_b (p_b - f_b)^2`` is what is lost by
-    probabilities that are off; *resolution* ``sum w_b (f_b - f)^2`` what is won by telling rows
-    apart; *uncertainty* ``f (1 - f)`` is the score of the frequency as the only forecast [1]_.
-    These three make up the score only where all probabilities of a bin are equal. Otherwise two
-    more terms do [2]_: the mean *within-bin variance* of the probabilities and twice the mean
+    frequency ``f`` of all rows: *reliability* ``sum w_b (p_b - f_b)^2`` is the loss from
+    miscalibrated probabilities; *resolution* ``sum w_b (f_b - f)^2`` is the gain from
+    distinguishing rows; *uncertainty* ``f (1 - f)`` is the score of always forecasting ``f`` [1]_.
+    These three add up to the score only if all probabilities of a bin are equal. Otherwise there
+    are two more terms [2]_: the mean *within-bin variance* of the probabilities and twice the mean
     *within-bin covariance* of probabilities and outcomes, so that always ``brier_score ==
     reliability - resolution + uncertainty + within_bin_variance - within_bin_covariance``.
 
@@ -196,7 +196,7 @@ def brier_decomposition(
         Labels in the order of the columns. If None, labels are column numbers.
     n_bins : int or None, default=15
         Number of bins. None: one for each distinct probability, with no terms within bins; for
-        probabilities that do not repeat, reliability is then the score itself and tells nothing.
+        probabilities that do not repeat, reliability is then the score itself and not informative.
     strategy : {"uniform", "quantile"}, default="uniform"
         Bins of equal width or of equal mass.
 
@@ -234,9 +234,9 @@ def brier_decomposition(
 
 
 def nll_score(y_true: Any, probabilities: Any, *, classes: Any = None) -> float:
-    """Return the mean negative log-likelihood of what happened.
+    """Return the mean negative log-likelihood of the outcomes.
 
-    scikit-learn's ``log_loss``, for tensors too and with the labels of this package, in float64.
+    scikit-learn's ``log_loss``, also for tensors and with this package's labels, in float64.
 
     Parameters
     ----------
@@ -350,7 +350,7 @@ def _as_columns(y: npt.NDArray[Any], n_classes: int, classes: Any) -> IntArray:
         raise ValueError(
             f"y_true holds {unknown[:1].tolist()[0]!r}, which is not among "
             + (f"the column numbers 0 to {n_classes - 1}" if classes is None else "classes")
-            + "; expected labels that are."
+            + "; expected one of them."
         )
     return columns
 

@@ -1,4 +1,4 @@
-"""How well an uncertainty tells errors from correct answers at all thresholds, or at one."""
+"""How well an uncertainty separates errors from correct answers, at all thresholds or at one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from adue_sklearn.metrics._counts import average_precision, count_rows, fpr_at_t
 
 
 def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = None) -> float:
-    """Return the chance that an error is ranked above a correct answer; ties count half.
+    """Return the probability that an error ranks above a correct answer; ties count half.
 
     Parameters
     ----------
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows.
 
@@ -64,7 +64,7 @@ def error_roc_auc_interval(errors: Any, uncertainty: Any, *, confidence: float =
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     confidence : float in (0, 1), default=0.95
         Coverage of the interval.
 
@@ -96,7 +96,7 @@ def error_roc_auc_interval(errors: Any, uncertainty: Any, *, confidence: float =
 def error_roc_auc_difference(
     errors: Any, uncertainty: Any, reference: Any, *, confidence: float = 0.95
 ) -> Estimate:
-    """Return how much higher the ROC-AUC is than a reference's on the same rows, paired (DeLong).
+    """Return the paired difference in ROC-AUC from a reference on the same rows (DeLong).
 
     Parameters
     ----------
@@ -148,8 +148,8 @@ def error_roc_auc_p_value(errors: Any, uncertainty: Any, reference: Any) -> floa
     -------
     p_value : float
         Below 1 - c exactly where the interval of :func:`error_roc_auc_difference` with
-        confidence c excludes zero. 1 for scores that rank alike. NaN where the difference has no
-        variance that could be estimated: with one row of either kind, and, with an
+        confidence c excludes zero. 1 for scores that rank equally. NaN if the variance of the
+        difference cannot be estimated: with one row of either kind, and, with an
         ``UndefinedMetricWarning``, with none.
 
     References
@@ -197,7 +197,7 @@ def error_average_precision_score(errors: Any, uncertainty: Any) -> float:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------

@@ -39,7 +39,7 @@ def risk_coverage_curve(errors: Any, uncertainty: Any) -> RiskCoverageCurve:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def aurc_score(errors: Any, uncertainty: Any) -> float:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def eaurc_score(errors: Any, uncertainty: Any) -> float:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def augrc_score(errors: Any, uncertainty: Any) -> float:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def prr_score(errors: Any, uncertainty: Any) -> float:
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
 
     Returns
     -------
@@ -213,7 +213,7 @@ def risk_at_coverage_score(errors: Any, uncertainty: Any, *, coverage: float = 0
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     coverage : float in (0, 1], default=0.8
         Share of the rows to accept: the smallest number of rows that is at least this share.
         Where only some of the tied rows are needed, they count in expectation.
@@ -245,7 +245,7 @@ def coverage_at_risk_score(errors: Any, uncertainty: Any, *, risk: float = 0.05)
     errors : array-like of bool of shape (n_samples,)
         True (or 1) where the classifier is wrong.
     uncertainty : array-like of shape (n_samples,)
-        Higher is more likely wrong.
+        Higher means more likely wrong.
     risk : float in [0, 1], default=0.05
         Largest error rate among the accepted rows.
 

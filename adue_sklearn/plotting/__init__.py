@@ -1,11 +1,11 @@
-"""Displays in the manner of scikit-learn: how well an uncertainty finds errors, as plots.
+"""Plots of how well an uncertainty finds errors, in the style of scikit-learn's displays.
 
 Each has ``from_predictions(errors, uncertainty, ...)`` and ``from_estimator(estimator, X, y, ...)``
-for whatever has ``predict`` and ``score_samples``: an estimator of this package, or one in a
-pipeline or a search. Both compute and draw; pass ``ax=display.ax_`` for several curves on one axis.
-``ComparisonDisplay.from_comparison`` draws what :func:`adue_sklearn.compare_scorers` found. What
-was computed and what was drawn are attributes. They need matplotlib (extra ``plot``), which is
-imported when something is drawn.
+for any object with ``predict`` and ``score_samples``: an estimator of this package, or one in a
+pipeline or a search. Both compute and draw; pass ``ax=display.ax_`` to draw several curves on the
+same axes. ``ComparisonDisplay.from_comparison`` plots a result of
+:func:`adue_sklearn.compare_scorers`. Computed values and drawn artists are attributes. The plots
+need matplotlib (extra ``plot``), which is imported on drawing.
 """
 
 from adue_sklearn.plotting._comparison import ComparisonDisplay

@@ -1,4 +1,4 @@
-"""How far scores are from softmax response, as dots with intervals."""
+"""Differences of scores from softmax response, as dots with intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adue_sklearn.plotting._display import Drawing, style
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ComparisonDisplay(Drawing):
-    """Difference of each score to softmax response, with its paired interval.
+    """Difference of each score from softmax response, with its paired interval.
 
     Made by ``from_comparison``.
 
@@ -25,18 +25,18 @@ class ComparisonDisplay(Drawing):
     names : sequence of str of length n_scores
         Scores, from top to bottom.
     differences, low, high : ndarray of shape (n_scores,)
-        Of a metric, and their intervals; in the metric's own unit.
+        Differences in a metric, and their intervals, in the metric's own unit.
     metric : str, default="roc_auc"
-        Which one.
+        The metric.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     errorbar_ : matplotlib ErrorbarContainer
         Dots and intervals.
     zero_ : matplotlib Line2D
-        Where nothing differs.
+        Line of no difference.
 
     Examples
     --------
@@ -66,19 +66,19 @@ class ComparisonDisplay(Drawing):
         ax: Any = None,
         errorbar_kwargs: Any = None,
     ) -> Self:
-        """Draw what a comparison found.
+        """Plot the result of a comparison.
 
         Parameters
         ----------
         comparison : Comparison
-            Of :func:`adue_sklearn.compare_scorers`. Scores that failed, and differences that could
-            not be measured, are left out.
+            Result of :func:`adue_sklearn.compare_scorers`. Scores that failed, and differences
+            that could not be measured, are left out.
         metric : str, default="roc_auc"
             One of the comparison's.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         errorbar_kwargs : dict, default=None
-            For matplotlib's ``errorbar``.
+            Passed to matplotlib's ``errorbar``.
 
         Returns
         -------
@@ -117,9 +117,9 @@ class ComparisonDisplay(Drawing):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         errorbar_kwargs : dict, default=None
-            For matplotlib's ``errorbar``.
+            Passed to matplotlib's ``errorbar``.
 
         Returns
         -------

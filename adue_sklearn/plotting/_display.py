@@ -54,7 +54,7 @@ class Display(Drawing):
         y : array-like of shape (n_samples,)
             True labels.
         name : str, default=None
-            For the legend; by default the name of the estimator's class.
+            Legend label; by default the name of the estimator's class.
         **options
             As in ``from_predictions``.
 

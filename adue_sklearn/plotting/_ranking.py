@@ -41,18 +41,18 @@ class RiskCoverageDisplay(Display):
     Parameters
     ----------
     coverages, risks : ndarray of shape (n_samples,)
-        The curve, as of :func:`adue_sklearn.metrics.risk_coverage_curve`.
+        The curve, as from :func:`adue_sklearn.metrics.risk_coverage_curve`.
     aurc : float, default=None
         Its mean, for the legend.
     band_coverages, low, high : ndarray of shape (n_places,), default=None
         Where intervals are drawn, and their limits.
     name : str, default=None
-        For the legend.
+        Legend label.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     line_ : matplotlib Line2D
         The curve.
     band_ : matplotlib FillBetweenPolyCollection or None
@@ -95,17 +95,17 @@ class RiskCoverageDisplay(Display):
         errors : array-like of bool of shape (n_samples,)
             True (or 1) where the classifier is wrong.
         uncertainty : array-like of shape (n_samples,)
-            Higher is more likely wrong.
+            Higher means more likely wrong.
         confidence : float in (0, 1) or None, default=0.95
-            Of the intervals; None for none. They are exact (Clopper-Pearson) for the error rate
-            below one threshold that was fixed before, not for all thresholds at once, and stand
-            where a threshold can: between groups of tied rows.
+            Confidence level of the intervals; None for none. They are exact (Clopper-Pearson) for
+            the error rate below one threshold fixed in advance, not for all thresholds
+            simultaneously, and are drawn at possible thresholds: between groups of tied rows.
         name : str, default=None
-            For the legend.
+            Legend label.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -130,11 +130,11 @@ class RiskCoverageDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         name : str, default=None
-            For the legend; None is that of the display.
+            Legend label; by default the display's.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -165,7 +165,7 @@ class RiskCoverageDisplay(Display):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ErrorRocDisplay(Display):
-    """Share of the errors that a threshold flags against the share of correct answers it does.
+    """Share of errors flagged against the share of correct answers flagged.
 
     Made by ``from_predictions`` or ``from_estimator``.
 
@@ -178,18 +178,18 @@ class ErrorRocDisplay(Display):
     band_fpr, low, high : ndarray of shape (n_places,), default=None
         Where intervals are drawn, and their limits.
     name : str, default=None
-        For the legend.
+        Legend label.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     line_ : matplotlib Line2D
         The curve.
     band_ : matplotlib FillBetweenPolyCollection or None
         The intervals.
     chance_level_ : matplotlib Line2D
-        What a constant score does; drawn once on an axis.
+        Curve of a constant score; drawn once per axes.
 
     Examples
     --------
@@ -230,21 +230,21 @@ class ErrorRocDisplay(Display):
         errors : array-like of bool of shape (n_samples,)
             True (or 1) where the classifier is wrong; some, not all.
         uncertainty : array-like of shape (n_samples,)
-            Higher is more likely wrong.
+            Higher means more likely wrong.
         confidence : float in (0, 1) or None, default=0.95
-            Of the intervals; None for none. The area's is DeLong's; those of the curve are
-            percentiles at each share of correct answers, over resamples of the errors and, apart
-            from them, of the correct answers. With one row of either kind there are none.
+            Confidence level of the intervals; None for none. The area's is DeLong's; those of the
+            curve are percentiles at each share of correct answers, over separate resamples of the
+            errors and of the correct answers. With one row of either kind there are none.
         n_resamples : int, default=500
-            How often rows are drawn.
+            Number of resamples.
         random_state : int, RandomState instance or None, default=0
-            Of the resampling. The order of rows does not matter.
+            Seed of the resampling. The order of rows does not matter.
         name : str, default=None
-            For the legend.
+            Legend label.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -284,11 +284,11 @@ class ErrorRocDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         name : str, default=None
-            For the legend; None is that of the display.
+            Legend label; by default the display's.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -320,14 +320,14 @@ class ErrorRocDisplay(Display):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ScoreHistogramDisplay(Display):
-    """How the uncertainties of correct and of wrong answers are spread.
+    """Distributions of the uncertainties of correct and of wrong answers.
 
     Made by ``from_predictions`` or ``from_estimator``.
 
     Parameters
     ----------
     edges : ndarray of shape (n_bins + 1,)
-        Of the bins.
+        Bin edges.
     correct, wrong : ndarray of shape (n_bins,)
         Correct and wrong answers in each: shares of either kind, or numbers.
     name : str, default=None
@@ -338,7 +338,7 @@ class ScoreHistogramDisplay(Display):
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     correct_, wrong_ : matplotlib StepPatch
         The two histograms.
 
@@ -382,13 +382,14 @@ class ScoreHistogramDisplay(Display):
         bins : int, sequence of edges or str, default=30
             As in :func:`numpy.histogram_bin_edges`.
         share : bool, default=True
-            Shares of all correct and of all wrong answers, as errors are rare; False: numbers.
+            Show shares of all correct and of all wrong answers, since errors are rare; False shows
+            numbers.
         name : str, default=None
             Of the score, for the axis.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         correct_kwargs, wrong_kwargs : dict, default=None
-            For matplotlib's ``stairs``.
+            Passed to matplotlib's ``stairs``.
 
         Returns
         -------
@@ -422,11 +423,11 @@ class ScoreHistogramDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         name : str, default=None
             Of the score, for the axis; None is that of the display.
         correct_kwargs, wrong_kwargs : dict, default=None
-            For matplotlib's ``stairs``.
+            Passed to matplotlib's ``stairs``.
 
         Returns
         -------

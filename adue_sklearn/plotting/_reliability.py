@@ -1,4 +1,4 @@
-"""Whether probabilities can be taken at their word."""
+"""Reliability diagrams: whether probabilities match observed frequencies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _AXES = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ReliabilityDisplay(Display):
-    """How often what was announced with a probability happened, bin by bin, with intervals.
+    """Observed frequency against predicted probability, bin by bin, with intervals.
 
     Made by ``from_predictions`` or ``from_estimator``.
 
@@ -47,26 +47,26 @@ class ReliabilityDisplay(Display):
     predicted, observed : ndarray of shape (n_bins,)
         Mean probability and frequency of the rows in each bin.
     n_rows : ndarray of int of shape (n_bins,)
-        How many they are.
+        Number of rows in each bin.
     low, high : ndarray of shape (n_bins,), default=None
         Limits of the frequency.
     of : {"error", "confidence"}, default="error"
-        Of what: P(error), or the classifier's confidence.
+        Kind of probability: P(error), or the classifier's confidence.
     name : str, default=None
-        For the legend.
+        Legend label.
 
     Attributes
     ----------
     calibration_error : float
         The mean distance of frequency from probability over rows (ECE).
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     line_ : matplotlib Line2D
         The curve.
     errorbar_ : matplotlib ErrorbarContainer or None
         The intervals.
     perfect_ : matplotlib AxLine
-        Where frequency is probability; drawn once on an axis.
+        Line of perfect calibration; drawn once per axes.
 
     Examples
     --------
@@ -103,15 +103,15 @@ class ReliabilityDisplay(Display):
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``predict`` and, of P(error), ``score_samples``, such as
-            :class:`adue_sklearn.ErrorProbability`, or, of the classifier's confidence,
+            Fitted, with ``predict`` and, for P(error), ``score_samples``, such as
+            :class:`adue_sklearn.ErrorProbability`, or, for the classifier's confidence,
             ``predict_proba``; or a pipeline or a search that ends in one.
         X : array-like of shape (n_samples, n_features), or what the pipeline takes
             Rows that it was not fitted on.
         y : array-like of shape (n_samples,)
             True labels.
         name : str, default=None
-            For the legend; by default the name of the estimator's class.
+            Legend label; by default the name of the estimator's class.
         **options
             As in ``from_predictions``.
 
@@ -153,19 +153,20 @@ class ReliabilityDisplay(Display):
         uncertainty : array-like of shape (n_samples,)
             P(error), or with ``of="confidence"`` the probability of the predicted class.
         of : {"error", "confidence"}, default="error"
-            Which it is.
+            Kind of probability.
         n_bins : int, default=10
             Number of bins; those without rows are left out.
         strategy : {"quantile", "uniform"}, default="quantile"
             Bins of equal mass, as far as ties allow, or of equal width.
         confidence : float in (0, 1) or None, default=0.95
-            Of the exact (Clopper-Pearson) interval of each bin's frequency; None for none.
+            Confidence level of the exact (Clopper-Pearson) interval of each bin's frequency; None
+            for none.
         name : str, default=None
-            For the legend.
+            Legend label.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -200,11 +201,11 @@ class ReliabilityDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         name : str, default=None
-            For the legend; None is that of the display.
+            Legend label; by default the display's.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""How many answers can be accepted for which guaranteed risk."""
+"""How many answers can be accepted at which guaranteed risk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from adue_sklearn.thresholds import percent, shown_coverage
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ThresholdDisplay(Display):
-    """Share of answers that can be accepted against the error rate that is guaranteed for them.
+    """Share of answers that can be accepted against their guaranteed error rate.
 
-    Made by ``from_predictions`` or ``from_estimator``, on rows that did not fit the score.
+    Made by ``from_predictions`` or ``from_estimator``, on rows that were not used to fit the score.
 
     Parameters
     ----------
@@ -28,16 +28,16 @@ class ThresholdDisplay(Display):
     observed : ndarray of shape (n_targets,)
         The share that a threshold without a guarantee would accept at that risk on these rows.
     target_risk, confidence : float
-        The target that was chosen, and how surely it holds.
+        The chosen target, and the confidence level of its guarantee.
     chosen : SelectiveThreshold
         The threshold that meets it.
     name : str, default=None
-        For the legend.
+        Legend label.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where it is drawn.
+        Axes and figure of the plot.
     line_, observed_line_ : matplotlib Line2D
         The curve, and that without a guarantee.
     point_ : matplotlib Line2D
@@ -45,8 +45,8 @@ class ThresholdDisplay(Display):
 
     Notes
     -----
-    Each point of the curve is guaranteed by itself. A target that is chosen because of the curve
-    is not: set the target first, or confirm it on fresh rows.
+    The guarantee holds for each point of the curve separately, but not for a target chosen because
+    of the curve: set the target first, or confirm it on fresh rows.
 
     Examples
     --------
@@ -88,17 +88,17 @@ class ThresholdDisplay(Display):
         errors : array-like of bool of shape (n_samples,)
             True (or 1) where the classifier is wrong.
         uncertainty : array-like of shape (n_samples,)
-            Higher is more likely wrong.
+            Higher means more likely wrong.
         target_risk, confidence, method
             As in :func:`adue_sklearn.selective.selective_threshold`: the point to mark.
         target_risks : array-like of shape (n_targets,), default=None
             The targets to try, each in (0, 1); by default 80 from near 0 to beyond the error rate.
         name : str, default=None
-            For the legend.
+            Legend label.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -129,11 +129,11 @@ class ThresholdDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         name : str, default=None
-            For the legend; None is that of the display.
+            Legend label; by default the display's.
         curve_kwargs : dict, default=None
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
