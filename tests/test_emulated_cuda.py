@@ -342,7 +342,7 @@ def test_what_is_not_fitted_keeps_its_device_and_fit_says_what_is_missing():
 
 
 def test_a_cuda_device_that_is_not_there_is_refused_by_its_number():
-    with emulated_cuda(), pytest.raises(ValueError, match=r"device='cuda:1'.* sees 1 CUDA device"):
+    with emulated_cuda(), pytest.raises(ValueError, match=r"device='cuda:1'.* finds 1 CUDA device"):
         MarginScorer(device="cuda:1").fit(*problem())
 
 
