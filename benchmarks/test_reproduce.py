@@ -21,6 +21,8 @@ from adue_sklearn.metrics import error_roc_auc_difference
 from tests.lora_cases import WORDS, make_config, make_texts
 from tests.problems import Problem
 
+# Untrained models answer at chance.
+pytestmark = pytest.mark.filterwarnings("ignore:labels.* agree with the labels in")
 SETTINGS = json.loads(reproduce.SETTINGS.read_text())
 
 

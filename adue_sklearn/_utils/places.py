@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def looks_like_path(name: str) -> bool:
         or "\\" in name
         or name.count("/") > 1
         or path.suffix.lower() in _FILE_SUFFIXES
-        or ("/" in name and path.parent.is_dir())
-        or path.exists()
+        or ("/" in name and os.path.isdir(path.parent))
+        or os.path.exists(path)  # False for a name that no file system takes
     )
 
 
@@ -55,9 +56,9 @@ def not_there(name: str) -> str:
     if name.startswith("~"):
         return f"'{name}' does not exist; '~' is not expanded here, so write the full path."
     path = Path(name)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         parent = path.parent
-        while not parent.parent.is_dir():
+        while not os.path.isdir(parent.parent):
             parent = parent.parent
         return f"'{name}' does not exist: there is no folder '{parent}'."
     names = [other.name for other in path.parent.iterdir()]
@@ -84,10 +85,10 @@ def what_instead(path: Path, wanted: str) -> str:
     str
         Empty for an unknown kind of folder.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         kind = _kind_of_folder(path)
         return f"'{path}' is {kind}, not {wanted}; are the arguments in order?" if kind else ""
-    if path.exists():
+    if os.path.exists(path):
         inside = _kind_of_folder(path.parent) == wanted
         mend = f" Give the folder that contains it, '{path.parent}'." if inside else ""
         return f"'{path}' is a file, not {wanted}.{mend}"

@@ -82,8 +82,9 @@ def descents(problems: Problems) -> list[Descent]:
     start, gap = problems.start(), problems.typical_gap
     if gap > _LARGEST_GAP:
         raise ValueError(
-            f"X and init_W give logits whose two largest differ by {gap:.1e} in half of the rows; "
-            f"expected at most {_LARGEST_GAP:.1e}. Beyond that, rounding errors prevent learning. "
+            f"X, init_W and init_b give logits whose two largest differ by {gap:.1e} in half of "
+            f"the rows; expected at most {_LARGEST_GAP:.1e}. Beyond that, rounding errors prevent "
+            "learning. "
             "Pass the unscaled features that enter the classifier's last layer."
         )
     found = [Descent(plan, start) for plan in _plans(problems.sharpest, gap)]

@@ -448,7 +448,13 @@ def given_folds(cv: Any, labels: IntArray) -> list[Fold]:
             f"cv cannot be used ({type(error).__name__}: {error}); expected a number of folds, a "
             "scikit-learn splitter, or a list of (train, test) row numbers."
         ) from error
-    if not folds or any(rest.size == 0 or fold.size == 0 for rest, fold in folds):
+    parts = [part for fold in folds for part in fold]
+    if any(part.ndim != 1 for part in parts):
+        raise ValueError(
+            "cv holds numbers where parts of folds are expected: a list of pairs (train, test), "
+            "each a list of row numbers."
+        )
+    if not folds or any(part.size == 0 for part in parts):
         raise ValueError("cv has no folds, or folds without rows; every part needs rows.")
     return folds
 

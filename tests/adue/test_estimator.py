@@ -312,7 +312,7 @@ def test_the_work_for_features_out_of_scale_is_bounded(factor):
 @pytest.mark.parametrize("factor", [1e9, 1e30])
 def test_logits_that_rounding_hides_are_refused(cls, factor):
     problem = Problem(n=200, d=6)
-    with pytest.raises(ValueError, match=r"X and init_W give logits .* expected at most 1\.7e\+07"):
+    with pytest.raises(ValueError, match=r"X, init_W and init_b give .* at most 1\.7e\+07"):
         cls().fit(factor * problem.X, problem.y, problem.W, problem.b)
 
 

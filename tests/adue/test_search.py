@@ -93,6 +93,11 @@ def make_stack(problem, n_problems=6, *, has_bias=True, scale="unit", measure="s
     )
 
 
+def test_folds_that_hold_numbers_instead_of_rows_are_refused(problem):
+    with pytest.raises(ValueError, match=r"cv holds numbers .* expected: a list of pairs"):
+        AdUESearchCV(SMALL_GRID, cv=[(0, 1)]).fit(*problem.fit_args)
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_every_problem_of_a_stack_ends_where_it_ends_alone(n_classes):
     stack = make_stack(Problem(n_classes=n_classes))

@@ -161,3 +161,9 @@ def test_offline_mode_is_an_answer(monkeypatch):
     assert os.environ["HF_HUB_OFFLINE"]
     with pytest.raises(ValueError, match="'bad/nope' is neither"):
         load_classifier("bad/nope")
+
+
+@pytest.mark.parametrize("name", ["/tmp/" + "x" * 400, "x" * 400, "owner/" + "x" * 400])
+def test_a_name_longer_than_a_file_system_takes_is_not_there(name):
+    with pytest.raises(ValueError, match="x" * 400):
+        load_classifier(name)

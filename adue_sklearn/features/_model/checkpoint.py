@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -120,10 +121,10 @@ def find_file(model: str, filename: str, *, argument: str = "model") -> Path | N
     What looks like a path (:func:`looks_like_path`) is never asked of the hub, and the hub is
     asked once. ``argument`` is whose value ``model`` is, for messages.
     """
-    if model and Path(model).is_dir():
+    if model and os.path.isdir(model):
         file = Path(model) / filename
         return file if file.is_file() else None
-    if model and Path(model).exists():
+    if model and os.path.exists(model):
         raise ValueError(
             f"{argument}: '{model}' is a file; expected the folder that contains it, such as "
             f"'{Path(model).parent}', or a name on the hub."
@@ -225,7 +226,7 @@ def check_whole(model: str) -> None:
     """Raise unless a whole model is there; say what is instead, if we know."""
     if find_file(model, CONFIG) is not None:
         return
-    what = what_instead(Path(model), "a model") if Path(model).is_dir() else ""
+    what = what_instead(Path(model), "a model") if os.path.isdir(model) else ""
     if what:
         raise ValueError(f"model: {what} Expected an adapter's folder or a whole model's.")
     raise ValueError(
@@ -256,7 +257,7 @@ def check_base(base: str, *, given: bool, adapter: AdapterFiles) -> None:
         ) from error
     whose = "" if given else f", which adapter '{adapter.name}' names,"
     if config is None:
-        what = what_instead(Path(base), "a whole model") if Path(base).is_dir() else ""
+        what = what_instead(Path(base), "a whole model") if os.path.isdir(base) else ""
         if what:
             raise ValueError(
                 f"{argument}: {what} Expected the model that '{adapter.name}' was trained on."
@@ -406,7 +407,7 @@ def _plain(value: Any) -> Any:
 
 def folder_sha256(model: str) -> str | None:
     """Hash the safetensors weights of a model folder; None for a hub name (its revision tells)."""
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    files = sorted(Path(model).glob("*.safetensors")) if os.path.isdir(model) else []
     if not files:
         return None
     return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -334,7 +333,7 @@ def _needing(base: str, adapter: checkpoint.AdapterFiles) -> Iterator[None]:
         yield
     except (OSError, checkpoint.NoModelError) as error:
         needs = f"Adapter '{adapter.name}' needs the base model '{base}', which"
-        if Path(base).is_dir():
+        if os.path.isdir(base):
             raise ValueError(
                 f"{needs} is damaged or incomplete ({in_one_line(error)}). Restore its files from "
                 "a copy, or pass another folder with base_model= (--base-model)."
@@ -350,7 +349,7 @@ def _finding(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, checkpoint.NoModelError) as error:
-        if Path(model).is_dir():
+        if os.path.isdir(model):
             raise ValueError(
                 f"model: '{model}' is damaged or incomplete ({in_one_line(error)}). Restore its "
                 "files from a copy, or save the model again."
