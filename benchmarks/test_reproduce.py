@@ -22,7 +22,7 @@ from tests.lora_cases import WORDS, make_config, make_texts
 from tests.problems import Problem
 
 # Untrained models answer at chance.
-pytestmark = pytest.mark.filterwarnings("ignore:labels.* agree with the labels in")
+pytestmark = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.FitRowsWarning")
 SETTINGS = json.loads(reproduce.SETTINGS.read_text())
 
 
