@@ -79,7 +79,8 @@ class FitRows(NamedTuple):
             warnings.simplefilter("ignore", FitRowsWarning)
             if self.head is None:
                 return clone(scorer).fit(self.X, self.y)
-            if isinstance(getattr(scorer, "estimator", scorer), UncertaintyEstimator):
+            inner = getattr(scorer, "estimator", None)  # of a search
+            if isinstance(scorer, UncertaintyEstimator) or isinstance(inner, UncertaintyEstimator):
                 return clone(scorer).fit(self.X, self.y, init_W=self.head)
             # An estimator of another library, which may accept arrays only.
             head = {"init_W": self.head.init_W, "init_b": self.head.init_b}

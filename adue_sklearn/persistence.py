@@ -126,9 +126,12 @@ class ModelFacts(NamedTuple):
         init_W: Any,
         init_b: Any = None,
         class_names: Sequence[str] | None = None,
+        activation: str | None = None,
     ) -> ModelFacts:
         """Return the facts of features with their head, which is given as in ``fit``."""
-        head = init_W if isinstance(init_W, Head) else Head.of(init_W, init_b)
+        head = init_W
+        if not isinstance(head, Head):
+            head = Head.of(init_W, init_b, activation=activation)
         return cls(provenance, head, None if class_names is None else list(class_names))
 
 
@@ -366,15 +369,18 @@ def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
         for key in ("adapter_sha256", "view", "activation")
         if _differ(known.provenance, new.provenance, key)
     ]
+    then, now = known.head.activation, new.head.activation
+    if not new.head.is_linear and then != now and not any("activation" in d for d in differences):
+        differences.append(f"activation is {now!r}, was {then!r}")
     same_precision = not _differ(known.provenance, new.provenance, "precision")
-    for name, then, now in (
+    for name, old, given in (
         ("init_W", known.head.weights, new.head.weights),
         ("init_b", known.head.filled_biases(), new.head.filled_biases()),
     ):
-        shapes = [a.shape for a in then], [a.shape for a in now]
+        shapes = [a.shape for a in old], [a.shape for a in given]
         if shapes[0] != shapes[1]:
             differences.append(f"{name} has shape {shapes[1]}, had {shapes[0]}")
-        elif not all(_close(a, b, same_precision) for a, b in zip(then, now, strict=True)):
+        elif not all(_close(a, b, same_precision) for a, b in zip(old, given, strict=True)):
             differences.append(f"{name} has other values")
     if None not in (known.class_names, new.class_names) and known.class_names != new.class_names:
         differences.append(f"the classes are {new.class_names}, were {known.class_names}")

@@ -158,7 +158,8 @@ def _head_for(step: Any, y: Any) -> Head:
     head: Head = step.head()
     named = y is not None and any(isinstance(label, str) for label in as_numpy(y).ravel()[:1])
     if not named:
-        return replace(head, classes=np.arange(head.n_classes))
+        numbers = head.names_labels and head.classes.dtype.kind not in "OUST"
+        return head if numbers else replace(head, classes=np.arange(head.n_classes))
     if not head.names_labels:
         raise ValueError(
             f"y holds strings ({np.unique(as_numpy(y).astype(str))[:5].tolist()}), but "

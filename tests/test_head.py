@@ -6,6 +6,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import FunctionTransformer
 
 from adue_sklearn import (
     AdUEEstimator,
@@ -20,12 +21,14 @@ from adue_sklearn import (
     SelectiveClassifier,
     SoftmaxResponseScorer,
     StackedScorer,
+    UncertaintyPipeline,
     ViMScorer,
     compare_scorers,
 )
 from adue_sklearn.base import FitRows
+from adue_sklearn.exceptions import ModelMismatchError
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.persistence import load_head, save_head
+from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
 from tests.problems import Problem
 
 PROBLEM = Problem(n=150, d=5)
@@ -176,3 +179,50 @@ def test_somebody_elses_estimator_gets_arrays():
             return self
 
     assert FitRows(X, Y, HEAD).fit(Other()).shapes == ((3, 5), (3,))
+
+
+def test_a_pipeline_keeps_the_numbers_that_a_head_calls_its_classes():
+    class Known(FunctionTransformer):
+        def head(self):
+            return Head.of(PROBLEM.W, PROBLEM.b, classes=[20, 10, 0])
+
+    labels = np.array([20, 10, 0])[Y]
+    pipe = UncertaintyPipeline([("known", Known()), ("score", SoftmaxResponseScorer())])
+    fitted = SoftmaxResponseScorer().fit(X, labels, Known().head())
+    np.testing.assert_array_equal(pipe.fit(X, labels).predict(X), fitted.predict(X))
+
+
+def test_the_names_of_a_heads_classes_count_where_it_is_compared():
+    ours, other = (Head.of(PROBLEM.W, PROBLEM.b, classes=names) for names in (NAMES, NAMES[::-1]))
+    frozen = FrozenEstimator(SoftmaxResponseScorer().fit(X, NAMES[Y], ours))
+    with pytest.raises(ValueError, match="differ from the head that the frozen"):
+        ErrorProbability(frozen).fit(X, NAMES[Y], other)
+    scorer = MahalanobisScorer().partial_fit(X, NAMES[Y], ours)
+    with pytest.raises(ValueError, match="another head"):
+        scorer.partial_fit(X, NAMES[Y], other)
+    scorer.partial_fit(X, NAMES[Y], PROBLEM.W, PROBLEM.b)
+
+
+def test_another_activation_is_another_model_without_provenance_too():
+    layers = list(DEEP.weights), list(DEEP.biases)
+    known = ModelFacts.of({}, DEEP)
+    check_same_model(known, ModelFacts.of({}, *layers, activation="tanh"))
+    with pytest.raises(ModelMismatchError, match="activation is 'gelu', was 'tanh'"):
+        check_same_model(known, ModelFacts.of({}, *layers, activation="gelu"))
+
+
+@pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.FitRowsWarning")
+def test_wrapped_scores_take_a_head_of_several_layers():
+    layers = list(DEEP.weights), list(DEEP.biases)
+    frozen = FrozenEstimator(SoftmaxResponseScorer().fit(X, Y, DEEP))
+    assert np.isfinite(ErrorProbability(frozen).fit(X, Y, *layers).predict_uncertainty(X)).all()
+    members = [("probability", ErrorProbability()), ("relu", RelUScorer())]
+    assert np.isfinite(StackedScorer(members, cv=2).fit(X, Y, DEEP).predict_uncertainty(X)).all()
+    mixed = HUQScorer(MahalanobisScorer(activation="tanh"), SoftmaxResponseScorer(), cv=2)
+    assert np.isfinite(mixed.fit(X, Y, DEEP).predict_uncertainty(X)).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_features_whose_squares_overflow_are_fitted_in_plain_units():
+    huge = AdUEEstimator(beta=0.0).fit(X * 1e160, Y, PROBLEM.W / 1e160, PROBLEM.b)
+    assert np.isfinite(huge.loss_)

@@ -140,11 +140,13 @@ def typical_gap(original: Tensor) -> float:
 def units_of(X: Tensor, row_weights: Tensor) -> Tensor:
     """Return what weights are counted in (F,): a multiple of the features' root mean square.
 
-    Rows (n, d) count by ``row_weights`` (F, n), each of which sums to one; 1 where all are zero.
+    Rows (n, d) count by ``row_weights`` (F, n), each of which sums to one; 1 where
+    all are zero or overflow.
     """
     squares = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64).square() / X.shape[1]
     size = (row_weights @ squares).sqrt()
-    return torch.where(size > 0, _FEATURE_SIZES * size, torch.ones_like(size))
+    usable = (size > 0) & torch.isfinite(size)
+    return torch.where(usable, _FEATURE_SIZES * size, torch.ones_like(size))
 
 
 def _in_units(objective: Objective, units: Tensor) -> Objective:

@@ -286,10 +286,10 @@ class HUQScorer(UncertaintyEstimator):
     def _compare(self, name: str, score: UncertaintyEstimator, frozen: bool, head: Head) -> None:
         """Raise if a score does not belong to the head."""
         if not frozen:
-            if not head.is_linear and score.activation != self.activation:
+            if not head.is_linear and score.activation not in (None, head.activation):
                 raise ValueError(
                     f"{name} has activation={score.activation!r}, but this head of "
-                    f"{len(head.weights)} layers has activation={self.activation!r}; set the same."
+                    f"{len(head.weights)} layers has activation={head.activation!r}; set the same."
                 )
             return
         if not score._head().same_as(replace(head, classes=score.classes_)):

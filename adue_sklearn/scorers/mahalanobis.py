@@ -381,7 +381,9 @@ class MahalanobisScorer(UncertaintyEstimator):
                 activation=self.activation,
                 may_be_cut=False,
             )
-            if not self._head().same_as(replace(head, classes=self.classes_)):
+            if not head.names_labels:  # later calls may leave classes out
+                head = replace(head, classes=self.classes_)
+            if not self._head().same_as(head):
                 raise ValueError(
                     "init_W, init_b are another head; expected the head of the first call."
                 )

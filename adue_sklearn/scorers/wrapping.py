@@ -79,8 +79,9 @@ class WrappingEstimator(UncertaintyEstimator):
                         "classes, so leave both out."
                     )
         else:
-            head = check_head(init_W, init_b, classes, X.shape, activation=frozen.activation)
-            if not belongs_to(frozen, head, named=classes is not None):
+            activation = frozen._head().activation
+            head = check_head(init_W, init_b, classes, X.shape, activation=activation)
+            if not belongs_to(frozen, head, named=head.names_labels or classes is not None):
                 raise ValueError(
                     "init_W, init_b, classes differ from the head that the frozen estimator was "
                     "fitted with; leave them out, or fit the estimator on this head."

@@ -251,8 +251,10 @@ def test_heads_of_several_layers_need_one_activation(problem):
     biases = [rng.normal(size=6), None]
     scorer = HUQScorer(activation="tanh").fit(problem.X, problem.y, weights, biases)
     assert np.isfinite(scorer.predict_uncertainty(problem.X)).all()
-    with pytest.raises(ValueError, match=r"epistemic has activation=None.*activation='tanh'"):
-        HUQScorer(DDUScorer(), activation="tanh").fit(problem.X, problem.y, weights, biases)
+    other = HUQScorer(DDUScorer(activation="gelu"), activation="tanh")
+    with pytest.raises(ValueError, match=r"epistemic has activation='gelu'.*activation='tanh'"):
+        other.fit(problem.X, problem.y, weights, biases)
+    HUQScorer(DDUScorer(), activation="tanh").fit(problem.X, problem.y, weights, biases)
     known = DDUScorer(activation="tanh").fit(problem.X, problem.y, weights, biases)
     frozen = HUQScorer(FrozenEstimator(known), activation="tanh").fit(problem.X, problem.y)
     np.testing.assert_array_equal(frozen.predict(problem.X), known.predict(problem.X))
