@@ -37,12 +37,11 @@ from adue_sklearn._utils.head import (
     BoolArray,
     Head,
     IntArray,
-    as_row_numbers,
-    check_labels,
     out_of_fold_predictions,
     resolve_head,
 )
 from adue_sklearn._utils.label_order import label_order
+from adue_sklearn._utils.labels import as_row_numbers, check_labels
 from adue_sklearn._utils.row_digests import FITTED_ON
 from adue_sklearn.card import Card
 from adue_sklearn.exceptions import FitRowsWarning

@@ -38,7 +38,8 @@ from adue_sklearn._utils.files import (
     temporary_of,
     write_file,
 )
-from adue_sklearn._utils.head import Head, check_class_labels
+from adue_sklearn._utils.head import Head
+from adue_sklearn._utils.labels import check_class_labels
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (

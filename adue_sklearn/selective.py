@@ -18,7 +18,8 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
-from adue_sklearn._utils.head import check_head, check_labels
+from adue_sklearn._utils.head import check_head
+from adue_sklearn._utils.labels import check_labels
 from adue_sklearn._utils.validation import naming, share_hint, warn
 from adue_sklearn.base import FitRows
 from adue_sklearn.card import Card

@@ -25,12 +25,10 @@ from adue_sklearn._utils.head import (
     FloatArray,
     Head,
     IntArray,
-    as_row_numbers,
-    check_class_labels,
-    check_labels,
     out_of_fold_predictions,
     resolve_head,
 )
+from adue_sklearn._utils.labels import as_row_numbers, check_class_labels, check_labels
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue.search import given_folds
 from adue_sklearn.base import FitRows

@@ -16,13 +16,8 @@ from sklearn.utils import check_scalar
 
 from adue_sklearn._utils.arrays import as_numpy, validate_features
 from adue_sklearn._utils.folds import Divisible
-from adue_sklearn._utils.head import (
-    BoolArray,
-    Head,
-    IntArray,
-    check_head,
-    check_labels,
-)
+from adue_sklearn._utils.head import BoolArray, Head, IntArray, check_head
+from adue_sklearn._utils.labels import check_labels
 from adue_sklearn._utils.row_digests import row_digests, rows_among, unseen_rows
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.base import FitRows, UncertaintyEstimator

@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy
-from adue_sklearn._utils.head import Head, IntArray, as_row_numbers
+from adue_sklearn._utils.head import Head, IntArray
+from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import FitRows, UncertaintyEstimator

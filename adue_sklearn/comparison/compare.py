@@ -30,13 +30,8 @@ from sklearn.utils import check_scalar
 from adue_sklearn import scorers as _scorers
 from adue_sklearn._utils.arrays import Array, as_numpy
 from adue_sklearn._utils.fit_rows import Doubt
-from adue_sklearn._utils.head import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    as_row_numbers,
-    out_of_fold_predictions,
-)
+from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, out_of_fold_predictions
+from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import FitRows, UncertaintyEstimator

@@ -27,16 +27,8 @@ from adue_sklearn._utils.arrays import (
     to_tensor,
     validate_features,
 )
-from adue_sklearn._utils.head import (
-    FloatArray,
-    Head,
-    IntArray,
-    as_row_numbers,
-    check_class_labels,
-    check_head,
-    check_labels,
-    resolve_head,
-)
+from adue_sklearn._utils.head import FloatArray, Head, IntArray, check_head, resolve_head
+from adue_sklearn._utils.labels import as_row_numbers, check_class_labels, check_labels
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.exceptions import SingularCovarianceError

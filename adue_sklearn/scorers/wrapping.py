@@ -12,15 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
-from adue_sklearn._utils.head import (
-    BoolArray,
-    FloatArray,
-    Head,
-    IntArray,
-    as_row_numbers,
-    check_head,
-    check_labels,
-)
+from adue_sklearn._utils.head import BoolArray, FloatArray, Head, IntArray, check_head
+from adue_sklearn._utils.labels import as_row_numbers, check_labels
 from adue_sklearn._utils.row_digests import rows_new_to
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics import prediction_errors
