@@ -21,6 +21,7 @@ from . import (
     thresholds as thresholds,
 )
 from ._utils.head import Head as Head
+from ._utils.views import Views as Views
 from .adue import (
     AdUEEstimator as AdUEEstimator,
     AdUESearchCV as AdUESearchCV,

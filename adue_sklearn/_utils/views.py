@@ -1,0 +1,259 @@
+"""Features of rows with second views of the same rows, as one object that scikit-learn can cut."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import _safe_indexing
+from torch import Tensor
+
+from adue_sklearn._utils.validation import naming
+
+Array: TypeAlias = npt.NDArray[Any] | Tensor
+
+_EXAMPLE = "Views(features, sidekick=log_probabilities)"
+
+
+def text_digests(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return 64 bits for each text, by which rows of the same text are found again.
+
+    Parameters
+    ----------
+    texts : iterable of str of length n_samples
+        Texts.
+
+    Returns
+    -------
+    ndarray of uint64 of shape (n_samples,)
+        The first eight bytes of the SHA-256 of each text in UTF-8, little-endian.
+
+    Examples
+    --------
+    >>> from adue_sklearn._utils.views import text_digests
+    >>> digests = text_digests(["good", "bad", "good"])
+    >>> bool(digests[0] == digests[2]), bool(digests[0] == digests[1])
+    (True, False)
+    """
+    raw = b"".join(
+        hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts
+    )
+    return np.frombuffer(raw, dtype="<u8").astype(np.uint64)
+
+
+class Views:
+    """Features of rows, with named second views of the same rows.
+
+    Wherever an estimator of this package takes ``X``, it takes ``Views``: most scores read
+    ``main``, and scores such as :class:`CompanionScorer` read the view that they are told to.
+    Searches, folds and pipelines of scikit-learn cut all views alike. Objects do not change.
+
+    Parameters
+    ----------
+    main : array-like, data frame or torch.Tensor of shape (n_samples, n_features)
+        Features that enter the head.
+    texts : sequence of str of length n_samples, default=None
+        The rows' texts. Only a digest of each is kept, by which scores notice rows that their
+        second opinion was trained on.
+    text_digests : array of uint64 of shape (n_samples,), default=None
+        Those digests, in place of ``texts``; a feature store has them.
+    **blocks : array-like of shape (n_samples, n_columns)
+        Second views by name: real numbers, such as another classifier's log-probabilities or
+        another layer's features. A row of NaN is a row without this view.
+
+    Attributes
+    ----------
+    main : array-like, data frame or torch.Tensor
+        As given.
+    names : tuple of str
+        Names of the second views.
+    text_digests : ndarray of uint64 of shape (n_samples,) or None
+        Digests of the texts.
+    shape : tuple of int
+        That of ``main``.
+
+    Raises
+    ------
+    ValueError
+        If views, texts or digests have another number of rows, or views are not matrices of
+        real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from adue_sklearn import Views
+    >>> X = Views(np.eye(3), sidekick=np.log([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
+    >>> X.names, len(X[1:]), X[1:].block("sidekick").shape
+    (('sidekick',), 2, (2, 2))
+    """
+
+    def __init__(
+        self,
+        main: Any,
+        /,
+        *,
+        texts: Sequence[str] | None = None,
+        text_digests: Any = None,
+        **blocks: Any,
+    ) -> None:
+        if isinstance(main, Views):
+            raise TypeError("main is a Views already; use main.with_blocks(...) to add views.")
+        # Lists become arrays; data frames keep their feature names.
+        self._main = main if hasattr(main, "shape") else np.asarray(main)
+        if "main" in blocks:
+            raise ValueError("main was given twice; a second view needs another name.")
+        self._blocks = {name: _block(name, block, len(self)) for name, block in blocks.items()}
+        if texts is not None:
+            if text_digests is not None:
+                raise ValueError("texts and text_digests were both given; pass one of them.")
+            text_digests = _digests_of(texts)
+        self._text_digests = None
+        if text_digests is not None:
+            self._text_digests = _check_digests(text_digests, len(self))
+
+    @property
+    def main(self) -> Any:
+        """Features that enter the head."""
+        return self._main
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the second views."""
+        return tuple(self._blocks)
+
+    @property
+    def text_digests(self) -> npt.NDArray[np.uint64] | None:
+        """Digests of the texts."""
+        return self._text_digests
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the features."""
+        return tuple(self._main.shape)
+
+    def block(self, name: str) -> npt.NDArray[np.float64]:
+        """Return one of the second views.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        ndarray of float64 of shape (n_samples, n_columns)
+            Read-only.
+
+        Raises
+        ------
+        KeyError
+            If there is no view of this name.
+        """
+        if name not in self._blocks:
+            known = ", ".join(self._blocks) or "none"
+            raise KeyError(f"X has no view {name!r}; its views are: {known}.")
+        return self._blocks[name]
+
+    def with_blocks(self, **blocks: Any) -> Views:
+        """Return the same rows with more views, or others in place of those of the same name.
+
+        Parameters
+        ----------
+        **blocks : array-like of shape (n_samples, n_columns)
+            Views by name.
+
+        Returns
+        -------
+        Views
+            A new object.
+        """
+        return Views(self._main, text_digests=self._text_digests, **{**self._blocks, **blocks})
+
+    def with_main(self, main: Any) -> Views:
+        """Return the same rows with other features.
+
+        Parameters
+        ----------
+        main : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        Views
+            A new object.
+        """
+        return Views(main, text_digests=self._text_digests, **self._blocks)
+
+    def __len__(self) -> int:
+        return int(self._main.shape[0])
+
+    def __getitem__(self, rows: Any) -> Views:
+        """Return some of the rows: a slice, numbers or a mask."""
+        if isinstance(rows, tuple):  # as scikit-learn writes it: rows, ...
+            if len(rows) != 2 or rows[1] is not Ellipsis:
+                raise TypeError("X is a Views, which has rows only; use X.main for columns.")
+            rows = rows[0]
+        if isinstance(rows, int | np.integer):
+            raise TypeError("X is a Views; index it with several rows, such as X[:1].")
+        numbers = np.ascontiguousarray(np.arange(len(self))[as_rows(rows)])
+        digests = self._text_digests
+        return Views(
+            _safe_indexing(self._main, numbers),
+            text_digests=None if digests is None else digests[numbers],
+            **{name: block[numbers] for name, block in self._blocks.items()},
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]:
+        raise TypeError(
+            "X is a Views, not an array; expected features. Pass X.main, or a scorer of this "
+            "package, which reads views."
+        )
+
+    def __repr__(self) -> str:
+        views = "".join(
+            f", {name}: {block.shape[1]} columns" for name, block in self._blocks.items()
+        )
+        return f"Views({len(self)} rows, {self.shape[1]} features{views})"
+
+
+def as_rows(rows: Any) -> Any:
+    """Return an index of rows that numpy understands."""
+    return rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+
+
+def main_of(X: Any) -> Any:
+    """Return the features that enter the head, of views or of an array as it is."""
+    return X.main if isinstance(X, Views) else X
+
+
+def _block(name: str, block: Any, n_rows: int) -> npt.NDArray[np.float64]:
+    with naming(name, f"real numbers, shape (n_samples, n_columns), as in {_EXAMPLE}"):
+        if isinstance(block, Tensor):
+            block = block.detach().cpu().double().numpy()
+        array = np.asarray(block, dtype=np.float64)
+        if array.ndim != 2 or array.shape[0] != n_rows:
+            raise ValueError(
+                f"the view {name!r} has shape {array.shape}, but main has {n_rows} rows."
+            )
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _digests_of(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"texts is a {type(texts).__name__}; expected a sequence of str.")
+    return text_digests(texts)
+
+
+def _check_digests(digests: Any, n_rows: int) -> npt.NDArray[np.uint64]:
+    array = np.asarray(digests)
+    if array.shape != (n_rows,) or array.dtype != np.uint64:
+        raise ValueError(
+            f"texts: {array.shape} digests of dtype {array.dtype} were given for {n_rows} rows; "
+            "expected one text, or one digest of uint64, for each row of main."
+        )
+    return array

@@ -1,0 +1,80 @@
+"""Features with second views of the same rows: cut alike, joined by text, read by whoever asks."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from adue_sklearn import Views
+from tests.problems import Problem
+
+PROBLEM = Problem(n=60, d=5)
+BLOCK = np.arange(120.0).reshape(60, 2)
+TEXTS = [f"text {number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, torch.as_tensor, lambda X: pd.DataFrame(X, columns=list("abcde"))]
+)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        slice(3, 9),
+        slice(None, None, -2),
+        np.array([5, 1, 1]),
+        [5, 1],
+        np.arange(60) % 2 == 0,
+        torch.tensor([5, 1]),
+        (np.array([5, 1]), ...),
+    ],
+    ids=str,
+)
+def test_rows_of_all_views_are_cut_alike(kind, rows):
+    X = Views(kind(PROBLEM.X), texts=TEXTS, other=BLOCK)
+    expected = np.arange(60)[rows[0] if isinstance(rows, tuple) else rows]
+    part = X[rows]
+    assert type(part.main) is type(X.main)
+    np.testing.assert_array_equal(np.asarray(part.main), PROBLEM.X[expected])
+    np.testing.assert_array_equal(part.block("other"), BLOCK[expected])
+    np.testing.assert_array_equal(part.text_digests, X.text_digests[expected])
+    assert part.shape == (len(expected), 5)
+    assert len(part) == len(expected)
+
+
+def test_views_survive_pickling_and_cannot_be_changed():
+    X = Views(PROBLEM.X, texts=TEXTS, other=BLOCK)
+    copy = pickle.loads(pickle.dumps(X))
+    np.testing.assert_array_equal(copy.block("other"), BLOCK)
+    np.testing.assert_array_equal(copy.text_digests, X.text_digests)
+    with pytest.raises(AttributeError):
+        X.main = None
+    with pytest.raises(ValueError, match="read-only"):
+        X.block("other")[0] = 0
+    more = X.with_blocks(third=BLOCK[:, :1])
+    assert X.names == ("other",)
+    assert more.names == ("other", "third")
+    assert "60 rows, 5 features, other: 2 columns, third: 1 columns" in repr(more)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda X: np.asarray(Views(X)), TypeError, "Pass X.main"),
+        (lambda X: Views(X)[0], TypeError, r"such as X\[:1\]"),
+        (lambda X: Views(X)[:, 0], TypeError, "X.main for columns"),
+        (lambda X: Views(Views(X)), TypeError, "with_blocks"),
+        (lambda X: Views(X, a=BLOCK[1:]), ValueError, "view 'a' has shape .59, 2.*60 rows"),
+        (lambda X: Views(X, a=BLOCK[:, 0]), ValueError, "view 'a' has shape"),
+        (lambda X: Views(X, a=[["x"]] * 60), ValueError, "a: could not convert"),
+        (lambda X: Views(X, main=BLOCK), ValueError, "another name"),
+        (lambda X: Views(X).block("a"), KeyError, "no view 'a'; its views are: none"),
+        (lambda X: Views(X, texts=TEXTS[1:]), ValueError, "one text, or one digest"),
+        (lambda X: Views(X, texts="text"), TypeError, "sequence of str"),
+        (lambda X: Views(X, text_digests=np.arange(60)), ValueError, "uint64"),
+    ],
+)
+def test_wrong_views_are_refused_by_name(make, error, message):
+    with pytest.raises(error, match=message):
+        make(PROBLEM.X)
