@@ -67,6 +67,16 @@ def test_info_tells_size_classes_and_origin(adue, store):
         assert line in lines
 
 
+def test_info_tells_of_views_and_text_digests(adue, store, tmp_path):
+    assert "text digests: no" in adue("store", "info", store)[1].splitlines()
+    FeatureStore.create(
+        tmp_path / "views", features=np.eye(3), init_W=np.eye(3), views={"layer_2": np.eye(3, 2)},
+        text_digests=np.arange(3, dtype=np.uint64),
+    )  # fmt: skip
+    lines = adue("store", "info", tmp_path / "views")[1].splitlines()
+    assert {"text digests: yes", "view layer_2: 2 features", "format version: 3"} <= {*lines}
+
+
 def test_info_points_at_what_is_wrong(adue, store):
     (store / "shard-00001.safetensors").unlink()
     status, out, _ = adue("store", "info", store)

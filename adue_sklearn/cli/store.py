@@ -90,14 +90,28 @@ def _facts(path: Path, manifest: Manifest) -> list[tuple[str, Any]]:
         ("features", manifest["n_features"]),
         ("classes", f"{manifest['n_classes']}{names}"),
         ("labels", "yes" if manifest["labelled"] else "no"),
+        ("text digests", "yes" if manifest.get("text_digests") else "no"),
         ("bytes", f"{size:,}"),
     ]
     provenance = manifest["provenance"].items()
-    return facts + [(key, value) for key, value in provenance if value is not None]
+    facts += [(key.replace("_", " "), value) for key, value in provenance if value is not None]
+    return facts + [
+        (f"view {name}", _view(view)) for name, view in (manifest.get("views") or {}).items()
+    ]
+
+
+def _view(view: dict[str, Any]) -> str:
+    """Say what a view of a store is, and where it comes from."""
+    origin = [
+        f"{key} {value}"
+        for key, value in view["provenance"].items()
+        if key in ("layer", "pool", "model", "adapter_sha256") and value is not None
+    ]
+    return ", ".join([f"{view['n_columns']} {view['kind']}", *origin])
 
 
 def _print(facts: list[tuple[str, Any]]) -> None:
     for name, value in facts:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
-        _console.print(one_line(f"{name.replace('_', ' ')}: {value}"), markup=False)
+        _console.print(one_line(f"{name}: {value}"), markup=False)

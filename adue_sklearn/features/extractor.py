@@ -14,6 +14,7 @@ import numpy.typing as npt
 from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._utils.label_order import label_order
 from adue_sklearn._utils.validation import warn
+from adue_sklearn._utils.views import text_digests
 from adue_sklearn.features._model.batching import (
     Encoded,
     buckets,
@@ -342,6 +343,7 @@ def extract_features(
         labelled=y is not None,
         provenance=classifier.provenance,
         extraction={**fingerprint(classifier, checked, y, rows_kept), "shard_rows": shard_rows},
+        text_digests=True,
         append=append,
         resume=resume,
     )
@@ -371,6 +373,7 @@ def extract_features(
                     None if y is None else y[shard],
                     ids[shard],
                     truncated=int(window.truncated[here].sum()),
+                    text_digests=text_digests(checked[shard]),
                 )
     store = FeatureStore.open(out)
     _warn(classifier, store)

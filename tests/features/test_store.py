@@ -185,7 +185,7 @@ def test_a_broken_manifest_is_named(path, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "format version 3; .* Upgrade"),
+        ({"format_version": 4}, "format version 4; .* Upgrade"),
         ({"format_version": "1"}, "'format_version' is '1'; expected a valid integer"),
         ({"n_rows": 11}, "promises 11 rows but lists shards with 10"),
         ({"shards": []}, "shards"),

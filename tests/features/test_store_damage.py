@@ -172,6 +172,6 @@ def test_a_store_of_format_version_1_is_appended_to(tmp_path):
 def test_a_newer_format_is_refused_by_everything(tmp_path):
     shutil.copytree(OLD, tmp_path / "store")
     file = tmp_path / "store" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 3}))
-    with pytest.raises(StoreError, match=r"format version 3; .* reads versions 1 to 2\. Upgrad"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 4}))
+    with pytest.raises(StoreError, match=r"format version 4; .* reads versions 1 to 3\. Upgrad"):
         FeatureStore.open(tmp_path / "store")

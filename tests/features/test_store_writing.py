@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from adue_sklearn._utils.views import text_digests
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import (
     FeatureStore,
@@ -278,6 +279,33 @@ def test_the_same_extraction_again_does_nothing_and_says_so(classifier, tmp_path
             extract_features(classifier, TEXTS, tmp_path / "s", **(EXTRACTION | changes))
 
 
+def without_digests(manifest_file):
+    """Make a manifest one that an earlier version would have written."""
+    manifest = json.loads(manifest_file.read_text())
+    del manifest["text_digests"]
+    manifest_file.write_text(json.dumps(manifest | {"format_version": 1}))
+
+
+def test_an_extraction_that_an_earlier_version_began_is_not_resumed(classifier, tmp_path):
+    interrupted(classifier, tmp_path / "s")
+    without_digests(tmp_path / "s" / "unfinished.json")
+    with pytest.raises(StoreError, match="no digests of the texts, because an earlier version"):
+        extract_features(classifier, TEXTS, tmp_path / "s", **EXTRACTION)
+
+
+def test_rows_appended_to_a_store_of_an_earlier_version_have_no_digests_either(
+    classifier, tmp_path
+):
+    store = extract_features(classifier, TEXTS[:8], tmp_path / "s", shard_rows=4)
+    np.testing.assert_array_equal(store.text_digests, text_digests(TEXTS[:8]))
+    without_digests(tmp_path / "s" / "manifest.json")
+    options = {"shard_rows": 2, "append": True, "batch_tokens": 2, "labels": None}
+    interrupted(classifier, tmp_path / "s", texts=TEXTS[8:], **options)
+    store = extract_features(classifier, TEXTS[8:], tmp_path / "s", **EXTRACTION | options)
+    assert (len(store), store.text_digests) == (11, None)
+    store.verify()
+
+
 def test_an_interrupted_extraction_kept_as_it_is_becomes_a_store_by_renaming(classifier, tmp_path):
     interrupted(classifier, tmp_path / "s", after=2)
     (tmp_path / "s" / "unfinished.json").rename(tmp_path / "s" / "manifest.json")
@@ -456,8 +484,9 @@ def test_an_interrupted_append_is_finished_or_dropped_before_another(classifier,
     extract_features(classifier, TEXTS[:5], tmp_path / "s", labels=LABELS[:5])
     interrupted(classifier, tmp_path / "s", texts=TEXTS, append=True)
     before = content(tmp_path / "s")
+    row = {"features": np.ones((1, 16)), "labels": [0], "text_digests": text_digests(["w1"])}
     with pytest.raises(StoreError, match=r"another interrupted extraction\. Finish it, or drop it"):
-        FeatureStore.open(tmp_path / "s").append(features=np.ones((1, 16)), labels=[0])
+        FeatureStore.open(tmp_path / "s").append(**row)
     with pytest.raises(StoreError, match=r"n_rows \(11 before, 1 now\).*drop it: delete"):
         extract_features(classifier, ["w1"], tmp_path / "s", labels=[0], append=True)
     assert content(tmp_path / "s") == before

@@ -289,14 +289,14 @@ def test_a_store_of_a_whole_head_holds_every_layer(roberta, tmp_path):
         for stored, layer in zip(store.init_b, classifier.head.biases, strict=True):
             np.testing.assert_array_equal(stored, layer)
         np.testing.assert_allclose(store.logits, roberta.logits_one_by_one(TEXTS), atol=2e-5)
-    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["format_version"] == 3
 
 
-def test_a_store_of_one_layer_is_written_as_before(llama, tmp_path):
+def test_a_store_of_one_layer_has_no_list_of_layers(llama, tmp_path):
     store = extract_features(whole(llama.adapter), TEXTS, tmp_path / "s")
     assert store.activation is None
     assert store.init_W.shape == (4, 16)
-    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["format_version"] == 3
 
 
 def test_an_interrupted_extraction_of_a_whole_head_goes_on_to_the_same_bytes(roberta, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from adue_sklearn.exceptions import StoreError
 def array(
     name: str, values: npt.ArrayLike, kind: str, shape: tuple[int | None, ...]
 ) -> npt.NDArray[Any]:
-    """Check and convert: kind "f" to float32, "i" to int64; a size of None is any from 1."""
+    """Check and convert: kind "f" to float32, "i" to int64, "u" to uint64.
+
+    A size of None is any from 1.
+    """
     try:
         array = as_numpy(values)
     except (ValueError, TypeError) as error:
         raise StoreError(f"{name}: expected an array, got something else ({error}).") from error
-    allowed = "fiu" if kind == "f" else "iu"
+    allowed = {"f": "fiu", "i": "iu", "u": "u"}[kind]
     if array.dtype.kind not in allowed:
-        wanted = "numbers" if kind == "f" else "integers"
+        wanted = {"f": "numbers", "i": "integers", "u": "unsigned integers"}[kind]
         raise StoreError(f"{name}: expected {wanted}, got dtype {array.dtype}.")
     fits = array.ndim == len(shape) and all(
         size == want if want is not None else size >= 1
@@ -35,6 +39,8 @@ def array(
         raise StoreError(f"{name}: expected shape ({wanted}), got {array.shape}.")
     if kind == "i":
         return array.astype(np.int64)
+    if kind == "u":
+        return array.astype(np.uint64)
     with np.errstate(over="ignore"):  # what float32 cannot hold is reported as inf below
         converted = array.astype(np.float32)
     if not np.isfinite(converted).all():
@@ -75,6 +81,51 @@ def check_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
             f"provenance: expected a mapping of names to facts, got {type(provenance).__name__}."
         )
     return dict(provenance or {})
+
+
+#: A view is a keyword of ``Views``, which has these of its own.
+_TAKEN = ("main", "texts", "text_digests")
+
+
+def check_view_name(name: Any, what: str = "views") -> str:
+    """Return the name of a view; raise ValueError if it cannot be one."""
+    if not isinstance(name, str) or re.fullmatch("[a-z0-9_]+", name) is None or name in _TAKEN:
+        raise ValueError(
+            f"{what}: {name!r} cannot name a view; expected lower-case letters, digits and '_', "
+            f"and none of {', '.join(_TAKEN)}."
+        )
+    return name
+
+
+def check_digests(digests: Any, n_rows: int, store: Path) -> npt.NDArray[np.uint64]:
+    """Return the digests of the texts of rows that are written to a store that has digests."""
+    if digests is None:
+        raise StoreError(
+            f"text_digests: '{store}' holds digests of its texts; pass those of these rows too."
+        )
+    return array("text_digests", digests, "u", (n_rows,))
+
+
+def check_blocks(
+    blocks: Mapping[str, Any] | None,
+    views: Mapping[str, Mapping[str, Any]],
+    n_rows: int,
+    store: Path,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the blocks of rows that are written to a store with these views."""
+    if set(blocks or {}) != set(views):
+        raise StoreError(
+            f"views: '{store}' has {_listed(views)}, these rows have {_listed(blocks or {})}; "
+            "they must be the same."
+        )
+    return {
+        name: array(f"views['{name}']", (blocks or {})[name], "f", (n_rows, view["n_columns"]))
+        for name, view in views.items()
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def check_path(name: str, value: Any) -> Path:

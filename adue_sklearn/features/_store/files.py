@@ -20,7 +20,11 @@ from adue_sklearn.exceptions import OutputError, StoreError
 Arrays = dict[str, npt.NDArray[Any]]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name: safetensors dtype and shape
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U64": np.dtype("<u8"),
+}
 _HEADER_SIZE_BYTES = 8  # safetensors: header length (uint64), header (JSON), data
 
 

@@ -33,8 +33,9 @@ HOLDER = ".writer.json"  # who writes; says nothing while nobody does
 HEAD = "head.safetensors"
 FORMAT = "adue-feature-store"
 #: The newest version that is read. A head of several layers is written as version 2, which
-#: readers of version 1 refuse instead of taking its features for another layer's.
-FORMAT_VERSION = 2
+#: readers of version 1 refuse instead of taking its features for another layer's. Text digests and
+#: views are written as version 3, to which older versions would append rows without them.
+FORMAT_VERSION = 3
 
 #: As it was read: checked, and with the fields of later versions.
 Manifest = dict[str, Any]
@@ -116,7 +117,18 @@ def shard_layout(manifest: Manifest, n_rows: int) -> Layout:
         "logits": ("F32", (n_rows, manifest["n_classes"])),
         "ids": ("I64", (n_rows,)),
     }
-    return {**layout, "labels": ("I64", (n_rows,))} if manifest["labelled"] else layout
+    if manifest["labelled"]:
+        layout["labels"] = ("I64", (n_rows,))
+    if manifest.get("text_digests"):
+        layout["text_digests"] = ("U64", (n_rows,))
+    for name, view in (manifest.get("views") or {}).items():
+        layout[view_tensor(name)] = ("F32", (n_rows, view["n_columns"]))
+    return layout
+
+
+def view_tensor(name: str) -> str:
+    """Return the name of a view's tensor in a shard."""
+    return f"view.{name}"
 
 
 def head_layout(manifest: Manifest) -> Layout:
@@ -225,6 +237,12 @@ class _Extraction(Schema):
     provenance: dict[str, Any] | None = None
 
 
+class _View(Schema):
+    n_columns: PositiveInt
+    kind: str  # later versions may have other kinds
+    provenance: dict[str, Any]
+
+
 class _Unfinished(Schema):
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
     n_rows: NonNegativeInt
@@ -236,6 +254,8 @@ class _Unfinished(Schema):
     shards: list[_Shard]
     provenance: dict[str, Any]
     extractions: list[_Extraction] | None = None  # absent from stores written before it existed
+    text_digests: bool = False
+    views: dict[str, _View] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -25,6 +25,8 @@ _MODEL = (
     "max_length",
     "precision",
 )
+#: The same for a view: where it lies in a model, or which other model gave it.
+_VIEW_MODEL = ("layer", "pool", *_MODEL)
 _FORM = ("n_features", "n_classes", "classes", "labelled")
 
 
@@ -35,6 +37,7 @@ def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, 
     # The name of the head's module stands in the provenance as "head".
     shared = [key for key in _MODEL if key in then and key in now]
     differences += _differences(then, now, shared)
+    differences += _view_differences(store, rows, _VIEW_MODEL)
     if differences:
         raise StoreError(
             f"'{folder}' holds different features: {'; '.join(differences)}. Append only rows of "
@@ -77,6 +80,11 @@ def check_same_writing(
     differences = _head_differences(unfinished, mine)
     if unfinished["shards"][: len(mine["shards"])] != mine["shards"]:
         differences.append("the store's shards have changed")
+    if not unfinished.get("text_digests") and mine.get("text_digests"):
+        differences.append(
+            "it holds no digests of the texts, because an earlier version of adue-sklearn began it"
+        )
+    differences += _view_differences(unfinished, mine)
     for old, new in zip(map(_flat, then), map(_flat, now), strict=True):
         differences += _differences(old, new, dict.fromkeys([*old, *new]))
     if differences:
@@ -103,6 +111,26 @@ def _head_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         differences.append("the head's weights differ")
     differences += _differences(then["head"], now["head"], ["activation"])
     return differences
+
+
+def _view_differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], facts: Iterable[str] | None = None
+) -> list[str]:
+    """Compare the views of two manifests; ``facts`` of their provenance, by default all."""
+    old, new = then.get("views") or {}, now.get("views") or {}
+    if set(old) != set(new):
+        return [f"views ({_names(old)} before, {_names(new)} now)"]
+    found = []
+    for name, view in old.items():
+        origins = view["provenance"], new[name]["provenance"]
+        compared = {*origins[0], *origins[1]} if facts is None else facts
+        found += _differences(view, new[name], ["kind", "n_columns"])
+        found += [f"view {name}: {one}" for one in _differences(*origins, sorted(compared))]
+    return found
+
+
+def _names(views: Iterable[str]) -> str:
+    return ", ".join(views) or "none"
 
 
 def _flat(extraction: Mapping[str, Any]) -> dict[str, Any]:

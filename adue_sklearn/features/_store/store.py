@@ -1,11 +1,12 @@
 """FeatureStore: the features of a text classifier as a directory of safetensors and one manifest.
 
-The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids`` and, when the
-rows are labelled, ``labels``), ``head.safetensors`` and ``manifest.json``. Every file is written
-under a temporary name, flushed to disk and renamed; the manifest comes last, so a directory with a
-manifest is complete. Nothing is pickled. Format and guarantees: ``docs/feature-store.md``.
+The directory holds ``shard-00000.safetensors ...`` (``features``, ``logits``, ``ids``; where there
+are any, ``labels``, ``text_digests`` and a ``view.NAME`` for each view), ``head.safetensors`` and
+``manifest.json``. Every file is written under a temporary name, flushed to disk and renamed; the
+manifest comes last, so a directory with a manifest is complete. Nothing is pickled. Format and
+guarantees: ``docs/feature-store.md``.
 
-This module needs only numpy and safetensors.
+This module needs neither transformers nor peft.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ import numpy.typing as npt
 
 from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.validation import warn
+from adue_sklearn._utils.views import Views
+from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._store.arrays import write_arrays
-from adue_sklearn.features._store.checks import check_flag, check_path
+from adue_sklearn.features._store.checks import array, check_flag, check_path, check_view_name
+from adue_sklearn.features._store.companions import class_order, log_proba_in_order, partners
 from adue_sklearn.features._store.damage import damage_error, find_damage
 from adue_sklearn.features._store.files import map_tensors
 from adue_sklearn.features._store.layers import FloatArray, head_from_tensors
@@ -33,12 +37,14 @@ from adue_sklearn.features._store.manifest import (
     head_layout,
     read_manifest,
     shard_layout,
+    view_tensor,
 )
 from adue_sklearn.features._store.writer import FeatureStoreWriter
 
 __all__ = ["FeatureStore", "FeatureStoreWriter"]
 
 IntArray = npt.NDArray[np.int64]
+DigestArray = npt.NDArray[np.uint64]
 
 
 class FeatureStore:
@@ -66,6 +72,9 @@ class FeatureStore:
         Its bias; None when the layer has none.
     activation : {"tanh", "gelu", "relu"} or None
         Activation between the layers of a list.
+    view_facts : dict of str to dict
+        What the manifest says of each view: ``n_columns``, ``kind`` (features or
+        log-probabilities) and ``provenance``.
     damaged : list of Damage
         Shards that `open` skipped: ``file``, ``what`` is wrong, ``rows`` (positions in the store).
 
@@ -96,6 +105,7 @@ class FeatureStore:
         self.n_classes: int = manifest["n_classes"]
         self.classes: list[str] | None = manifest["classes"]
         self.provenance: dict[str, Any] = manifest["provenance"]
+        self.view_facts: dict[str, dict[str, Any]] = manifest.get("views") or {}
         skipped = {damage.file.name for damage in self.damaged}
         self._shards = [
             map_tensors(self.path / entry["file"], shard_layout(manifest, entry["rows"]))
@@ -165,6 +175,8 @@ class FeatureStore:
         logits: npt.ArrayLike | None = None,
         classes: Sequence[str] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        text_digests: npt.ArrayLike | None = None,
+        views: Mapping[str, npt.ArrayLike] | None = None,
         shard_rows: int = 4096,
     ) -> FeatureStore:
         """Write arrays as a new store and open it.
@@ -192,6 +204,11 @@ class FeatureStore:
             Class names in the order of the head's rows.
         provenance : mapping, optional
             Facts about the origin, anything JSON can hold.
+        text_digests : array-like of shape (n,) of uint64, optional
+            A digest of each row's text, by which other stores of the same texts are joined.
+        views : mapping of str to array-like of shape (n, n_columns), optional
+            Second views of the rows by name; stored as float32. Names consist of lower-case
+            letters, digits and ``_``.
         shard_rows : int, default=4096
             Rows a file.
 
@@ -212,8 +229,17 @@ class FeatureStore:
             classes=classes,
             labelled=labels is not None,
             provenance=provenance,
+            text_digests=text_digests is not None,
+            views={
+                name: {
+                    "n_columns": array(f"views['{name}']", block, "f", (None, None)).shape[1],
+                    "kind": "features",
+                    "provenance": {},
+                }
+                for name, block in (views or {}).items()
+            },
         )
-        write_arrays(writer, features, labels, ids, logits, shard_rows)
+        write_arrays(writer, features, labels, ids, logits, shard_rows, text_digests, views)
         return cls.open(path)
 
     @property
@@ -236,6 +262,106 @@ class FeatureStore:
         """Array of shape (n,), int64: row numbers in the input."""
         return self._column("ids")
 
+    @property
+    def text_digests(self) -> DigestArray | None:
+        """Array of shape (n,), uint64: digests of the texts; None in a store without them."""
+        return self._column("text_digests") if self._manifest.get("text_digests") else None
+
+    def view(self, name: str) -> FloatArray:
+        """Return a view of the rows that was extracted beside the features.
+
+        Parameters
+        ----------
+        name : str
+            Its name; ``view_facts`` lists them.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns), float32
+
+        Raises
+        ------
+        StoreError
+            If the store has no such view.
+        """
+        if name not in self.view_facts:
+            known = ", ".join(self.view_facts) or "none"
+            raise StoreError(
+                f"'{self.path}' has no view {name!r}; its views are: {known}. Extract the store "
+                "again with it: 'adue extract' has --layers, --base-view and --companion, "
+                "extract_features has views=ModelViews(...)."
+            )
+        return self._column(view_tensor(name))
+
+    def views(self, *names: str, companions: Mapping[str, FeatureStore] | None = None) -> Views:
+        """Return the features with views of the rows, as estimators take them.
+
+        Parameters
+        ----------
+        *names : str
+            Which views of the store; by default all.
+        companions : mapping of str to FeatureStore, optional
+            Further views by name: stores of the same texts, extracted with other adapters, of
+            which the log-probabilities are taken (`companion_log_proba`).
+
+        Returns
+        -------
+        Views
+
+        Raises
+        ------
+        StoreError
+            If the store has no such view, or a companion's rows are not its rows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(
+        ...         folder, features=np.eye(4), init_W=np.eye(4), views={"base": np.ones((4, 3))}
+        ...     )
+        ...     store.views("base")
+        Views(4 rows, 4 features, base: 3 columns)
+        """
+        blocks: dict[str, Any] = {name: self.view(name) for name in names or self.view_facts}
+        for name, other in (companions or {}).items():
+            if check_view_name(name, "companions") in blocks:
+                raise ValueError(
+                    f"companions: '{name}' is a view of the store already; use another name."
+                )
+            blocks[name] = self.companion_log_proba(other)
+        return Views(self.features, text_digests=self.text_digests, **blocks)
+
+    def companion_log_proba(self, other: FeatureStore) -> FloatArray:
+        """Return another classifier's log-probabilities for these rows, from its own store.
+
+        Rows are found by the digests of their texts, so their order may differ.
+
+        Parameters
+        ----------
+        other : FeatureStore
+            The same texts, extracted with another adapter of the same classes.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float32
+            Its columns are in the order of this store's classes.
+
+        Raises
+        ------
+        StoreError
+            If the classes are not the same, a store has no digests of its texts, or the stores
+            do not hold the same texts equally often.
+        """
+        if not isinstance(other, FeatureStore):
+            raise TypeError(f"other is a {type(other).__name__}; expected a FeatureStore.")
+        try:
+            order = class_order(self.classes, self.n_classes, other.classes, other.n_classes)
+        except ValueError as error:
+            raise StoreError(f"'{other.path}' is no companion of '{self.path}': {error}") from error
+        rows = partners(self.text_digests, other.text_digests, self.path, other.path)
+        return log_proba_in_order(other.logits[rows], order)
+
     def append(
         self,
         *,
@@ -243,6 +369,8 @@ class FeatureStore:
         labels: npt.ArrayLike | None = None,
         ids: npt.ArrayLike | None = None,
         logits: npt.ArrayLike | None = None,
+        text_digests: npt.ArrayLike | None = None,
+        views: Mapping[str, npt.ArrayLike] | None = None,
         shard_rows: int = 4096,
     ) -> FeatureStore:
         """Write further rows of the same model to the end of the store.
@@ -259,6 +387,10 @@ class FeatureStore:
             Row numbers in the input; by default they go on after the largest in the store.
         logits : array-like of shape (n, C), optional
             The model's logits; by default what the head makes of the features.
+        text_digests : array-like of shape (n,) of uint64, optional
+            Digests of the texts; required exactly when the store has them.
+        views : mapping of str to array-like of shape (n, n_columns), optional
+            The views that the store has, all of them.
         shard_rows : int, default=4096
             Rows a file.
 
@@ -281,9 +413,11 @@ class FeatureStore:
             activation=self.activation,
             classes=self.classes,
             labelled=self._manifest["labelled"],
+            text_digests=self.text_digests is not None,
+            views=self.view_facts,
             append=True,
         )
-        write_arrays(writer, features, labels, ids, logits, shard_rows)
+        write_arrays(writer, features, labels, ids, logits, shard_rows, text_digests, views)
         self._load(read_manifest(self.path))
         return self
 
@@ -306,7 +440,9 @@ class FeatureStore:
         ------
         shard : mapping of str to ndarray
             ``features`` (m, d) and ``logits`` (m, C) float32, ``ids`` (m,) and, in a labelled
-            store, ``labels`` (m,) int64; read-only, rows in input order.
+            store, ``labels`` (m,) int64; ``text_digests`` (m,) uint64 and the views as
+            ``view.NAME`` (m, n_columns) float32, where there are any; read-only, rows in input
+            order.
 
         Examples
         --------

@@ -24,11 +24,14 @@ from adue_sklearn._utils.validation import warn
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features._store.checks import (
     array,
+    check_blocks,
     check_classes,
+    check_digests,
     check_flag,
     check_labels,
     check_path,
     check_provenance,
+    check_view_name,
 )
 from adue_sklearn.features._store.files import (
     file_entry,
@@ -56,6 +59,7 @@ from adue_sklearn.features._store.manifest import (
     shard_name,
     shard_number,
     to_json,
+    view_tensor,
 )
 from adue_sklearn.features._store.same import check_same_model, check_same_writing, is_in_store
 
@@ -89,6 +93,11 @@ class FeatureStoreWriter:
     extraction : mapping, optional
         What tells this writing from any other: ``n_rows``, hashes of the input; goes into the
         manifest. Only a writer that has one can be resumed.
+    text_digests : bool, default=False
+        Whether every shard brings digests of its texts. An append does as the store does.
+    views : mapping of str to mapping, optional
+        Name and facts of the views that every shard brings: ``n_columns``, ``kind``,
+        ``provenance``.
     append : bool, default=False
         Write further rows to a finished store of the same model.
     resume : bool, default=True
@@ -113,6 +122,8 @@ class FeatureStoreWriter:
         labelled: bool,
         provenance: Mapping[str, Any] | None = None,
         extraction: Mapping[str, Any] | None = None,
+        text_digests: bool = False,
+        views: Mapping[str, Mapping[str, Any]] | None = None,
         append: bool = False,
         resume: bool = True,
     ) -> None:
@@ -123,6 +134,8 @@ class FeatureStoreWriter:
         self.head = check_layers(init_W, init_b, activation)
         self.classes = check_classes(classes, self.head.n_classes)
         self.labelled = labelled
+        check_flag("text_digests", text_digests)
+        self.text_digests = bool(text_digests)
         self.provenance = check_provenance(provenance)
         # What this writing adds to the manifest's list of extractions: one entry or none, and as
         # it will be read back. What JSON cannot hold is refused here, not hours later.
@@ -134,6 +147,9 @@ class FeatureStoreWriter:
         facts = {"first_row": 0, "provenance": self.provenance}
         record = [] if extraction is None else [{**extraction, **facts}]
         to_json({"provenance": self.provenance})
+        self.views: dict[str, dict[str, Any]] = json.loads(
+            to_json({check_view_name(name): dict(view) for name, view in (views or {}).items()})
+        )
         self._record: list[dict[str, Any]] = json.loads(to_json({"extractions": record}))[
             "extractions"
         ]
@@ -196,6 +212,8 @@ class FeatureStoreWriter:
         ids: npt.ArrayLike,
         *,
         truncated: int | None = None,
+        text_digests: npt.ArrayLike | None = None,
+        views: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         """Write the next rows as one file.
 
@@ -211,6 +229,10 @@ class FeatureStoreWriter:
             Row numbers in the input.
         truncated : int, optional
             How many of the rows come from texts that were cut.
+        text_digests : array-like of shape (n,) of uint64, optional
+            Digests of the texts; needed where the store has them, else left out.
+        views : mapping of str to array-like of shape (n, n_columns), optional
+            The store's views, all of them.
 
         Raises
         ------
@@ -235,6 +257,10 @@ class FeatureStoreWriter:
             raise StoreError(f"labels: expected {wanted}, as labelled={self.labelled}.")
         if labels is not None:
             tensors["labels"] = check_labels(array("labels", labels, "i", (len(X),)), n_classes)
+        if self.text_digests:
+            tensors["text_digests"] = check_digests(text_digests, len(X), self.path)
+        for view, block in check_blocks(views, self.views, len(X), self.path).items():
+            tensors[view_tensor(view)] = block
         name, content = shard_name(self._next_number()), tensor_bytes(tensors)
         write_atomically(self.path / name, content)
         entry = {**file_entry(name, content), "rows": len(X)}
@@ -264,6 +290,7 @@ class FeatureStoreWriter:
                 f"{damaged[0]} Nothing is appended to a damaged store: restore the file from a "
                 "copy or extract the store again."
             )
+        self.text_digests = store.get("text_digests", False)
         self.finished_before = is_in_store(self._record, store)
         self._largest_id = largest_id(self.path, store)
         self.provenance = dict(store["provenance"])
@@ -275,7 +302,8 @@ class FeatureStoreWriter:
     def _begin_finished(self, store: Manifest) -> None:
         """Raise, unless the finished store is just what this writer was about to write."""
         mine = self._manifest([])
-        same = all(store.get(key) == mine.get(key) for key in ("extractions", "head", "classes"))
+        described = ("extractions", "head", "classes", "text_digests", "views")
+        same = all(store.get(key) == mine.get(key) for key in described)
         whole = bool(self._record) and self._record[0].get("n_rows") == store["n_rows"]
         if not (self._resume and same and whole):
             raise StoreError(
@@ -330,9 +358,14 @@ class FeatureStoreWriter:
         cut = [entry["truncated"] for entry in shards if "truncated" in entry]
         if cut:
             provenance["truncated_rows"] = provenance.get("truncated_rows", 0) + sum(cut)
+        optional = {
+            "extractions": [*self._extractions, *self._record],
+            "text_digests": self.text_digests,
+            "views": self.views,
+        }
         manifest = {
             "format": FORMAT,
-            "format_version": 1 if self.head.activation is None else FORMAT_VERSION,
+            "format_version": self._format_version(),
             "n_rows": sum(entry["rows"] for entry in all_shards),
             "n_features": self.head.n_features,
             "n_classes": self.head.n_classes,
@@ -343,8 +376,13 @@ class FeatureStoreWriter:
             "shards": all_shards,
             "provenance": provenance,
         }
-        extractions = [*self._extractions, *self._record]
-        return {**manifest, "extractions": extractions} if extractions else manifest
+        return manifest | {name: value for name, value in optional.items() if value}
+
+    def _format_version(self) -> int:
+        """Return the oldest version that says it all."""
+        if self.text_digests or self.views:
+            return FORMAT_VERSION
+        return 1 if self.head.activation is None else 2
 
 
 def check_target(folder: Path, *, append: bool) -> None:
