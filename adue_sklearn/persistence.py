@@ -15,7 +15,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,8 +38,8 @@ from adue_sklearn._utils.files import (
     temporary_of,
     write_file,
 )
-from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.labels import check_class_labels
+from adue_sklearn._utils.model_facts import ModelFacts, check_same_model
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (
@@ -49,7 +49,7 @@ from adue_sklearn._utils.schemas import (
     check_document,
     read_document,
 )
-from adue_sklearn._utils.validation import naming, warn
+from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.exceptions import ModelMismatchError, OutputError
 from adue_sklearn.scorers import HUQScorer, StackedScorer
@@ -108,32 +108,6 @@ class _Document(Schema):
     attributes: dict[str, Any]
     provenance: _Provenance
     class_names: list[str] | None
-
-
-class ModelFacts(NamedTuple):
-    """What distinguishes one classifier's features from another's.
-
-    ``class_names`` are the names of the head's rows, if known.
-    """
-
-    provenance: Mapping[str, Any]
-    head: Head
-    class_names: list[str] | None
-
-    @classmethod
-    def of(
-        cls,
-        provenance: Mapping[str, Any],
-        init_W: Any,
-        init_b: Any = None,
-        class_names: Sequence[str] | None = None,
-        activation: str | None = None,
-    ) -> ModelFacts:
-        """Return the facts of features with their head, which is given as in ``fit``."""
-        head = init_W
-        if not isinstance(head, Head):
-            head = Head.of(init_W, init_b, activation=activation)
-        return cls(provenance, head, None if class_names is None else list(class_names))
 
 
 class FittedHead(NamedTuple):
@@ -314,88 +288,6 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     if FIT_ROWS in provenance:
         setattr(estimator, FITTED_ON, provenance[FIT_ROWS])
     return FittedHead(estimator, provenance, document.class_names)
-
-
-def check_same_model(
-    known: ModelFacts, new: ModelFacts, *, allow_other_model: bool = False
-) -> None:
-    """Reject features that come from another model than those known before.
-
-    Parameters
-    ----------
-    known : ModelFacts
-        Of a :attr:`FittedHead.facts`, or of a first set of features.
-    new : ModelFacts
-        Of the new features.
-    allow_other_model : bool, default=False
-        Warn instead of raising.
-
-    Raises
-    ------
-    ModelMismatchError
-        If the adapter's hash, the feature view, W, b, the activation between layers or the order
-        of the classes differ.
-
-    Warns
-    -----
-    UserWarning
-        If only paths, library versions, ``max_length`` or the precision differ.
-    """
-    for argument, given in (("known", known), ("new", new)):
-        if not isinstance(given, ModelFacts):
-            raise TypeError(f"{argument} is a {type(given).__name__}; expected a ModelFacts.")
-    differences = _differences(known, new)
-    if differences:
-        message = (
-            f"These features come from another model than the first: {'; '.join(differences)}. "
-            "Extract both with the same model and classes, or pass allow_other_model "
-            "(--allow-other-model) if you know that they belong together."
-        )
-        if not allow_other_model:
-            raise ModelMismatchError(message)
-        warn(message)
-    changes = [
-        f"{key}: {known.provenance[key]} before, {new.provenance[key]} now"
-        for key in ("base_model", "model", "revision", "max_length", "precision", "versions")
-        if _differ(known.provenance, new.provenance, key)
-    ]
-    if changes:
-        warn(f"The same model made these features under other conditions ({'; '.join(changes)}).")
-
-
-def _differences(known: ModelFacts, new: ModelFacts) -> list[str]:
-    """Return, in words, how two models differ."""
-    differences = [
-        f"{key} is {new.provenance[key]!r}, was {known.provenance[key]!r}"
-        for key in ("adapter_sha256", "view", "activation")
-        if _differ(known.provenance, new.provenance, key)
-    ]
-    then, now = known.head.activation, new.head.activation
-    if not new.head.is_linear and then != now and not any("activation" in d for d in differences):
-        differences.append(f"activation is {now!r}, was {then!r}")
-    same_precision = not _differ(known.provenance, new.provenance, "precision")
-    for name, old, given in (
-        ("init_W", known.head.weights, new.head.weights),
-        ("init_b", known.head.filled_biases(), new.head.filled_biases()),
-    ):
-        shapes = [a.shape for a in old], [a.shape for a in given]
-        if shapes[0] != shapes[1]:
-            differences.append(f"{name} has shape {shapes[1]}, had {shapes[0]}")
-        elif not all(_close(a, b, same_precision) for a, b in zip(old, given, strict=True)):
-            differences.append(f"{name} has other values")
-    if None not in (known.class_names, new.class_names) and known.class_names != new.class_names:
-        differences.append(f"the classes are {new.class_names}, were {known.class_names}")
-    return differences
-
-
-def _differ(known: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
-    return key in known and key in new and known[key] != new[key]
-
-
-def _close(then: npt.NDArray[Any], now: npt.NDArray[Any], same_precision: bool) -> bool:
-    # A head that was cast to bfloat16 keeps 8 bits of each weight.
-    tolerance = (1e-6 if same_precision else 2.0**-7) * np.abs(then).max(initial=0.0)
-    return bool(np.abs(then - now).max(initial=0.0) <= tolerance)
 
 
 def check_target(directory: Path, *, overwrite: bool = True) -> None:
