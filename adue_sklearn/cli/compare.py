@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.console import console, show, tell
 from adue_sklearn.cli.options import TrainStore, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_output, write_output
 from adue_sklearn.cli.stores import open_beside, open_labelled
@@ -48,7 +48,7 @@ def compare(
     train, test = open_beside(train_store, rows), open_beside(test_store, rows)
     with console.status("Comparing"):
         found = compare_stores(rows, train=train, test=test, scorers=scorers, cv=cv)
-    console.print(comparison_table(found, width=console.width))
+    show(comparison_table(found, width=console.width))
     if json_file is not None:
         write_output(json_file, found.to_json(indent=1) + "\n")
         tell(f"Wrote the full results to {json_file}.")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from adue_sklearn._utils.files import make_folder, open_atomically
+from adue_sklearn._utils.tables import Column, Table
 from adue_sklearn.cli.stores import named_labels, rows_not_in
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.features import FeatureStore
@@ -62,25 +59,21 @@ def chosen_scorers(
     return list(dict(by_label[name.lower()] for name in wanted).items())
 
 
-def comparison_table(comparison: Comparison, *, width: int) -> Group:
-    """Return table and verdict for a terminal; a narrow one gets the columns that decide."""
-    headings, cells = comparison.table()
-    kept = range(len(headings)) if width >= _WIDE else range(4)
-    table = Table(title=comparison.title(), title_justify="left", box=box.SIMPLE_HEAD)
-    for number in kept:
-        heading = "gain" if number == 2 else headings[number]
-        left = number == 0 or heading == "fitted on"
-        table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)
-    for result, row in zip(comparison.results, cells, strict=True):
+def comparison_table(comparison: Comparison, *, width: int) -> Table:
+    """Return the table for a terminal: short cells, in a narrow one the columns that decide."""
+    table = comparison.as_table()
+    rows = []
+    for result, row in zip(comparison.results, table.rows, strict=True):
+        cells = list(row)
         if result.failure:
-            table.add_row(Text(row[0]), "failed")
-        else:
-            style = "bold" if result.name in comparison.winners else ""
-            row[2] = "ranks alike" if result.note else row[2]
-            table.add_row(*(Text(row[number], style=style) for number in kept))
-    lines = comparison.verdict.splitlines()
-    lines += [f"{r.name} failed: {r.failure}" for r in comparison.results if r.failure]
-    return Group(table, *map(Text, lines))
+            cells[1] = "failed"
+        elif result.note:
+            cells[2] = "ranks alike"
+        rows.append(cells)
+    failures = [f"{r.name} failed: {r.failure}" for r in comparison.results if r.failure]
+    columns = [*table.columns[:2], Column("gain"), *table.columns[3:]]
+    table = replace(table, columns=columns, rows=rows, notes=[*table.notes, *failures])
+    return table if width >= _WIDE else table.only(range(4))
 
 
 def save_figure(comparison: Comparison, path: Path) -> None:

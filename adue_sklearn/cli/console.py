@@ -6,13 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from adue_sklearn._utils.blank_texts import BlankRows
 from adue_sklearn._utils.messages import printable
+from adue_sklearn._utils.tables import Table
 
 
 class SafeConsole(Console):
@@ -38,6 +41,21 @@ stderr = SafeConsole(stderr=True)
 def tell(message: str) -> None:
     """Print one line as it is: paths may look like markup."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """Print a table, and its notes below it; a name too long for its column is wrapped."""
+    if table.rows:
+        title = Text(table.title, style="table.title")
+        shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for heading, of_numbers in table.columns:
+            justify: JustifyMethod = "right" if of_numbers else "left"
+            shown.add_column(Text(heading), justify=justify, no_wrap=of_numbers)
+        for row in table.rows:
+            shown.add_row(*map(Text, row), style="bold" if row[0] in table.stressed else None)
+        console.print(shown)
+    for note in table.notes:
+        console.print(Text(note))
 
 
 def say(kind: str, colour: str, message: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
-from adue_sklearn.cli.console import console
+from adue_sklearn._utils.tables import Column, Table
+from adue_sklearn.cli.console import console, show
 
 SENTENCES = (
     "A warm, generous film that earns every one of its tears.",
@@ -45,11 +43,11 @@ def demo() -> None:
     folds = error_stratified_folds(*calibration, head)
     with console.status("Searching"):
         search = AdUESearchCV(cv=folds).fit(*calibration, head)
-    console.print(cross_validated_table(search, *calibration, head, train=train))
+    show(cross_validated_table(search, *calibration, head, train=train))
     adue = search.best_estimator_
     distance = MahalanobisScorer().fit(*train, head)
     console.print()
-    console.print(fresh_rows_table({"Mahalanobis": distance, "AdUE": adue}, *test))
+    show(fresh_rows_table({"Mahalanobis": distance, "AdUE": adue}, *test))
 
     classifier = load_classifier(
         movie_sentiment_adapter_path(),
@@ -59,12 +57,10 @@ def demo() -> None:
         classes=data.classes,
     )
     features, _ = compute_features(classifier, SENTENCES)
-    table = Table(title="\nA few new sentences", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("sentence")
-    for column in ("label", "probability", "uncertainty"):
-        table.add_column(column, justify="right")
-    for sentence, row in zip(SENTENCES, score_rows(adue, features, data.classes), strict=True):
-        table.add_row(
-            sentence, row["label"], f"{row['probability']:.3f}", f"{row['uncertainty']:.3f}"
-        )
-    console.print(table)
+    columns = [Column("sentence", of_numbers=False)]
+    columns += map(Column, ("label", "probability", "uncertainty"))
+    rows = [
+        [sentence, row["label"], f"{row['probability']:.3f}", f"{row['uncertainty']:.3f}"]
+        for sentence, row in zip(SENTENCES, score_rows(adue, features, data.classes), strict=True)
+    ]
+    show(Table("\nA few new sentences", columns, rows))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adue_sklearn.cli.console import console, tell, warn
+from adue_sklearn.cli.console import show, tell, warn
 from adue_sklearn.cli.options import FittedHeadFolder, OtherModel
 from adue_sklearn.cli.stores import facts_of, open_labelled, unseen_rows_of
 
@@ -54,7 +54,7 @@ def evaluate(
         title="Fresh rows" if known else f"Rows of {store}",
         reservations=reservations,
     )
-    console.print(table)
+    show(table)
     if limit is not None:
         for line in acceptance(limit, fitted.estimator, X, y):
             tell(line)

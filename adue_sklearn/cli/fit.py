@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adue_sklearn._utils.validation import share_hint
-from adue_sklearn.cli.console import console, tell
+from adue_sklearn.cli.console import console, show, tell
 from adue_sklearn.cli.options import TrainStore, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_head
 from adue_sklearn.cli.stores import open_beside, open_labelled, rows_not_in
@@ -47,7 +47,7 @@ def fit(
         named = named_score(score, calibration.activation, has_train=train is not None)
         with console.status("Fitting"):
             fitted = fit_score(calibration, rows, train, named, folds=folds, width=console.width)
-    console.print(fitted.table)
+    show(fitted.table)
     save_head(
         fitted.estimator,
         out,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
-from rich.console import Group
-
 from adue_sklearn._utils.row_digests import row_digests
+from adue_sklearn._utils.tables import Table
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
@@ -24,7 +23,7 @@ class Fitted(NamedTuple):
 
     estimator: UncertaintyEstimator
     features: Any
-    table: Group
+    table: Table
     #: Which rows its table is about, if other rows fitted it.
     chosen_by: dict[str, str]
 

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.head import Head
+from adue_sklearn._utils.tables import Column, Table
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import FitRows, UncertaintyEstimator
@@ -45,7 +42,7 @@ def comparison(
     note: str = "",
     flattered: tuple[str, ...] = (),
     reservations: Sequence[str] = (),
-) -> Group:
+) -> Table:
     """Return a table of error-detection metrics, one row a score, and what can be concluded.
 
     ``scores`` must hold :data:`REFERENCE`, which every other score is compared with. Scores named
@@ -56,25 +53,16 @@ def comparison(
     if n_errors in (0, len(errors)):
         which = "no errors" if n_errors == 0 else "only errors"
         line = f"{title}: {len(errors)} rows with {which}, so no score can be measured."
-        return Group(Text(line))
-    table = Table(
-        title=f"{title}: {len(errors)} rows, {n_errors} errors ({n_errors / len(errors):.1%})",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("score")
-    for header in ("ROC-AUC", "gain [95 %]", "AP", "FPR95", "AURC", "E-AURC"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for name, uncertainty in scores.items():
-        cells = _cells(name, errors, uncertainty, scores[REFERENCE])
-        if reservations and name != REFERENCE:
-            cells[1] = "-"
-        table.add_row(name, *cells)
+        return Table("", (), (), [line])
+    title = f"{title}: {len(errors)} rows, {n_errors} errors ({n_errors / len(errors):.1%})"
+    columns = [Column("score", of_numbers=False)]
+    columns += map(Column, ("ROC-AUC", "gain [95 %]", "AP", "FPR95", "AURC", "E-AURC"))
+    rows = [_cells(name, errors, scores, reservations) for name in scores]
     if reservations:
         verdicts = [f"No conclusion about gains or losses: {'; '.join(reservations)}."]
     else:
         verdicts = list(_verdicts(errors, scores, flattered))
-    return Group(table, *(Text(line) for line in [*verdicts, note] if line))
+    return Table(title, columns, rows, [*verdicts, note] if note else verdicts)
 
 
 def cross_validated_table(
@@ -85,7 +73,7 @@ def cross_validated_table(
     *,
     train: tuple[Any, Any] | None,
     reservations: Sequence[str] = (),
-) -> Group:
+) -> Table:
     """Compare the chosen AdUE with the baselines out-of-fold, on the folds of the search.
 
     Mahalanobis describes ``train`` (features and labels) where given; otherwise it is fitted on
@@ -129,7 +117,7 @@ def fresh_rows_table(
     *,
     title: str = "Fresh rows",
     reservations: Sequence[str] = (),
-) -> Group:
+) -> Table:
     """Compare fitted estimators of one original head with its softmax response on other rows."""
     first = next(iter(estimators.values()))
     response = softmax_response(first._original_logits(first._check_features(X)))
@@ -175,13 +163,13 @@ def score_rows(
 
 
 def _cells(
-    name: str,
-    errors: npt.NDArray[np.bool_],
-    uncertainty: npt.NDArray[np.float64],
-    reference: npt.NDArray[np.float64],
+    name: str, errors: npt.NDArray[np.bool_], scores: Scores, reservations: Sequence[str]
 ) -> list[str]:
-    gain = "" if name == REFERENCE else _points(errors, uncertainty, reference)
+    uncertainty, gain = scores[name], ""
+    if name != REFERENCE:
+        gain = "-" if reservations else _points(errors, uncertainty, scores[REFERENCE])
     return [
+        name,
         f"{100 * error_roc_auc_score(errors, uncertainty):.1f}",
         gain,
         f"{100 * error_average_precision_score(errors, uncertainty):.1f}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from adue_sklearn._utils.tables import Column, Table
 from adue_sklearn.metrics import Difference, Estimate
 
 REFERENCE = "softmax response"
@@ -249,43 +249,37 @@ class Comparison:
         cells : list of list of str
             One list per score. The second cell of a failed score holds its error message.
         """
-        level = f"[{100 * self.confidence:g} %]"
-        names = self.metric_names
-        headings = ["score", f"ROC-AUC {level}", f"minus {REFERENCE}", "p (Holm)"]
-        headings += [HEADINGS.get(name, name) for name in names if name != "roc_auc"]
-        headings += ["fitted on", "fit s", "score s"]
-        rows = [_cells(result, names, intervals) for result in self.results]
+        shown = self.as_table(intervals=intervals)
+        n_columns = len(shown.columns)
+        return shown.headings, [[*row, *[""] * (n_columns - len(row))] for row in shown.rows]
+
+    def as_table(self, *, intervals: bool = False) -> Table:
+        """Return :meth:`table` with title, verdict and winners, for whatever shows it."""
+        others = [name for name in self.metric_names if name != "roc_auc"]
+        columns = [
+            Column("score", of_numbers=False),
+            Column(f"ROC-AUC [{100 * self.confidence:g} %]"),
+            Column(f"minus {REFERENCE}"),
+            Column("p (Holm)"),
+            *(Column(HEADINGS.get(name, name)) for name in others),
+            Column("fitted on", of_numbers=False),
+            Column("fit s"),
+            Column("score s"),
+        ]
+        rows = [_cells(result, others, intervals) for result in self.results]
         for row, result in zip(rows, self.results, strict=True):
             if self.reservations and result.differences and not result.note:
                 row[2:4] = [_UNDEFINED, ""]
-        return headings, rows
+        return Table(self.title(), columns, rows, self.verdict.splitlines(), self.winners)
 
     def __str__(self) -> str:
         """Return table and verdict as plain text."""
-        headings, cells = self.table()
-        failed = [bool(result.failure) for result in self.results]
-        kept = [row for row, fails in zip(cells, failed, strict=True) if not fails]
-        widths = [max(map(len, column)) for column in zip(headings, *kept, strict=True)]
-        lines = [_line(headings, widths), "  ".join("-" * width for width in widths)]
-        for row, fails in zip(cells, failed, strict=True):
-            lines.append("  ".join(row[:2]) if fails else _line(row, widths))
-        return "\n".join([self.title(), "", *lines, "", self.verdict])
+        return str(self.as_table())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        headings, cells = self.table(intervals=True)
-        parts = [f"<p>{html.escape(self.title())}</p><table><thead><tr>"]
-        parts += [f"<th>{html.escape(heading)}</th>" for heading in headings]
-        parts.append("</tr></thead><tbody>")
-        for result, row in zip(self.results, cells, strict=True):
-            shown = [f"<td>{html.escape(cell)}</td>" for cell in row]
-            if result.failure:
-                shown = [shown[0], f'<td colspan="{len(row) - 1}">{html.escape(row[1])}</td>']
-            parts.append(f"<tr>{''.join(shown)}</tr>")
-        parts.append("</tbody></table>")
-        parts += [f"<p>{html.escape(line)}</p>" for line in self.verdict.splitlines()]
-        return "".join(parts)
+        return self.as_table(intervals=True).to_html()
 
 
 def listed(names: Sequence[str]) -> str:
@@ -381,10 +375,9 @@ def _open_question(compared: list[ScoreResult]) -> str:
     )
 
 
-def _cells(result: ScoreResult, names: Sequence[str], intervals: bool) -> list[str]:
-    others = [name for name in names if name != "roc_auc"]
+def _cells(result: ScoreResult, others: Sequence[str], intervals: bool) -> list[str]:
     if result.failure:
-        return [result.name, f"failed: {result.failure}", *[""] * (len(others) + 5)]
+        return [result.name, f"failed: {result.failure}"]
     gain = result.note or ("" if not result.differences else _points(result.gain, sign=True))
     values = [result.metrics[name] for name in others]
     return [
@@ -411,11 +404,6 @@ def _points(values: Sequence[float], *, sign: bool = False) -> str:
     if math.isnan(values[0]):
         return _UNDEFINED
     return value if math.isnan(values[1]) else f"{value} [{low}, {high}]"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join(padded).rstrip()
 
 
 def _flat(name: str, values: Sequence[float]) -> dict[str, float]:

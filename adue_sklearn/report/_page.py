@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import adue_sklearn
 from adue_sklearn._utils.messages import printable
+from adue_sklearn._utils.tables import Table
 from adue_sklearn.comparison.result import REFERENCE
 from adue_sklearn.report import _plots as plots
 from adue_sklearn.report._findings import (
@@ -187,20 +188,10 @@ def _which_score(found: Findings) -> str:
     )
 
 
-def _table(found: Findings) -> dict[str, Any]:
-    """Return headings and cells of the comparison, a failed score with one wide cell."""
-    headings, cells = found.comparison.table()
-    kept = [number for number, heading in enumerate(headings) if heading.split(" [")[0] in _COLUMNS]
-    rows = [
-        {
-            "name": row[0],
-            "chosen": result.name == found.chosen,
-            "failure": result.failure,
-            "cells": [row[number] for number in kept[1:]],
-        }
-        for result, row in zip(found.comparison.results, cells, strict=True)
-    ]
-    return {"headings": [headings[number] for number in kept], "rows": rows}
+def _table(found: Findings) -> Table:
+    table = found.comparison.as_table()
+    names = [heading.split(" [")[0] for heading in table.headings]
+    return table.only([number for number, name in enumerate(names) if name in _COLUMNS])
 
 
 def _facts(
