@@ -20,6 +20,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import (
     Array,
+    Features,
     as_numpy,
     like_input,
     rows_of,
@@ -43,6 +44,7 @@ from adue_sklearn._utils.head import (
 from adue_sklearn._utils.label_order import label_order
 from adue_sklearn._utils.labels import as_row_numbers, check_labels
 from adue_sklearn._utils.row_digests import FITTED_ON
+from adue_sklearn._utils.views import main_of
 from adue_sklearn.card import Card
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.metrics import error_roc_auc_score, prediction_errors
@@ -56,7 +58,7 @@ class FitRows(NamedTuple):
 
     Attributes
     ----------
-    X : array or tensor of shape (n, d)
+    X : array, tensor or Views of shape (n, d)
         Features.
     y : ndarray of shape (n,)
         Labels, entries of the head's classes.
@@ -64,7 +66,7 @@ class FitRows(NamedTuple):
         None if the fitted estimator has its own head.
     """
 
-    X: Array
+    X: Features
     y: npt.NDArray[Any]
     head: Head | None = None
 
@@ -76,17 +78,20 @@ class FitRows(NamedTuple):
         """Return a fitted clone of a scorer; the caller reports problems with the rows."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitRowsWarning)
-            if self.head is None:
-                return clone(scorer).fit(self.X, self.y)
             inner = getattr(scorer, "estimator", None)  # of a search
-            if isinstance(scorer, UncertaintyEstimator) or isinstance(inner, UncertaintyEstimator):
+            ours = isinstance(scorer, UncertaintyEstimator) or isinstance(
+                inner, UncertaintyEstimator
+            )
+            if self.head is None:
+                return clone(scorer).fit(self.X if ours else main_of(self.X), self.y)
+            if ours:
                 return clone(scorer).fit(self.X, self.y, init_W=self.head)
             # An estimator of another library, which may accept arrays only.
             head = {"init_W": self.head.init_W, "init_b": self.head.init_b}
             if self.head.names_labels:
                 head["classes"] = self.head.classes
             return clone(scorer).fit(
-                self.X, self.y, **{name: v for name, v in head.items() if v is not None}
+                main_of(self.X), self.y, **{name: v for name, v in head.items() if v is not None}
             )
 
 
@@ -108,6 +113,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     #: What the score is; every public estimator has one.
     card: ClassVar[Card]
+    #: Whether `_fit` and `_uncertainty` take views, to read one or to pass them to scores inside.
+    reads_views: ClassVar[bool] = False
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [StrOptions(set(ACTIVATIONS)), None],
@@ -155,7 +162,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Parameters
         ----------
-        X : array-like or torch.Tensor of shape (n_samples, n_features)
+        X : array-like, torch.Tensor or Views of shape (n_samples, n_features)
             Features that enter the head's last linear layer (the first, for a head of several).
             Finite; any float dtype.
         y : array-like of shape (n_samples,)
@@ -202,7 +209,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         )
         self.__dict__.pop(FITTED_ON, None)
         self._keep_head(head)
-        given, X = X, self._to_fit(X)
+        given, X = X, self._to_fit(self._read(X))
         with self._logits_once(X):
             if head.given:
                 self._check_fit_rows(X, labels, given)
@@ -222,8 +229,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         labels : array of shape (n_samples,)
             A tensor if ``X`` is a tensor and the labels are numbers.
         """
-        X = self._check_features(X)
-        rows = self._original_logits(X).argmax(dim=1).cpu().numpy()
+        X = main_of(self.check_features(X))
+        rows = self.original_logits(X).argmax(dim=1).cpu().numpy()
         labels = self.classes_[rows]
         if isinstance(X, Tensor) and labels.dtype.kind in "iufb":
             return torch.as_tensor(labels, device=X.device)
@@ -242,8 +249,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         probabilities : array of float64 of shape (n_samples, n_classes)
             Rows sum to one.
         """
-        X = self._check_features(X)
-        return like_input(torch.softmax(self._original_logits(X), dim=1), X)
+        X = self.check_features(X)
+        return like_input(torch.softmax(self.original_logits(X), dim=1), X)
 
     def predict_uncertainty(self, X: Any) -> Array:
         """Return how likely each prediction is wrong; higher is more likely.
@@ -258,8 +265,8 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         uncertainty : array of float64 of shape (n_samples,)
             The range depends on the score; only the ranks matter.
         """
-        X = self._check_features(X)
-        uncertainty = self._uncertainty(X).to(torch.float64)
+        X = self.check_features(X)
+        uncertainty = self.uncertainty_of(X).to(torch.float64)
         if not bool(torch.isfinite(uncertainty).all()):
             raise ValueError(
                 f"X is too large: the uncertainty overflows in "
@@ -333,6 +340,14 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             as_row_numbers(labels, self.classes_, named=True)  # raises for an unknown label
         return errors
 
+    def uncertainty_of(self, X: Features) -> Tensor:
+        """Return the uncertainty (n,) of rows that were checked already."""
+        return self._uncertainty(self._read(X))
+
+    def _read(self, X: Features) -> Any:
+        """Return of views what the score reads."""
+        return X if self.reads_views else main_of(X)
+
     def _to_fit(self, X: Array) -> Array:
         """Return validated features in the form that :meth:`_fit` reads, block by block."""
         return X
@@ -372,18 +387,20 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         for score in _scores_in([v for name, v in vars(self).items() if name not in parameters]):
             score._move(device)
 
-    def _check_fit_rows(self, X: Array, labels: IntArray, given: Array | None = None) -> None:
+    def _check_fit_rows(self, X: Features, labels: IntArray, given: Features | None = None) -> None:
         """Warn the caller of ``fit`` of problems with the rows for a given head.
 
         ``given`` are the same rows if the caller has them.
         """
-        warn_of_changed_features(X if given is None else given)
-        for doubt in self._doubts(X, labels, learned=self.card.needs == "held-out errors"):
+        warn_of_changed_features(main_of(X if given is None else given))
+        for doubt in self.doubts(X, labels, learned=self.card.needs == "held-out errors"):
             doubt.warn()
 
-    def _doubts(self, X: Array, labels: IntArray, *, learned: bool, name: str = "y") -> list[Doubt]:
+    def doubts(
+        self, X: Features, labels: IntArray, *, learned: bool, name: str = "y"
+    ) -> list[Doubt]:
         """Return problems with the rows; those of classes only if errors are learned from them."""
-        head, classes = self._head(), self.classes_.tolist()
+        head, classes = self.init_head_, self.classes_.tolist()
         named = classes if head.names_labels else None
         step = -(-len(labels) // _COMPARED_ROWS)
         # What learns from errors needs the logits of all rows anyway.
@@ -396,31 +413,34 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             found.append(odd_shares(seen, answers, classes, name=name))
         return [doubt for doubt in found if doubt is not None]
 
-    def _answers(self, X: Array) -> IntArray:
+    def _answers(self, X: Features) -> IntArray:
         """Return the original head's answers as numbers of its rows."""
         answers = self._head_logits(X).argmax(dim=1)
         return np.asarray(answers.cpu().numpy())
 
-    def _check_features(self, X: Any) -> Array:
+    def check_features(self, X: Any) -> Features:
+        """Return the rows as arrays, checked and with as many features as in ``fit``."""
         check_is_fitted(self)
         return validate_features(self, X, reset=False)
 
-    def _original_logits(self, X: Array) -> Tensor:
+    def original_logits(self, X: Features) -> Tensor:
+        """Return the original head's logits (n, C) of checked rows in float64."""
         return self._head_logits(X)
 
-    def _head_logits(self, X: Array) -> Tensor:
+    def _head_logits(self, X: Features) -> Tensor:
         """Return the original head's logits in float64, of the fit rows once."""
+        X = main_of(X)
         fit_rows = self.__dict__.get("_fit_rows")
         if fit_rows is None or fit_rows[0] is not X:
-            return self._head().logits(X, self.device)
+            return self.init_head_.logits(X, self.device)
         if fit_rows[1] is None:
-            fit_rows[1] = self._head().logits(X, self.device)
+            fit_rows[1] = self.init_head_.logits(X, self.device)
         return fit_rows[1]
 
     @contextmanager
-    def _logits_once(self, X: Array) -> Iterator[None]:
+    def _logits_once(self, X: Features) -> Iterator[None]:
         """Compute the original logits of the fit rows once, while they are fitted on."""
-        self.__dict__["_fit_rows"] = [X, None]
+        self.__dict__["_fit_rows"] = [main_of(X), None]
         try:
             yield
         finally:
@@ -443,7 +463,13 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             setattr(self, f"{prefix}coefs_", list(head.weights))
             setattr(self, f"{prefix}intercepts_", head.filled_biases())
 
-    def _head(self, prefix: str = "init_") -> Head:
+    @property
+    def init_head_(self) -> Head:
+        """The original head."""
+        check_is_fitted(self, "classes_")
+        return self._head("init_")
+
+    def _head(self, prefix: str) -> Head:
         """Return the original head or, without prefix, the trained one."""
         fitted = vars(self)
         if f"{prefix}coef_" in fitted:
@@ -455,7 +481,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         given = fitted["_head_given"]
         return Head(tuple(weights), tuple(biases), self.classes_, activation, given)
 
-    def _original_errors(self, X: Array, labels: IntArray, head: Head) -> BoolArray:
+    def _original_errors(self, X: Features, labels: IntArray, head: Head) -> BoolArray:
         """Return where the original head is wrong on the fit rows (n,).
 
         A head that was fitted on these same rows is judged out-of-fold.

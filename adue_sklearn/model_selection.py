@@ -80,7 +80,7 @@ def error_stratified_folds(
         check_random_state(random_state)
     scorer = SoftmaxResponseScorer(activation=activation)
     errors = scorer.fit(X, y, init_W, init_b, classes=classes).errors(X, y)
-    known = Divisible(scorer._check_features(X), as_numpy(errors))
+    known = Divisible(scorer.check_features(X), as_numpy(errors))
     n_errors, n_correct = known.n_errors, known.n_correct
     if min(n_errors, n_correct) < n_splits:
         few, kind = (n_errors, "errors") if n_errors < n_splits else (n_correct, "correct answers")

@@ -120,12 +120,12 @@ class FittedHead(NamedTuple):
     @property
     def view(self) -> Literal["last", "head"]:
         """Which features it takes: the input of the last linear layer or of the whole head."""
-        return "last" if self.estimator._head().is_linear else "head"
+        return "last" if self.estimator.init_head_.is_linear else "head"
 
     @property
     def facts(self) -> ModelFacts:
         """The facts that features must agree with."""
-        return ModelFacts(self.provenance, self.estimator._head(), self.class_names)
+        return ModelFacts(self.provenance, self.estimator.init_head_, self.class_names)
 
 
 def save_head(
@@ -235,7 +235,7 @@ def _rows_fitted_on(estimator: UncertaintyEstimator, X: Any) -> dict[str, str]:
         digests = vars(estimator).get(FITTED_ON)
         return {} if digests is None else {FIT_ROWS: digests}
     with naming("fitted_on", "the features that the estimator was fitted on"):
-        return {FIT_ROWS: row_digests(as_numpy(estimator._check_features(X)))}
+        return {FIT_ROWS: row_digests(as_numpy(estimator.check_features(X)))}
 
 
 def load_head(directory: str | os.PathLike[str]) -> FittedHead:

@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
+from adue_sklearn._utils.arrays import Array, Features, as_numpy, like_input, validate_features
 from adue_sklearn._utils.head import check_head
 from adue_sklearn._utils.labels import check_labels
 from adue_sklearn._utils.validation import naming, share_hint, warn
@@ -487,14 +487,13 @@ class SelectiveClassifier(WrappingEstimator):
         accepted : array of bool of shape (n_samples,)
             A tensor on the same device if ``X`` is a tensor.
         """
-        X = self._check_features(X)
+        X = self.check_features(X)
         names = self._names(X, groups)
         uncertainty = as_numpy(self._uncertainty(X))
         thresholds = self.threshold_
         if names is not None:
             thresholds = self._thresholds_of(names)
-        accepted = uncertainty <= thresholds
-        return torch.as_tensor(accepted, device=X.device) if isinstance(X, Tensor) else accepted
+        return like_input(torch.as_tensor(uncertainty <= thresholds), X)
 
     def predict_or_defer(self, X: Any, defer: Any = None, *, groups: Any = None) -> Array:
         """Return the original head's labels where accepted, and a marker elsewhere.
@@ -527,7 +526,7 @@ class SelectiveClassifier(WrappingEstimator):
 
     def _fit_wrapped(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[Any, Array, npt.NDArray[Any], IntArray]:
+    ) -> tuple[Any, Features, npt.NDArray[Any], IntArray]:
         """Return the fitted estimator, checked rows, and which of them set the threshold."""
         if self._is_frozen():
             return self._check_frozen(X, y, init_W, init_b, classes)
@@ -592,7 +591,7 @@ class SelectiveClassifier(WrappingEstimator):
         check_target(target, "target_risk")
         return float(target)
 
-    def _names(self, X: Array, groups: Any) -> npt.NDArray[Any] | None:
+    def _names(self, X: Features, groups: Any) -> npt.NDArray[Any] | None:
         """Return the group of each row, None if there are no groups."""
         grouped = hasattr(self, "groups_") and not self.per_class
         if grouped != (groups is not None):
@@ -617,8 +616,8 @@ class SelectiveClassifier(WrappingEstimator):
             )
         return np.where(known, self.threshold_[place], -np.inf)
 
-    def _predicted_rows(self, X: Array) -> npt.NDArray[np.int64]:
-        return self._original_logits(X).argmax(dim=1).cpu().numpy()
+    def _predicted_rows(self, X: Features) -> npt.NDArray[np.int64]:
+        return self.original_logits(X).argmax(dim=1).cpu().numpy()
 
 
 def _check_groups(groups: Any, n_samples: int) -> npt.NDArray[Any]:

@@ -141,7 +141,7 @@ class SavedThreshold:
                 "facts."
             )
         fingerprint = score_sha256(estimator)
-        features = as_numpy(estimator._check_features(X))
+        features = as_numpy(estimator.check_features(X))
         errors = estimator.errors(X, y)
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
         rows = rows_new_to(estimator, features)

@@ -112,7 +112,7 @@ def test_a_head_has_nothing_that_a_search_would_cut(name):
 
 
 @pytest.mark.parametrize("estimator", [AdUEEstimator(beta=0.1), RelUScorer()], ids=str)
-def test_a_fit_computes_the_original_logits_once(estimator, monkeypatch):
+def test_a_fit_computes_theoriginal_logits_once(estimator, monkeypatch):
     seen = []
     logits = Head.logits
 

@@ -6,13 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from adue_sklearn import Views
+from adue_sklearn import (
+    Head,
+    LinearProbeScorer,
+    SelectiveClassifier,
+    UncertaintyPipeline,
+    Views,
+    compare_scorers,
+)
+from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
 
-PROBLEM = Problem(n=60, d=5)
-BLOCK = np.arange(120.0).reshape(60, 2)
-TEXTS = [f"text {number}" for number in range(60)]
+PROBLEM = Problem(n=120, d=5, noise=0.8)
+BLOCK = np.arange(240.0).reshape(120, 2)
+TEXTS = [f"text {number}" for number in range(120)]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,7 @@ TEXTS = [f"text {number}" for number in range(60)]
         slice(None, None, -2),
         np.array([5, 1, 1]),
         [5, 1],
-        np.arange(60) % 2 == 0,
+        np.arange(120) % 2 == 0,
         torch.tensor([5, 1]),
         (np.array([5, 1]), ...),
     ],
@@ -33,7 +43,7 @@ TEXTS = [f"text {number}" for number in range(60)]
 )
 def test_rows_of_all_views_are_cut_alike(kind, rows):
     X = Views(kind(PROBLEM.X), texts=TEXTS, other=BLOCK)
-    expected = np.arange(60)[rows[0] if isinstance(rows, tuple) else rows]
+    expected = np.arange(120)[rows[0] if isinstance(rows, tuple) else rows]
     part = X[rows]
     assert type(part.main) is type(X.main)
     np.testing.assert_array_equal(np.asarray(part.main), PROBLEM.X[expected])
@@ -55,7 +65,7 @@ def test_views_survive_pickling_and_cannot_be_changed():
     more = X.with_blocks(third=BLOCK[:, :1])
     assert X.names == ("other",)
     assert more.names == ("other", "third")
-    assert "60 rows, 5 features, other: 2 columns, third: 1 columns" in repr(more)
+    assert "120 rows, 5 features, other: 2 columns, third: 1 columns" in repr(more)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +75,49 @@ def test_views_survive_pickling_and_cannot_be_changed():
         (lambda X: Views(X)[0], TypeError, r"such as X\[:1\]"),
         (lambda X: Views(X)[:, 0], TypeError, "X.main for columns"),
         (lambda X: Views(Views(X)), TypeError, "with_blocks"),
-        (lambda X: Views(X, a=BLOCK[1:]), ValueError, "view 'a' has shape .59, 2.*60 rows"),
+        (lambda X: Views(X, a=BLOCK[1:]), ValueError, "view 'a' has shape .119, 2.*120 rows"),
         (lambda X: Views(X, a=BLOCK[:, 0]), ValueError, "view 'a' has shape"),
-        (lambda X: Views(X, a=[["x"]] * 60), ValueError, "a: could not convert"),
+        (lambda X: Views(X, a=[["x"]] * 120), ValueError, "a: could not convert"),
         (lambda X: Views(X, main=BLOCK), ValueError, "another name"),
         (lambda X: Views(X).block("a"), KeyError, "no view 'a'; its views are: none"),
         (lambda X: Views(X, texts=TEXTS[1:]), ValueError, "one text, or one digest"),
         (lambda X: Views(X, texts="text"), TypeError, "sequence of str"),
-        (lambda X: Views(X, text_digests=np.arange(60)), ValueError, "uint64"),
+        (lambda X: Views(X, text_digests=np.arange(120)), ValueError, "uint64"),
     ],
 )
 def test_wrong_views_are_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make(PROBLEM.X)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_scores_that_need_no_view_read_the_features_alone(estimator):
+    alone = clone(estimator).fit(*PROBLEM.fit_args)
+    X = Views(PROBLEM.X, texts=TEXTS, other=BLOCK)
+    beside = clone(estimator).fit(X, PROBLEM.y, PROBLEM.W, PROBLEM.b)
+    for method in ("predict", "predict_proba", "predict_uncertainty"):
+        np.testing.assert_array_equal(getattr(beside, method)(X), getattr(alone, method)(PROBLEM.X))
+    assert beside.score(X, PROBLEM.y) == alone.score(PROBLEM.X, PROBLEM.y)
+
+
+def test_searches_comparisons_and_pipelines_cut_views():
+    X = Views(torch.as_tensor(PROBLEM.X), other=BLOCK)
+    head = {"init_W": Head.of(PROBLEM.W, PROBLEM.b)}
+    scorer = LinearProbeScorer(C=0.1)
+    grids = [GridSearchCV(scorer, {"C": [0.01, 1.0]}, cv=2) for _ in range(2)]
+    found, expected = (
+        grid.fit(rows, PROBLEM.y, **head) for grid, rows in zip(grids, (X, X.main), strict=True)
+    )
+    assert found.best_score_ == expected.best_score_
+    assert cross_val_score(scorer, X, PROBLEM.y, cv=2, params=head).shape == (2,)
+    compared = compare_scorers(X[:80], PROBLEM.y[:80], **head, scorers=[scorer], cv=2)
+    assert not compared.results[1].failure
+    tested = compare_scorers(
+        X[:80], PROBLEM.y[:80], **head, scorers=[scorer], X_test=X[80:], y_test=PROBLEM.y[80:]
+    )
+    assert not tested.results[1].failure
+    pipe = UncertaintyPipeline([("probe", scorer)])
+    pipe.fit(X, PROBLEM.y, probe__init_W=head["init_W"])
+    assert pipe.predict_uncertainty(X).shape == (120,)
+    selective = SelectiveClassifier(target_risk=0.6).fit(X, PROBLEM.y, **head)
+    assert isinstance(selective.accepts(X), torch.Tensor)

@@ -16,8 +16,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from adue_sklearn._utils.validation import naming
+from adue_sklearn._utils.views import Views, main_of
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
+#: What estimators take as ``X`` once it is checked.
+Features: TypeAlias = Array | Views
 
 #: Elements of one chunk of rows: 128 MiB in float64, enough to keep any BLAS busy.
 _CHUNK_ELEMENTS = 2**24
@@ -54,8 +57,9 @@ def parse_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def resolve_device(device: str, X: Array) -> torch.device:
+def resolve_device(device: str, X: Features) -> torch.device:
     """Return the device to compute on: ``"auto"`` stays where a tensor lies."""
+    X = main_of(X)
     chosen = X.device if device == "auto" and isinstance(X, Tensor) else parse_device(device)
     if chosen.type == "mps":
         raise ValueError(
@@ -64,23 +68,25 @@ def resolve_device(device: str, X: Array) -> torch.device:
     return chosen
 
 
-def validate_features(estimator: Any, X: Any, *, reset: bool) -> Array:
+def validate_features(estimator: Any, X: Any, *, reset: bool) -> Any:
     """Check ``X`` (n_samples, n_features) and set or compare ``n_features_in_``.
 
     Parameters
     ----------
     estimator : estimator
         Holds ``n_features_in_`` (and ``feature_names_in_``).
-    X : array-like, data frame or torch.Tensor
-        Real and finite. Tensors keep their device.
+    X : array-like, data frame, torch.Tensor or Views
+        Real and finite. Tensors keep their device. Of views, the features are checked.
     reset : bool
         True in ``fit``.
 
     Returns
     -------
-    array of float32 or float64, or a floating tensor
+    array of float32 or float64, a floating tensor, or views of either
         float16 arrays become float32; integers become float64.
     """
+    if isinstance(X, Views):
+        return X.with_main(validate_features(estimator, X.main, reset=reset))
     if isinstance(X, Tensor):
         return _validate_tensor(estimator, X, reset=reset)
     half = getattr(X, "dtype", None) == np.float16
@@ -163,7 +169,7 @@ def tensors_on(device: torch.device, *arrays: npt.NDArray[Any]) -> list[Tensor]:
     return [torch.tensor(array, device=device) for array in arrays]
 
 
-def rows_of(X: Array, numbers: npt.NDArray[Any]) -> Array:
+def rows_of(X: Any, numbers: npt.NDArray[Any]) -> Any:
     """Return some of the rows."""
     return X[torch.as_tensor(numbers, device=X.device)] if isinstance(X, Tensor) else X[numbers]
 
@@ -273,15 +279,17 @@ def map_rows(
         return torch.cat([function(chunk) for chunk in row_chunks(X, device, dtype)])
 
 
-def like_input(values: Tensor, X: Array) -> Array:
+def like_input(values: Tensor, X: Features) -> Array:
     """Return ``values`` as the same kind of array as ``X``, on its device."""
-    if isinstance(X, Tensor):
-        return values.to(X.device)
+    features = main_of(X)
+    if isinstance(features, Tensor):
+        return values.to(features.device)
     return values.cpu().numpy()
 
 
 def as_numpy(values: Any) -> npt.NDArray[Any]:
-    """Return array-likes and tensors of any device and float dtype as a numpy array."""
+    """Return array-likes and tensors of any device and float dtype as numpy; of views, main."""
+    values = main_of(values)
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

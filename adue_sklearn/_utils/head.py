@@ -14,13 +14,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device
+from adue_sklearn._utils.arrays import Array, Features, as_numpy, map_rows, resolve_device
 from adue_sklearn._utils.labels import (
     as_row_numbers,
     check_class_labels,
     check_labels,
     shorten,
 )
+from adue_sklearn._utils.views import main_of
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -145,7 +146,7 @@ class Head:
         ]
         return W, b
 
-    def logits(self, X: Array, device: str = "auto") -> Tensor:
+    def logits(self, X: Features, device: str = "auto") -> Tensor:
         """Return the logits (n, C) of features (n, d) in float64, whatever the dtype of ``X``.
 
         Raises
@@ -153,10 +154,11 @@ class Head:
         ValueError
             If they overflow float64.
         """
-        target = resolve_device(device, X)
+        features = main_of(X)
+        target = resolve_device(device, features)
         W, b = self.to(target)
         logits = map_rows(
-            lambda chunk: apply_head(chunk, W, b, self.activation), X, target, torch.float64
+            lambda chunk: apply_head(chunk, W, b, self.activation), features, target, torch.float64
         )
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,6 @@ from sklearn.utils import _safe_indexing
 from torch import Tensor
 
 from adue_sklearn._utils.validation import naming
-
-Array: TypeAlias = npt.NDArray[Any] | Tensor
 
 _EXAMPLE = "Views(features, sidekick=log_probabilities)"
 
@@ -170,7 +168,8 @@ class Views:
         Views
             A new object.
         """
-        return Views(self._main, text_digests=self._text_digests, **{**self._blocks, **blocks})
+        merged: dict[str, Any] = {**self._blocks, **blocks}
+        return Views(self._main, text_digests=self._text_digests, **merged)
 
     def with_main(self, main: Any) -> Views:
         """Return the same rows with other features.
@@ -185,7 +184,8 @@ class Views:
         Views
             A new object.
         """
-        return Views(main, text_digests=self._text_digests, **self._blocks)
+        blocks: dict[str, Any] = self._blocks
+        return Views(main, text_digests=self._text_digests, **blocks)
 
     def __len__(self) -> int:
         return int(self._main.shape[0])
@@ -199,12 +199,9 @@ class Views:
         if isinstance(rows, int | np.integer):
             raise TypeError("X is a Views; index it with several rows, such as X[:1].")
         numbers = np.ascontiguousarray(np.arange(len(self))[as_rows(rows)])
-        digests = self._text_digests
-        return Views(
-            _safe_indexing(self._main, numbers),
-            text_digests=None if digests is None else digests[numbers],
-            **{name: block[numbers] for name, block in self._blocks.items()},
-        )
+        digests = None if self._text_digests is None else self._text_digests[numbers]
+        blocks: dict[str, Any] = {name: block[numbers] for name, block in self._blocks.items()}
+        return Views(_safe_indexing(self._main, numbers), text_digests=digests, **blocks)
 
     def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]:
         raise TypeError(

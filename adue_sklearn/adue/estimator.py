@@ -216,7 +216,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
         self.n_samples_fit_, self.n_errors_ = len(errors), int(errors.sum())
         problem = HeadProblem(
             X,
-            self._original_logits(X),
+            self.original_logits(X),
             errors,
             head,
             alpha=self.alpha,

@@ -263,7 +263,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                 "With refit=False there is no fitted estimator; set refit=True, or fit "
                 "AdUEEstimator(**search.best_params_)."
             )
-        return self.best_estimator_._uncertainty(X)
+        return self.best_estimator_.uncertainty_of(X)
 
     def _folds(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> list[Fold]:
         """Return the folds; with a head given each training part has to hold errors."""
@@ -343,7 +343,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
     ) -> list[tuple[IntArray, GridProblems]]:
         """Return a grid for each kind of score, with the numbers of its settings."""
         device = resolve_device(self.device, X)
-        data = to_tensor(X, device, gemm_dtype(X)), self._original_logits(X)
+        data = to_tensor(X, device, gemm_dtype(X)), self.original_logits(X)
         kinds: dict[ScoreKind, list[int]] = {}
         for number, setting in enumerate(settings):
             kinds.setdefault(ScoreKind(setting["scale"], setting["measure"]), []).append(number)

@@ -18,7 +18,14 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, like_input, to_tensor, validate_features
+from adue_sklearn._utils.arrays import (
+    Array,
+    Features,
+    as_numpy,
+    like_input,
+    to_tensor,
+    validate_features,
+)
 from adue_sklearn._utils.folds import Fold, stratified
 from adue_sklearn._utils.head import (
     BoolArray,
@@ -487,7 +494,7 @@ class ErrorProbability(WrappingEstimator):
 
     def _fit_wrapped(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[Any, Array, npt.NDArray[Any], Rows]:
+    ) -> tuple[Any, Features, npt.NDArray[Any], Rows]:
         """Return the estimator fitted on all rows, the rows, and out-of-fold scores and errors."""
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
@@ -542,7 +549,7 @@ class ErrorProbability(WrappingEstimator):
                 "another."
             )
 
-    def _uncertainty(self, X: Array) -> Tensor:
+    def _uncertainty(self, X: Features) -> Tensor:
         score = super()._uncertainty(X)
         scores = as_numpy(score).astype(np.float64)
         return torch.from_numpy(apply_score_map(self.method, self.score_map_, scores))

@@ -120,7 +120,7 @@ def fresh_rows_table(
 ) -> Table:
     """Compare fitted estimators of one original head with its softmax response on other rows."""
     first = next(iter(estimators.values()))
-    response = softmax_response(first._original_logits(first._check_features(X)))
+    response = softmax_response(first.original_logits(first.check_features(X)))
     scores = {name: as_numpy(e.predict_uncertainty(X)) for name, e in estimators.items()}
     return comparison(
         title,
@@ -140,7 +140,7 @@ def doubts_of_rows(store: FeatureStore, X: Any, y: Any, *, fits: bool = True) ->
     if store.classes is not None:
         head = replace(head, classes=np.array(store.classes))
     response = FitRows(X, head.classes[labels], head).fit(SoftmaxResponseScorer())
-    doubts = response._doubts(X, labels, learned=True, name=str(store.path))
+    doubts = response.doubts(X, labels, learned=True, name=str(store.path))
     doubts = [doubt for doubt in doubts if fits or doubt.category is not ClassSharesWarning]
     for doubt in doubts:
         doubt.warn()

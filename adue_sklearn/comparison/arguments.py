@@ -166,7 +166,7 @@ def head_of_frozen(named: Named) -> Head | None:
     for _, scorer in named:
         fitted = scorer.estimator if isinstance(scorer, FrozenEstimator) else None
         if isinstance(fitted, UncertaintyEstimator) and hasattr(fitted, "classes_"):
-            return fitted._head()
+            return fitted.init_head_
     return None
 
 

@@ -11,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy
+from adue_sklearn._utils.arrays import Features, as_numpy
 from adue_sklearn._utils.head import Head, IntArray
 from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import warn
@@ -145,6 +145,7 @@ class AutoScorer(UncertaintyEstimator):
         needs="held-out errors",
         cost="fit cv + 1 times the candidates'; row as the chosen one",
     )
+    reads_views: ClassVar[bool] = True
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimators": [list, None],
@@ -162,7 +163,7 @@ class AutoScorer(UncertaintyEstimator):
     cv: int = 5
     random_state: int = 0
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Features, labels: IntArray, head: Head) -> None:
         candidates = self._candidates(linear=head.is_linear)
         if not head.given and any(isinstance(scorer, FrozenEstimator) for _, scorer in candidates):
             raise ValueError(
@@ -263,5 +264,5 @@ class AutoScorer(UncertaintyEstimator):
         if failed:
             warn(f"Not compared because they failed: {'; '.join(failed)}.")
 
-    def _uncertainty(self, X: Array) -> Tensor:
-        return self.estimator_._uncertainty(X)
+    def _uncertainty(self, X: Features) -> Tensor:
+        return self.estimator_.uncertainty_of(X)

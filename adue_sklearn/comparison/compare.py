@@ -28,11 +28,12 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
 from adue_sklearn import scorers as _scorers
-from adue_sklearn._utils.arrays import Array, as_numpy
+from adue_sklearn._utils.arrays import Features, as_numpy
 from adue_sklearn._utils.fit_rows import Doubt
 from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, out_of_fold_predictions
 from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import naming, warn
+from adue_sklearn._utils.views import main_of
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.comparison.arguments import (
@@ -371,7 +372,7 @@ class Run:
         for rows, name in ((self.rows, "y"), (self.test, "y_test")):
             if rows is not None:
                 labels = as_row_numbers(rows.y, self.fitted_response.classes_, named=True)
-                found.append(self.fitted_response._doubts(rows.X, labels, learned=True, name=name))
+                found.append(self.fitted_response.doubts(rows.X, labels, learned=True, name=name))
         fitted, judged = found[0], found[-1]
         if self.test is not None:
             fitted = [doubt for doubt in fitted if doubt.category is LabelOrderWarning]
@@ -577,8 +578,10 @@ def needs(scorer: Any) -> str:
     return "held-out errors"
 
 
-def predicted_uncertainty(fitted: Any, X: Array) -> FloatArray:
+def predicted_uncertainty(fitted: Any, X: Features) -> FloatArray:
     """Return a fitted scorer's uncertainty (n,) as a numpy array, checked."""
+    if not isinstance(fitted, UncertaintyEstimator):
+        X = main_of(X)
     if hasattr(fitted, "predict_uncertainty"):
         uncertainty = as_numpy(fitted.predict_uncertainty(X))
     else:  # scikit-learn's searches forward no other name

@@ -530,7 +530,7 @@ class RDEScorer(UncertaintyEstimator):
         )
         places = torch.full((len(self.classes_),), -1, device=device)
         places[present] = torch.arange(len(present), device=device)
-        place = places[self._original_logits(X).argmax(dim=1)]
+        place = places[self.original_logits(X).argmax(dim=1)]
         at_predicted = distances.gather(1, place.clamp(min=0)[:, None])[:, 0]
         return torch.where(place < 0, distances.amin(dim=1), at_predicted)
 

@@ -16,7 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, resolve_device, rows_of
+from adue_sklearn._utils.arrays import Features, as_numpy, resolve_device, rows_of
 from adue_sklearn._utils.folds import Fold, stratified
 from adue_sklearn._utils.head import BoolArray, FloatArray, Head, IntArray
 from adue_sklearn.base import FitRows, UncertaintyEstimator
@@ -180,6 +180,7 @@ class HUQScorer(UncertaintyEstimator):
         cost="fit cv + 1 fits of each score that is not frozen, and O(n log n) per candidate; "
         "row as both scores",
     )
+    reads_views: ClassVar[bool] = True
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "epistemic": [HasMethods(["fit", "predict"]), None],
@@ -230,7 +231,7 @@ class HUQScorer(UncertaintyEstimator):
         """
         frozen = [score for score, is_frozen in self._passed() if is_frozen]
         if init_W is None and init_b is None and classes is None and frozen:
-            init_W = frozen[0]._head()
+            init_W = frozen[0].init_head_
         return super().fit(X, y, init_W, init_b, classes=classes)
 
     def _passed(self) -> list[tuple[UncertaintyEstimator, bool]]:
@@ -260,7 +261,7 @@ class HUQScorer(UncertaintyEstimator):
             )
         return score, frozen
 
-    def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
+    def _fit(self, X: Features, labels: IntArray, head: Head) -> None:
         scores = self._passed()
         for name, (score, frozen) in zip(("epistemic", "aleatoric"), scores, strict=True):
             self._compare(name, score, frozen, head)
@@ -292,7 +293,7 @@ class HUQScorer(UncertaintyEstimator):
                     f"{len(head.weights)} layers has activation={head.activation!r}; set the same."
                 )
             return
-        if not score._head().same_as(replace(head, classes=score.classes_)):
+        if not score.init_head_.same_as(replace(head, classes=score.classes_)):
             raise ValueError(
                 f"init_W, init_b or activation differ from those that the frozen {name} was "
                 "fitted with; leave init_W and init_b out, or fit it on this head."
@@ -343,7 +344,7 @@ class HUQScorer(UncertaintyEstimator):
             self.epistemic_reference_, self.aleatoric_reference_, errors, candidates
         )
 
-    def _uncertainty(self, X: Array) -> Tensor:
+    def _uncertainty(self, X: Features) -> Tensor:
         mixed = mixed_ranks(
             _score(self.epistemic_, X),
             _score(self.aleatoric_, X),
@@ -353,9 +354,9 @@ class HUQScorer(UncertaintyEstimator):
         return torch.from_numpy(mixed).to(resolve_device(self.device, X))
 
 
-def _score(fitted: UncertaintyEstimator, X: Array) -> FloatArray:
+def _score(fitted: UncertaintyEstimator, X: Features) -> FloatArray:
     """Return the uncertainty of validated rows, feature names or not."""
-    uncertainty = as_numpy(fitted._uncertainty(X)).astype(np.float64)
+    uncertainty = as_numpy(fitted.uncertainty_of(X)).astype(np.float64)
     if np.isnan(uncertainty).any():
         raise ValueError("X is too large: the uncertainty overflows. Scale the features.")
     return uncertainty

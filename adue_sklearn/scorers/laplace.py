@@ -308,7 +308,7 @@ class LastLayerLaplaceScorer(UncertaintyEstimator):
         return map_rows(score, X, device, torch.float64)
 
     def _head_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        (W,), (b,) = self._head().to(device)
+        (W,), (b,) = self.init_head_.to(device)
         assert b is not None  # zeros, once fitted
         return W, b
 

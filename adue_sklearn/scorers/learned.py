@@ -27,7 +27,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, map_rows, resolve_device, rows_of
+from adue_sklearn._utils.arrays import Array, Features, as_numpy, map_rows, resolve_device, rows_of
 from adue_sklearn._utils.folds import stratified
 from adue_sklearn._utils.head import (
     BoolArray,
@@ -75,7 +75,7 @@ class _ErrorLearner(UncertaintyEstimator):
 
     def _uncertainty(self, X: Array) -> Tensor:
         if not self._learned:
-            return softmax_response(self._original_logits(X))
+            return softmax_response(self.original_logits(X))
         return self._apply(X)
 
     @abstractmethod
@@ -326,7 +326,7 @@ class ConfidNetScorer(_ErrorLearner):
 
     def _true_class_probability(self, X: Array, labels: IntArray, head: Head) -> FloatArray:
         if head.given:
-            p = torch.softmax(self._original_logits(X), dim=1).cpu().numpy()
+            p = torch.softmax(self.original_logits(X), dim=1).cpu().numpy()
         else:
             p = out_of_fold_predictions(as_numpy(X), labels, method="predict_proba")
         return p[np.arange(len(labels)), labels]
@@ -461,6 +461,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         needs="held-out errors",
         cost="fit cv + 1 times the scorers'; row the scorers'",
     )
+    reads_views: ClassVar[bool] = True
 
     _learned_names = ("estimators_", "coef_", "intercept_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -507,7 +508,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         self._pass_device_on(params)
         return self
 
-    def _learn(self, X: Array, labels: IntArray, errors: BoolArray, head: Head) -> None:
+    def _learn(self, X: Features, labels: IntArray, errors: BoolArray, head: Head) -> None:
         answers = self._unseen_answers(X, labels, errors, head)
         y = self.classes_[labels]
         rows = FitRows(X, y, head)
@@ -519,7 +520,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
         self.coef_, self.intercept_ = model.coef_[0], float(model.intercept_[0])
 
     def _unseen_answers(
-        self, X: Array, labels: IntArray, errors: BoolArray, head: Head
+        self, X: Features, labels: IntArray, errors: BoolArray, head: Head
     ) -> _Answers:
         """Return out-of-fold answers for each row."""
         scorers, y = self._scorers(), self.classes_[labels]
@@ -536,7 +537,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
             if not head.given:
                 response = SoftmaxResponseScorer(device=self.device).fit(part.X, part.y)
                 predicted[test], log_odds[test] = _view(response, rows, self.classes_)
-                part = part._replace(head=response._head())
+                part = part._replace(head=response.init_head_)
             for column in np.flatnonzero(~np.array(seen)):
                 scores[test, column] = _score(_fitted(scorers[column], part), rows)
         return _Answers(predicted, log_odds, scores)
@@ -590,7 +591,7 @@ class StackedScorer(_ErrorLearner, _BaseComposition):
                 )
         return list(scorers)
 
-    def _apply(self, X: Array) -> Tensor:
+    def _apply(self, X: Features) -> Tensor:
         predicted, log_odds = _view(self, X, self.classes_)
         scores = np.column_stack([_score(scorer, X) for scorer in self.estimators_])
         answers = _Answers(predicted, log_odds, scores)
@@ -615,7 +616,7 @@ def _needs_head(scorer: Any) -> bool:
     return getattr(getattr(scorer, "card", None), "needs", None) == "head"
 
 
-def _score(scorer: Any, X: Array) -> FloatArray:
+def _score(scorer: Any, X: Features) -> FloatArray:
     with warnings.catch_warnings():
         # A frozen scorer may have been fitted on a data frame.
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
@@ -623,10 +624,10 @@ def _score(scorer: Any, X: Array) -> FloatArray:
 
 
 def _view(
-    estimator: UncertaintyEstimator, X: Array, classes: npt.NDArray[Any]
+    estimator: UncertaintyEstimator, X: Features, classes: npt.NDArray[Any]
 ) -> tuple[IntArray, FloatArray]:
     """Return the head's predicted class as a place in ``classes``, and the log-odds of an error."""
-    logits = estimator._original_logits(X)
+    logits = estimator.original_logits(X)
     top = top_class(logits)
     own = estimator.classes_[logits.argmax(dim=1).cpu().numpy()]
     place = {label: number for number, label in enumerate(classes.tolist())}

@@ -117,7 +117,7 @@ class _LogitScorer(UncertaintyEstimator):
     """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
 
     def _uncertainty(self, X: Array) -> Tensor:
-        return self._score_logits(self._original_logits(X))
+        return self._score_logits(self.original_logits(X))
 
     @abstractmethod
     def _score_logits(self, z: Tensor) -> Tensor:
@@ -546,7 +546,7 @@ class MaxLogitPNormScorer(_LogitScorer):
         self.p_ = None
         if len(self.classes_) == 2:
             return
-        errors, z = self._original_errors(X, labels, head), self._original_logits(X)
+        errors, z = self._original_errors(X, labels, head), self.original_logits(X)
         least = aurc_score(errors, softmax_response(z))
         for p in grid:
             area = aurc_score(errors, max_logit_p_norm(z, p))
@@ -644,7 +644,7 @@ class RelUScorer(_LogitScorer):
     temperature: float = 1.0
 
     def _fit(self, X: Array, labels: IntArray, head: Head) -> None:
-        errors, z = self._original_errors(X, labels, head), self._original_logits(X)
+        errors, z = self._original_errors(X, labels, head), self.original_logits(X)
         self.n_errors_, self.n_samples_fit_ = int(errors.sum()), len(errors)
         D = torch.zeros(z.shape[1], z.shape[1], dtype=z.dtype)
         if can_learn(errors, head, instead="the Gini index 1 - sum p^2"):

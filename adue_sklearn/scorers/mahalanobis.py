@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adue_sklearn._utils.arrays import (
     Array,
+    Features,
     gemm_dtype,
     map_rows,
     resolve_device,
@@ -29,6 +30,7 @@ from adue_sklearn._utils.arrays import (
 )
 from adue_sklearn._utils.head import FloatArray, Head, IntArray, check_head, resolve_head
 from adue_sklearn._utils.labels import as_row_numbers, check_class_labels, check_labels
+from adue_sklearn._utils.views import main_of
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.exceptions import SingularCovarianceError
@@ -334,7 +336,7 @@ class MahalanobisScorer(UncertaintyEstimator):
         first = not hasattr(self, "_counts")
         if not first:
             self._refuse_other_start(X, init_W, init_b, classes)
-        X = validate_features(self, X, reset=first)
+        X = validate_features(self, main_of(X), reset=first)
         if first:
             labels = self._start(X, y, init_W, init_b, classes)
             if self._head_given:
@@ -369,13 +371,13 @@ class MahalanobisScorer(UncertaintyEstimator):
                 init_W,
                 init_b,
                 None,
-                validate_features(self, X, reset=False).shape,
+                validate_features(self, main_of(X), reset=False).shape,
                 activation=self.activation,
                 may_be_cut=False,
             )
             if not head.names_labels:  # later calls may leave classes out
                 head = replace(head, classes=self.classes_)
-            if not self._head().same_as(head):
+            if not self.init_head_.same_as(head):
                 raise ValueError(
                     "init_W, init_b are another head; expected the head of the first call."
                 )
@@ -454,11 +456,14 @@ class MahalanobisScorer(UncertaintyEstimator):
         if "_whitening" not in vars(self):  # singular so far: say so
             self._derive(self._moments(resolve_device(self.device, X)))
 
-    def _original_logits(self, X: Array) -> Tensor:
-        self._require_derived(X)
+    def original_logits(self, X: Features) -> Tensor:
+        """Return the logits (n, C) of checked rows in float64, from the class means if need be."""
+        features = main_of(X)
+        self._require_derived(features)
         if self._nearest_mean_predicts and self.normalize:  # the means are those of unit rows
-            X = unit_rows(to_tensor(X, resolve_device(self.device, X), torch.float64))
-        return super()._original_logits(X)
+            device = resolve_device(self.device, features)
+            features = unit_rows(to_tensor(features, device, torch.float64))
+        return super().original_logits(features)
 
     def _uncertainty(self, X: Array) -> Tensor:
         self._require_derived(X)

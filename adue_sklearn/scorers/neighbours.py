@@ -292,7 +292,7 @@ class TrustScoreScorer(UncertaintyEstimator):
     def _uncertainty(self, X: Array) -> Tensor:
         device = resolve_device(self.device, X)
         references, labels = tensors_on(device, self.training_rows_, self.training_labels_)
-        predicted = self._original_logits(X).argmax(dim=1)
+        predicted = self.original_logits(X).argmax(dim=1)
         chunks: list[Tensor] = []
         start = 0
         for chunk in row_chunks(X, device, gemm_dtype(X)):

@@ -137,7 +137,7 @@ class ViMScorer(UncertaintyEstimator):
                 f"({X.shape[0]} rows, {len(values)} features). Set n_components lower (None adapts "
                 "to the rows), or fit on more rows."
             )
-        largest = self._original_logits(X).amax(dim=1)
+        largest = self.original_logits(X).amax(dim=1)
         self.scale_ = abs(float(largest.mean())) / residual
 
     def _principal_axes(self, X: Array, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ class ViMScorer(UncertaintyEstimator):
         return int(self.n_components)
 
     def _uncertainty(self, X: Array) -> Tensor:
-        energy = -self._original_logits(X).logsumexp(dim=1)
+        energy = -self.original_logits(X).logsumexp(dim=1)
         return self.scale_ * self._residuals(X) + energy
 
     def _residuals(self, X: Array) -> Tensor:
@@ -181,7 +181,7 @@ class ViMScorer(UncertaintyEstimator):
 
     def _last_features(self, chunk: Tensor) -> Tensor:
         """Return what enters the head's last linear layer."""
-        head = self._head()
+        head = self.init_head_
         if head.is_linear:
             return chunk
         W, b = head.to(chunk.device)

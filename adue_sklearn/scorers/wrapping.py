@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from adue_sklearn._utils.arrays import Array, as_numpy, validate_features
+from adue_sklearn._utils.arrays import Features, as_numpy, validate_features
 from adue_sklearn._utils.head import BoolArray, FloatArray, Head, IntArray, check_head
 from adue_sklearn._utils.labels import as_row_numbers, check_labels
 from adue_sklearn._utils.row_digests import rows_new_to
@@ -32,6 +32,8 @@ class WrappingEstimator(UncertaintyEstimator):
 
     Subclasses have a parameter ``estimator`` and set ``estimator_`` with :meth:`_adopt`.
     """
+
+    reads_views: ClassVar[bool] = True
 
     estimator: Any
     estimator_: UncertaintyEstimator
@@ -56,7 +58,7 @@ class WrappingEstimator(UncertaintyEstimator):
 
     def _check_frozen(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[UncertaintyEstimator, Array, npt.NDArray[Any], IntArray]:
+    ) -> tuple[UncertaintyEstimator, Features, npt.NDArray[Any], IntArray]:
         """Return the frozen estimator, checked rows, and the numbers of those it has not seen.
 
         A head that is given has to be its own.
@@ -72,7 +74,7 @@ class WrappingEstimator(UncertaintyEstimator):
                         "classes, so leave both out."
                     )
         else:
-            activation = frozen._head().activation
+            activation = frozen.init_head_.activation
             head = check_head(init_W, init_b, classes, X.shape, activation=activation)
             if not belongs_to(frozen, head, named=head.names_labels or classes is not None):
                 raise ValueError(
@@ -86,26 +88,27 @@ class WrappingEstimator(UncertaintyEstimator):
     def _adopt(self, fitted: UncertaintyEstimator) -> None:
         """Take predictions, head and classes from a fitted estimator."""
         self.estimator_ = fitted
-        self._keep_head(fitted._head())
+        self._keep_head(fitted.init_head_)
 
-    def _compare_labels(self, X: Array, y: npt.NDArray[Any]) -> None:
+    def _compare_labels(self, X: Features, y: npt.NDArray[Any]) -> None:
         """Warn the caller of ``fit`` of what is wrong with labels for a given head."""
         if self._head_given:
             self._check_fit_rows(X, as_row_numbers(y, self.classes_, named=True))
 
-    def _original_logits(self, X: Array) -> Tensor:
-        return self.estimator_._original_logits(X)
+    def original_logits(self, X: Features) -> Tensor:
+        """Return the wrapped estimator's logits (n, C) of checked rows."""
+        return self.estimator_.original_logits(X)
 
-    def _head_logits(self, X: Array) -> Tensor:
+    def _head_logits(self, X: Features) -> Tensor:
         return self.estimator_._head_logits(X)
 
-    def _uncertainty(self, X: Array) -> Tensor:
-        return self.estimator_._uncertainty(X)
+    def _uncertainty(self, X: Features) -> Tensor:
+        return self.estimator_.uncertainty_of(X)
 
 
-def score_rows(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> Rows:
+def score_rows(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -> Rows:
     """Return scores and errors of validated rows."""
-    uncertainty = as_numpy(fitted._uncertainty(X)).astype(np.float64)
+    uncertainty = as_numpy(fitted.uncertainty_of(X)).astype(np.float64)
     if not np.isfinite(uncertainty).all():
         raise ValueError(
             f"X is too large: the uncertainty overflows in {int((~np.isfinite(uncertainty)).sum())}"
@@ -119,9 +122,9 @@ def learns_nothing(estimator: UncertaintyEstimator, *, head_given: bool) -> bool
     return head_given and estimator.card.needs == "head"
 
 
-def _errors(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> BoolArray:
+def _errors(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -> BoolArray:
     """Return ``fitted.errors(X, y)`` for rows whose feature names were compared already."""
-    rows = fitted._original_logits(X).argmax(dim=1).cpu().numpy()
+    rows = fitted.original_logits(X).argmax(dim=1).cpu().numpy()
     errors = prediction_errors(fitted.classes_[rows], y)
     if fitted._head_given:
         as_row_numbers(y, fitted.classes_, named=True)  # raises for a label it has not
@@ -130,5 +133,5 @@ def _errors(fitted: UncertaintyEstimator, X: Array, y: npt.NDArray[Any]) -> Bool
 
 def belongs_to(fitted: UncertaintyEstimator, head: Head, *, named: bool) -> bool:
     """Tell whether an estimator was fitted on a head; labels count if they were ``named``."""
-    own = fitted._head()
+    own = fitted.init_head_
     return own.same_as(head if named else replace(head, classes=own.classes))

@@ -148,7 +148,7 @@ def test_values_of_a_stack_are_the_written_objective_and_its_gradient_autograds(
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_a_softened_start_multiplies_the_original_logits(n_classes):
+def test_a_softened_start_multiplies_theoriginal_logits(n_classes):
     problem = Problem(n_classes=n_classes)
     stack = make_stack(problem)
     split = n_classes * problem.X.shape[1]
