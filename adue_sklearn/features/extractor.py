@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -14,22 +14,31 @@ import numpy.typing as npt
 from adue_sklearn._utils.blank_texts import BlankRows, is_blank
 from adue_sklearn._utils.label_order import label_order
 from adue_sklearn._utils.validation import warn
-from adue_sklearn._utils.views import text_digests
+from adue_sklearn._utils.views import Views, text_digests
 from adue_sklearn.features._model.batching import (
     Encoded,
     buckets,
     check_texts,
     encode,
-    pad,
     windows,
 )
 from adue_sklearn.features._model.finding import run_head
 from adue_sklearn.features._model.fingerprint import fingerprint
 from adue_sklearn.features._model.heads import check_batch
+from adue_sklearn.features._model.hooks import hidden_states_of
 from adue_sklearn.features._model.labels import label_rows
 from adue_sklearn.features._model.loading import LoadedClassifier, load_classifier
+from adue_sklearn.features._model.views import (
+    BASE,
+    ModelViews,
+    ViewPlan,
+    mask_of,
+    padded,
+    plan_views,
+)
 from adue_sklearn.features._model.warnings import warn_of_blank_texts, warn_of_cut_texts
 from adue_sklearn.features._store.checks import check_count, check_flag, check_path, check_progress
+from adue_sklearn.features._store.companions import log_proba_in_order
 from adue_sklearn.features._store.manifest import MANIFEST
 from adue_sklearn.features._store.replace import (
     check_replaceable,
@@ -42,7 +51,9 @@ from adue_sklearn.features._store.store import FeatureStore, FeatureStoreWriter
 __all__ = [
     "FeatureBatch",
     "LoadedClassifier",
+    "ModelViews",
     "compute_features",
+    "compute_views",
     "extract_features",
     "iter_features",
     "load_classifier",
@@ -50,6 +61,7 @@ __all__ = [
 ]
 
 Progress = Callable[[int], object]
+Rows = npt.NDArray[np.float32]
 
 #: Maximum number of rows that are tokenised and sorted by length together.
 _BLOCK_ROWS = 4096
@@ -69,12 +81,15 @@ class FeatureBatch:
         The model's own logits.
     truncated : ndarray of shape (B,), bool
         Rows whose text was cut at ``max_length``.
+    views : dict of str to ndarray of shape (B, n_columns), float32
+        Views that were asked for.
     """
 
     rows: npt.NDArray[np.int64]
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
+    views: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 def iter_features(
@@ -83,6 +98,7 @@ def iter_features(
     *,
     batch_tokens: int = 8192,
     verify: bool = True,
+    views: ModelViews | None = None,
 ) -> Iterator[FeatureBatch]:
     """Yield the features of texts batch by batch, longest texts first.
 
@@ -96,6 +112,8 @@ def iter_features(
         Maximum tokens per batch, including padding; a longer text is a batch by itself.
     verify : bool, default=True
         Check on every batch that head and features give the model's logits.
+    views : ModelViews, optional
+        Further views of each row.
 
     Yields
     ------
@@ -117,11 +135,12 @@ def iter_features(
     _check_classifier(classifier)
     check_count("batch_tokens", batch_tokens)
     check_flag("verify", verify)
+    plan = plan_views(classifier, views)
 
     def batches() -> Iterator[FeatureBatch]:
-        encoded = _encode(classifier, checked)
+        encoded = _encode(classifier, plan, checked)
         warn_of_cut_texts(int(encoded.truncated.sum()), len(checked), classifier.max_length)
-        yield from _iterate(classifier, encoded, batch_tokens, verify)
+        yield from _iterate(classifier, plan, encoded, batch_tokens, verify)
 
     return batches()
 
@@ -165,9 +184,57 @@ def compute_features(
     UserWarning
         If texts were cut at ``max_length``.
     """
-    batch = collect_features(classifier, texts, batch_tokens, progress)
+    batch = collect_features(classifier, texts, batch_tokens, progress=progress)
     warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
     return batch.features, batch.logits
+
+
+def compute_views(
+    classifier: LoadedClassifier,
+    texts: Sequence[str],
+    views: ModelViews,
+    *,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> Views:
+    """Compute features and views of texts, in the order of the texts.
+
+    Parameters
+    ----------
+    classifier : LoadedClassifier
+        From `load_classifier`.
+    texts : sequence of str
+        The n texts.
+    views : ModelViews
+        Further views of each row.
+    batch_tokens : int, default=8192
+        Maximum tokens per batch, including padding.
+    progress : callable, optional
+        Called after each batch with the number of rows just done.
+
+    Returns
+    -------
+    Views
+        What estimators take as ``X``: features, views, and digests of the texts.
+
+    Raises
+    ------
+    ValueError
+        If the texts are not a list of str, or the models cannot give the views.
+    FeatureMismatchError
+        If the features do not give the model's logits.
+
+    Warns
+    -----
+    UserWarning
+        If texts were cut at ``max_length``.
+    """
+    checked = check_texts(texts)
+    plan = plan_views(_check_classifier(classifier), views)
+    batch = collect_features(classifier, checked, batch_tokens, plan=plan, progress=progress)
+    warn_of_cut_texts(int(batch.truncated.sum()), len(batch.rows), classifier.max_length)
+    blocks: dict[str, Any] = batch.views
+    return Views(batch.features, text_digests=text_digests(checked), **blocks)
 
 
 def stream_features(
@@ -176,6 +243,7 @@ def stream_features(
     *,
     window_rows: int = 1024,
     batch_tokens: int = 8192,
+    views: ModelViews | None = None,
 ) -> Iterator[FeatureBatch]:
     """Yield the features of any number of texts, in order; only a window of them is in memory.
 
@@ -189,6 +257,8 @@ def stream_features(
         Texts that are read, sorted by length and run together.
     batch_tokens : int, default=8192
         Maximum tokens per batch, including padding.
+    views : ModelViews, optional
+        Further views of each row.
 
     Yields
     ------
@@ -211,11 +281,12 @@ def stream_features(
     _check_classifier(classifier)
     check_count("window_rows", window_rows)
     check_count("batch_tokens", batch_tokens)
+    plan = plan_views(classifier, views)
 
     def batches() -> Iterator[FeatureBatch]:
         coming, n_rows, n_cut, blank = iter(texts), 0, 0, BlankRows()
         while window := list(islice(coming, window_rows)):
-            batch = collect_features(classifier, window, batch_tokens, first_row=n_rows)
+            batch = collect_features(classifier, window, batch_tokens, plan=plan, first_row=n_rows)
             yield replace(batch, rows=batch.rows + n_rows)
             for row, text in enumerate(window, n_rows):
                 if is_blank(text):
@@ -240,6 +311,7 @@ def extract_features(
     overwrite: bool = False,
     resume: bool = True,
     skip_empty: bool = False,
+    views: ModelViews | None = None,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Write the features of texts to a feature store, shard by shard.
@@ -274,12 +346,15 @@ def extract_features(
         Replace a finished store. The new one is extracted to the folder ``.NAME.new`` beside it,
         where an interrupted run resumes, and replaces the old one at the end.
     resume : bool, default=True
-        Continue after the last whole shard of an interrupted run, if model, texts, labels,
+        Continue after the last whole shard of an interrupted run, if model, views, texts, labels,
         ``max_length``, precision, ``shard_rows`` and library versions are the same; otherwise the
         error names what differs. If False, an interrupted run is an error.
     skip_empty : bool, default=False
         Leave out texts that are empty or hold only white space, and their labels, which may be
         anything. ``ids`` of the others are still their row numbers in ``texts``.
+    views : ModelViews, optional
+        Further views of each row: pooled layers, the model without its adapter, other adapters'
+        log-probabilities. They come from the same batches and are part of the store.
     progress : callable, optional
         Called after each batch with the number of rows just done, and at the start with the rows
         that an interrupted run had done.
@@ -323,6 +398,7 @@ def extract_features(
                 shard_rows=shard_rows,
                 resume=resume,
                 skip_empty=skip_empty,
+                views=views,
                 progress=progress,
             )
             replace_store(path)
@@ -334,6 +410,7 @@ def extract_features(
     checked = [checked[row] for row in rows_kept]
     check_count("batch_tokens", batch_tokens)
     check_count("shard_rows", shard_rows)
+    plan = plan_views(classifier, views)
     writer = FeatureStoreWriter(
         out,
         init_W=classifier.head.init_W,
@@ -344,6 +421,7 @@ def extract_features(
         provenance=classifier.provenance,
         extraction={**fingerprint(classifier, checked, y, rows_kept), "shard_rows": shard_rows},
         text_digests=True,
+        views=plan.facts,
         append=append,
         resume=resume,
     )
@@ -361,9 +439,9 @@ def extract_features(
         if progress is not None and n_done:
             progress(n_done)
         for rows, encoded in _windows_after(
-            n_done, classifier, checked, rows_kept, shard_rows, batch_tokens
+            n_done, classifier, plan, checked, rows_kept, shard_rows, batch_tokens
         ):
-            window = _collect(classifier, encoded, batch_tokens, progress, rows.start, n_done)
+            window = _collect(classifier, plan, encoded, batch_tokens, progress, rows.start, n_done)
             for start in range(max(rows.start, n_done), rows.stop, shard_rows):
                 shard = slice(start, min(start + shard_rows, rows.stop))
                 here = slice(shard.start - rows.start, shard.stop - rows.start)
@@ -374,6 +452,7 @@ def extract_features(
                     ids[shard],
                     truncated=int(window.truncated[here].sum()),
                     text_digests=text_digests(checked[shard]),
+                    views={name: block[here] for name, block in window.views.items()},
                 )
     store = FeatureStore.open(out)
     _warn(classifier, store)
@@ -408,24 +487,27 @@ def _warn(classifier: LoadedClassifier, store: FeatureStore) -> None:
             doubt.warn()
 
 
-def _check_classifier(classifier: Any) -> None:
+def _check_classifier(classifier: Any) -> LoadedClassifier:
     if not isinstance(classifier, LoadedClassifier):
         raise ValueError(
             f"classifier: expected a result of load_classifier, got {type(classifier).__name__}."
         )
+    return classifier
 
 
 def _encode(
-    classifier: LoadedClassifier, texts: Sequence[str], numbers: Sequence[int] | None = None
+    classifier: LoadedClassifier,
+    plan: ViewPlan,
+    texts: Sequence[str],
+    numbers: Sequence[int] | None = None,
 ) -> Encoded:
-    return encode(
-        classifier.tokenizer, texts, classifier.max_length, classifier.vocabulary, numbers
-    )
+    return encode(classifier.tokenizer, texts, classifier.max_length, plan.vocabulary, numbers)
 
 
 def _windows_after(
     n_done: int,
     classifier: LoadedClassifier,
+    plan: ViewPlan,
     texts: Sequence[str],
     numbers: Sequence[int],
     shard_rows: int,
@@ -439,7 +521,7 @@ def _windows_after(
     block_rows = shard_rows * max(1, _BLOCK_ROWS // shard_rows)
     for first in range(n_done // block_rows * block_rows, len(texts), block_rows):
         block = slice(first, first + block_rows)
-        encoded = _encode(classifier, texts[block], numbers[block])
+        encoded = _encode(classifier, plan, texts[block], numbers[block])
         for rows in windows(encoded.lengths, shard_rows, batch_tokens):
             if first + rows.stop > n_done:
                 yield range(first + rows.start, first + rows.stop), encoded.part(rows)
@@ -447,30 +529,53 @@ def _windows_after(
 
 def _iterate(
     classifier: LoadedClassifier,
+    plan: ViewPlan,
     encoded: Encoded,
     batch_tokens: int,
     verify: bool,
 ) -> Iterator[FeatureBatch]:
-    names, eps = classifier.input_names, classifier.eps
     for rows in buckets(encoded.lengths, batch_tokens):
-        inputs = pad(
-            encoded,
-            rows,
-            names=names,
-            pad_id=classifier.pad_id,
-            side=classifier.padding_side,
-            device=classifier.device,
-        )
-        features, logits = run_head(classifier.model, classifier.head, inputs)
-        if verify:
-            check_batch(classifier.head, features, logits, encoded.numbers[rows], eps)
-        yield FeatureBatch(rows, features, logits, encoded.truncated[rows])
+        features, logits, blocks = _run_main(classifier, plan, encoded, rows, verify)
+        if plan.base is not None:
+            blocks[BASE], _ = _run(plan.base, encoded, rows, verify)
+        for name, (companion, order) in plan.companions.items():
+            _, others = _run(companion, encoded, rows, verify)
+            blocks[name] = log_proba_in_order(others, order)
+        yield FeatureBatch(rows, features, logits, encoded.truncated[rows], blocks)
+
+
+def _run_main(
+    classifier: LoadedClassifier,
+    plan: ViewPlan,
+    encoded: Encoded,
+    rows: npt.NDArray[np.int64],
+    verify: bool,
+) -> tuple[Rows, Rows, dict[str, Rows]]:
+    """Run a batch; return features, logits, and the layers that were asked for, pooled."""
+    if not plan.layers:
+        return *_run(classifier, encoded, rows, verify), {}
+    with hidden_states_of(classifier.model) as kept:
+        features, logits = _run(classifier, encoded, rows, verify)
+    return features, logits, plan.pooled(kept[0], mask_of(classifier, encoded, rows))
+
+
+def _run(
+    classifier: LoadedClassifier, encoded: Encoded, rows: npt.NDArray[np.int64], verify: bool
+) -> tuple[Rows, Rows]:
+    """Run a batch; return what enters the head, and the logits."""
+    inputs = padded(classifier, encoded, rows)
+    features, logits = run_head(classifier.model, classifier.head, inputs)
+    if verify:
+        check_batch(classifier.head, features, logits, encoded.numbers[rows], classifier.eps)
+    return features, logits
 
 
 def collect_features(
     classifier: LoadedClassifier,
     texts: Sequence[str],
     batch_tokens: int,
+    *,
+    plan: ViewPlan | None = None,
     progress: Progress | None = None,
     first_row: int = 0,
 ) -> FeatureBatch:
@@ -479,12 +584,14 @@ def collect_features(
     _check_classifier(classifier)
     check_progress(progress)
     check_count("batch_tokens", batch_tokens)
-    encoded = _encode(classifier, checked, range(first_row, first_row + len(checked)))
-    return _collect(classifier, encoded, batch_tokens, progress, first_row)
+    plan = plan_views(classifier, None) if plan is None else plan
+    encoded = _encode(classifier, plan, checked, range(first_row, first_row + len(checked)))
+    return _collect(classifier, plan, encoded, batch_tokens, progress, first_row)
 
 
 def _collect(
     classifier: LoadedClassifier,
+    plan: ViewPlan,
     encoded: Encoded,
     batch_tokens: int,
     progress: Progress | None,
@@ -497,10 +604,16 @@ def _collect(
         features=np.empty((n_rows, classifier.n_features), dtype=np.float32),
         logits=np.empty((n_rows, classifier.n_classes), dtype=np.float32),
         truncated=encoded.truncated,
+        views={
+            name: np.empty((n_rows, view["n_columns"]), dtype=np.float32)
+            for name, view in plan.facts.items()
+        },
     )
-    for batch in _iterate(classifier, encoded, batch_tokens, True):
+    for batch in _iterate(classifier, plan, encoded, batch_tokens, True):
         result.features[batch.rows] = batch.features
         result.logits[batch.rows] = batch.logits
+        for name, block in batch.views.items():
+            result.views[name][batch.rows] = block
         if progress is not None:
             progress(int(np.count_nonzero(batch.rows + first_row >= n_done)))
     return result

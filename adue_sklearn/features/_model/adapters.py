@@ -98,6 +98,17 @@ def merge(tuned: Any) -> Any:
         ) from error
 
 
+def take_off(tuned: Any) -> Any:
+    """Return the base model without the change of an adapter, but with modules trained whole."""
+    if any(getattr(config, "bias", "none") != "none" for config in tuned.peft_config.values()):
+        raise ValueError(
+            f"without_adapter: this {kind_of(tuned)} adapter has trained biases of the base model, "
+            "which cannot be taken off again."
+        )
+    _unwrap(tuned.get_base_model())
+    return tuned.unload()
+
+
 def _unwrap(base: Any) -> None:
     """Put trained modules (a head) in the place of their wrappers."""
     wrappers = [

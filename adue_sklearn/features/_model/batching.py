@@ -197,10 +197,7 @@ def pad(
     device: torch.device,
 ) -> dict[str, torch.Tensor]:
     """Return the model inputs `names` of these rows, padded to the longest: (B, T) each."""
-    lengths = encoded.lengths[rows]
-    width = int(lengths.max())
-    column = np.arange(width)
-    mask = column < lengths[:, None] if side == "right" else column >= width - lengths[:, None]
+    mask = padding_mask(encoded.lengths[rows], side)
     inputs = {}
     for name in names:
         if name == "attention_mask":
@@ -210,3 +207,21 @@ def pad(
             padded[mask] = np.concatenate([encoded.columns[name][row] for row in rows])
             inputs[name] = torch.from_numpy(padded)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def padding_mask(lengths: npt.NDArray[np.int64], side: PaddingSide) -> npt.NDArray[np.bool_]:
+    """Return which tokens are no padding, of rows padded to the longest: (B, T).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> padding_mask(np.array([1, 2]), "left")
+    array([[False,  True],
+           [ True,  True]])
+    """
+    width = int(lengths.max())
+    column = np.arange(width)
+    mask: npt.NDArray[np.bool_] = (
+        column < lengths[:, None] if side == "right" else column >= width - lengths[:, None]
+    )
+    return mask

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,35 @@ def model_logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(**inputs, **no_cache, return_dict=True).logits
     return logits
+
+
+@contextmanager
+def hidden_states_of(model: nn.Module) -> Iterator[list[tuple[torch.Tensor, ...]]]:
+    """Have a model return its layers' hidden states; keep those of each run within the block.
+
+    Yields
+    ------
+    kept : list of tuple of Tensor
+        For each run what entered the first layer and what came out of each, (B, T, n_hidden);
+        empty if the model returns none.
+    """
+    kept: list[tuple[torch.Tensor, ...]] = []
+
+    def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "output_hidden_states": True}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        kept.append(getattr(output, "hidden_states", None) or ())
+
+    handles = [
+        model.register_forward_pre_hook(ask, with_kwargs=True),
+        model.register_forward_hook(keep),
+    ]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def watch(

@@ -24,6 +24,7 @@ from adue_sklearn.features._model.adapters import (
     kind_of,
     live_sha256,
     merge,
+    take_off,
 )
 from adue_sklearn.features._model.arguments import View, check_arguments, check_task
 from adue_sklearn.features._model.batching import PaddingSide
@@ -41,7 +42,7 @@ from adue_sklearn.features._model.probe import (
 )
 from adue_sklearn.features._model.reading import in_one_line, running
 from adue_sklearn.features._model.tokenizer import load_tokenizer, resolve_max_length, set_pad_token
-from adue_sklearn.features._store.checks import check_classes
+from adue_sklearn.features._store.checks import check_classes, check_flag
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,7 @@ def load_classifier(
     max_length: int | None = None,
     classes: Sequence[str] | None = None,
     features: View = "last",
+    without_adapter: bool = False,
 ) -> LoadedClassifier:
     """Load a text classifier, merge its adapter, find its head, and check it on a few texts.
 
@@ -160,6 +162,9 @@ def load_classifier(
     features : {"last", "head"}, default="last"
         Extract the input of the head's last linear layer, or of its first. For a head of one layer
         they are the same.
+    without_adapter : bool, default=False
+        Load the base model without the change that the adapter brings, but with the modules that
+        were trained whole with it, such as the head: for `ModelViews.base`.
 
     Returns
     -------
@@ -180,6 +185,7 @@ def load_classifier(
         dtype=dtype,
         features=features,
     )
+    check_flag("without_adapter", without_adapter)
     if isinstance(model, str | os.PathLike):
         raw = _from_files(os.fspath(model), base_model, adapter_name, device, dtype)
         tokenizer = load_tokenizer(tokenizer, raw.sources)
@@ -187,6 +193,15 @@ def load_classifier(
         raw = _from_live(model, tokenizer, adapter_name, device, dtype)
     base = raw.model.get_base_model() if isinstance(raw.model, peft.PeftModel) else raw.model
     raw.model.eval()
+    if without_adapter:
+        if not isinstance(raw.model, peft.PeftModel):
+            raise ValueError(
+                "without_adapter (--base-view): the model is whole, so its adapter cannot be "
+                "taken off; expected an adapter."
+            )
+        raw = replace(
+            raw, model=take_off(raw.model), provenance=raw.provenance | {"without_adapter": True}
+        )
     check_task(base)
     set_pad_token(base, tokenizer)
     length = resolve_max_length(max_length, base, tokenizer)
