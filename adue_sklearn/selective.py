@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import rel_entr
 from scipy.stats import beta, binom
 from sklearn.base import _fit_context
 from sklearn.model_selection import train_test_split
@@ -263,9 +264,7 @@ def _learn_then_test(ranked: _Ranked, target: float, delta: float) -> SelectiveT
 def hoeffding_bentkus(n_errors: Any, n_rows: Any, target: float) -> Any:
     """Return p-values of "the risk is above ``target``", for losses in [0, 1]."""
     risk = np.minimum(np.asarray(n_errors) / n_rows, target)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        divergence = np.where(risk > 0, risk * np.log(risk / target), 0.0)
-        divergence += (1.0 - risk) * np.log((1.0 - risk) / (1.0 - target))
+    divergence = rel_entr(risk, target) + rel_entr(1.0 - risk, 1.0 - target)
     hoeffding = np.exp(-n_rows * divergence)
     bentkus = np.e * binom.cdf(n_errors, n_rows, target)
     return np.minimum(1.0, np.minimum(hoeffding, bentkus))

@@ -16,7 +16,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from adue_sklearn.adue.objective import adue_score, reference_score, row_losses
+from adue_sklearn.adue.objective import RowLoss, adue_score, reference_score
 from adue_sklearn.adue.solvers import one_cycle
 from adue_sklearn.metrics import error_roc_auc_score
 
@@ -98,6 +98,14 @@ def train_stack(
     steps = epochs * math.ceil(len(X) / grid["batch_size"])
     schedule = one_cycle(adam, rates, steps)
     random_state = check_random_state(seed)
+    loss = RowLoss(
+        original.shape[-1],
+        original.device,
+        lam=grid["lam"],
+        scale=SCALE,
+        alpha=alphas[:, None],
+        measure="smoothmax",
+    )
     random_state.randint(2**31)  # what AdUEEstimator draws for dropout
     for _ in range(epochs):
         order = torch.from_numpy(random_state.permutation(len(X))).to(X.device)
@@ -106,14 +114,7 @@ def train_stack(
             z = original[rows] + _products(X[rows], dW)
             if biases:
                 z = z + torch.cat(biases)[:, None]
-            _, _, dz = row_losses(
-                z,
-                errors[rows],
-                reference[rows],
-                lam=grid["lam"],
-                scale=SCALE,
-                alpha=alphas[:, None],
-            )
+            _, _, dz = loss.of_logits(z, errors[rows], reference[rows], None)
             dz /= len(rows)
             flat = dz.transpose(1, 2).flatten(0, 1).to(X.dtype)
             by_W = (flat @ X[rows]).double().view_as(dW) + 2.0 * betas[:, None, None] * dW

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -234,11 +234,7 @@ class AdUEEstimator(CallbackSupportMixin, UncertaintyEstimator):
             shift = self._train(problem, X)
         terms = problem.terms(shift)
         self.loss_ = terms.total
-        self.loss_terms_ = {
-            "cross_entropy": terms.cross_entropy,
-            "regularization": terms.regularization,
-            "l2sp": terms.l2sp,
-        }
+        self.loss_terms_ = asdict(terms)
         self._set_head("", problem.head_at(shift))
 
     @with_callbacks

@@ -163,7 +163,7 @@ def adue_score(z: Tensor, lam: Number, scale: Scale, measure: Measure = "smoothm
     ``1 - s`` as published, which may be negative; both rank rows alike. ``"entropy"``: the
     entropy over ``log C``, in [0, 1].
     """
-    top, lam = top_class(z), _lam_on(z, lam)
+    top, lam = top_class(z), torch.as_tensor(lam, dtype=torch.float64, device=z.device)
     by, sharp = scaling(measure, scale, lam, z.shape[-1]), sharpness(lam, z.shape[-1])
     score = by.lowest + top.eps * _distance(top, measure, sharp).ratio / by.unit
     return score if (measure, scale) == ("smoothmax", "paper") else score.clamp(max=1.0)
@@ -194,67 +194,19 @@ class LossTerms:
         return self.cross_entropy + self.regularization + self.l2sp
 
 
-def row_losses(
-    z: Tensor,
-    errors: Tensor,
-    reference: Tensor,
-    *,
-    lam: Number,
-    scale: Scale,
-    alpha: Number,
-    measure: Measure = "smoothmax",
-    error_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cross-entropy (..., n), ``alpha (U - reference)^2`` (..., n) and d(both)/dz, row-wise.
+class RowLoss:
+    """Both losses for one setting, or one a head: what does not depend on rows is computed once.
 
     Parameters
     ----------
-    z : Tensor of float64 of shape (..., n, C)
-        Logits of the uncertainty head.
-    errors : Tensor of shape (n,) or (..., n)
-        1.0 where the original head is wrong.
-    reference : Tensor of shape (n,) or (..., n)
-        :func:`reference_score` of the original logits.
+    n_classes : int
+        Number of classes C.
+    device : torch.device
+        Where to compute.
     lam, alpha : float or Tensor that broadcasts against (..., n)
         Sharpness of SmoothMax, weight of the second term.
     scale, measure : str
         Which score.
-    error_weights : Tensor that broadcasts against (..., n), default=None
-        Weights of the rows in the cross-entropy.
-
-    Returns
-    -------
-    cross_entropy, regularization : Tensor of shape (..., n)
-    dz : Tensor of shape (..., n, C)
-    """
-    loss = RowLoss(z.shape[-1], z.device, lam=lam, scale=scale, alpha=alpha, measure=measure)
-    return loss.of_logits(z, errors, reference, error_weights)
-
-
-def two_class_losses(
-    gap: Tensor,
-    errors: Tensor,
-    reference: Tensor,
-    *,
-    lam: Number,
-    scale: Scale,
-    alpha: Number,
-    measure: Measure = "smoothmax",
-    error_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what :func:`row_losses` does for two classes, by ``gap = z[..., 1] - z[..., 0]``.
-
-    The third is the derivative by ``gap`` (..., n). The other class is all of ``eps`` here, which
-    saves two thirds of the work.
-    """
-    loss = RowLoss(2, gap.device, lam=lam, scale=scale, alpha=alpha, measure=measure)
-    return loss.of_gap(gap, errors, reference, error_weights)
-
-
-class RowLoss:
-    """Both losses for one setting, or one a head: what does not depend on rows is computed once.
-
-    Parameters are those of :func:`row_losses`, and where to compute.
     """
 
     def __init__(
@@ -276,7 +228,24 @@ class RowLoss:
     def of_logits(
         self, z: Tensor, errors: Tensor, reference: Tensor, error_weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what :func:`row_losses` does."""
+        """Return cross-entropy, ``alpha (U - reference)^2`` and d(both)/dz, row-wise.
+
+        Parameters
+        ----------
+        z : Tensor of float64 of shape (..., n, C)
+            Logits of the uncertainty head.
+        errors : Tensor of shape (n,) or (..., n)
+            1.0 where the original head is wrong.
+        reference : Tensor of shape (n,) or (..., n)
+            :func:`reference_score` of the original logits.
+        error_weights : Tensor that broadcasts against (..., n), or None
+            Weights of the rows in the cross-entropy.
+
+        Returns
+        -------
+        cross_entropy, regularization : Tensor of shape (..., n)
+        dz : Tensor of shape (..., n, C)
+        """
         top = top_class(z)
         distance = _distance(top, self._measure, self._sharp)
         cross_entropy, regularization, factor = self._by_row(
@@ -289,7 +258,11 @@ class RowLoss:
     def of_gap(
         self, gap: Tensor, errors: Tensor, reference: Tensor, error_weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what :func:`two_class_losses` does."""
+        """Return what :meth:`of_logits` does for two classes, by ``gap = z[..., 1] - z[..., 0]``.
+
+        The third is the derivative by ``gap`` (..., n). The other class is all of ``eps`` here,
+        which saves two thirds of the work.
+        """
         size = -gap.abs()
         eps, log_eps = torch.sigmoid(size), torch.nn.functional.logsigmoid(size)
         if self._measure == "entropy":
@@ -368,7 +341,3 @@ def _log_top(eps: Tensor) -> Tensor:
 
 def _distance(top: TopClass, measure: Measure, by: Sharpness) -> Distance:
     return entropy_distance(top) if measure == "entropy" else smooth_max_distance(top, by)
-
-
-def _lam_on(z: Tensor, lam: Number) -> Tensor:
-    return torch.as_tensor(lam, dtype=torch.float64, device=z.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -103,7 +104,7 @@ class HeadProblem:
     def softened(self, factor: float) -> Tensor:
         """Return the change (1, m) that gives ``factor`` times the original logits."""
         vector = self._init.clone()
-        in_last = sum(int(np.prod(shape)) for shape in self._shapes[-2:] if shape is not None)
+        in_last = sum(math.prod(shape) for shape in self._shapes[-2:] if shape is not None)
         vector[: len(vector) - in_last] = 0.0
         return ((factor - 1.0) * vector)[None]
 
@@ -229,16 +230,9 @@ class HeadProblem:
 
     def _split(self, flat: Tensor) -> list[Tensor | None]:
         """Return weights and biases in turn, as views of a flat vector."""
-        parts: list[Tensor | None] = []
-        start = 0
-        for shape in self._shapes:
-            if shape is None:
-                parts.append(None)
-                continue
-            size = int(np.prod(shape))
-            parts.append(flat[start : start + size].reshape(shape))
-            start += size
-        return parts
+        sizes = [0 if shape is None else math.prod(shape) for shape in self._shapes]
+        parts = zip(flat.split(sizes), self._shapes, strict=True)
+        return [None if shape is None else part.reshape(shape) for part, shape in parts]
 
 
 def head_matrix(head: Head) -> Tensor:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -341,12 +341,12 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         settings: list[dict[str, Any]],
         folds: list[Fold],
     ) -> list[tuple[IntArray, GridProblems]]:
-        """Return a grid for each kind of score, with the numbers of its settings."""
+        """Return a grid for each scale and measure, with the numbers of its settings."""
         device = resolve_device(self.device, X)
         data = to_tensor(X, device, gemm_dtype(X)), self.original_logits(X)
-        kinds: dict[ScoreKind, list[int]] = {}
+        kinds: dict[tuple[Any, Any], list[int]] = {}
         for number, setting in enumerate(settings):
-            kinds.setdefault(ScoreKind(setting["scale"], setting["measure"]), []).append(number)
+            kinds.setdefault((setting["scale"], setting["measure"]), []).append(number)
         return [
             (
                 np.array(numbers),
@@ -378,9 +378,9 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         head: Head,
         settings: list[dict[str, Any]],
         folds: list[Fold],
-        kind: ScoreKind,
+        kind: tuple[Any, Any],
     ) -> Stack:
-        X, original = data
+        (X, original), (scale, measure) = data, kind
         device = original.device
         # A row may be there twice.
         counts = np.array([np.bincount(rest, minlength=len(errors)) for rest, _ in folds])
@@ -400,15 +400,15 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             original=original,
             head=head_matrix(head).to(device),
             errors=wrong,
-            reference=reference_score(original, kind.scale, kind.measure),
+            reference=reference_score(original, scale, measure),
             row_weights=row_weights,
             error_weights=error_weights,
             fold=torch.arange(len(folds), device=device).repeat(len(settings)),
             alpha=per_problem("alpha"),
             beta=per_problem("beta"),
             lam=per_problem("lam"),
-            scale=kind.scale,
-            measure=kind.measure,
+            scale=scale,
+            measure=measure,
             weight_units=units_of(X, row_weights),
         )
 
@@ -428,13 +428,6 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                     for of_setting in uncertainty
                 ]
             )
-
-
-class ScoreKind(NamedTuple):
-    """What has to be the same for all problems of a stack."""
-
-    scale: Any
-    measure: Any
 
 
 def given_folds(cv: Any, labels: IntArray) -> list[Fold]:

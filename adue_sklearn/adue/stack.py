@@ -38,7 +38,7 @@ class Stack:
     head : Tensor of shape (C, d) or (C, d + 1)
         The original head, its bias as the last column if it has one.
     errors, reference : Tensor of shape (n,)
-        As in :func:`adue_sklearn.adue.objective.row_losses`.
+        As in :meth:`adue_sklearn.adue.objective.RowLoss.of_logits`.
     row_weights : Tensor of shape (F, n)
         What each row counts for in the mean, by fold: 0 outside it; each fold sums to one.
     error_weights : Tensor of shape (F, n) or None

@@ -43,11 +43,8 @@ def open_beside(
 
 def facts_of(made: FeatureStore | LoadedClassifier) -> ModelFacts:
     """Return what tells the model of a store, or a loaded one, from others."""
-    from adue_sklearn.features import FeatureStore
     from adue_sklearn.persistence import ModelFacts
 
-    if isinstance(made, FeatureStore):
-        return ModelFacts.of(made.provenance, made.head, class_names=made.classes)
     return ModelFacts.of(made.provenance, made.head, class_names=made.classes)
 
 

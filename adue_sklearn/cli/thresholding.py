@@ -11,9 +11,9 @@ import numpy as np
 
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import rows_among
-from adue_sklearn.cli.stores import unseen_rows_of
+from adue_sklearn.cli.stores import facts_of, unseen_rows_of
 from adue_sklearn.metrics._arguments import IntArray
-from adue_sklearn.persistence import ModelFacts, check_same_model, load_head
+from adue_sklearn.persistence import check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.selective import binomial_interval
 from adue_sklearn.thresholds import (
@@ -49,8 +49,7 @@ def set_threshold(
         rows = np.arange(len(store))
     else:
         fitted = load_head(head)
-        facts = ModelFacts.of(store.provenance, store.head, class_names=store.classes)
-        check_same_model(fitted.facts, facts, allow_other_model=allow_other_model)
+        check_same_model(fitted.facts, facts_of(store), allow_other_model=allow_other_model)
         estimator = fitted.estimator
         rows, lines, _ = unseen_rows_of(store, fitted, head, "set its threshold")
         said += lines

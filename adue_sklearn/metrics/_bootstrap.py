@@ -9,7 +9,7 @@ metrics are called with the drawn rows.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
@@ -330,11 +330,11 @@ def _fill_from_counts(
     n_resamples = len(next(iter(replicates.values())))
     size = min(n_resamples, max(1, BLOCK // (n_groups + n_scores)))
     buffer = np.empty((size, n_groups + n_scores), dtype=np.int64)
-    draws = _Draws(len(errors), seed)
+    draws = _draws(len(errors), seed)
     for start in range(0, n_resamples, size):
         counts = buffer[: n_resamples - start]
         for replicate in counts:
-            replicate[:] = np.bincount(cell[draws.rows()], minlength=len(replicate))
+            replicate[:] = np.bincount(cell[next(draws)], minlength=len(replicate))
         block = Counts(counts[:, :n_groups], counts[:, n_groups:])
         for name, form in forms.items():
             replicates[name][start : start + size] = form(block)
@@ -348,25 +348,21 @@ def _fill_from_rows(
     seed: int,
 ) -> None:
     """Write each metric's replicates, calling it with the drawn rows."""
-    draws = _Draws(len(errors), seed)
+    draws = _draws(len(errors), seed)
     with warnings.catch_warnings():
         # Counted and reported once, when the limits are taken.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         for number in range(len(next(iter(replicates.values())))):
-            rows = draws.rows()
+            rows = next(draws)
             for name, function in metrics.items():
                 replicates[name][number] = function(errors[rows], uncertainty[rows])
 
 
-class _Draws:
-    """The rows of one resample after the other; the seed alone decides which."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n = n
-        self.rng = np.random.default_rng(seed)
-
-    def rows(self) -> npt.NDArray[np.int64]:
-        return self.rng.integers(self.n, size=self.n)
+def _draws(n: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the rows of one resample after the other, without end; the seed alone decides which."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield rng.integers(n, size=n)
 
 
 def seed_of(random_state: Any) -> int:

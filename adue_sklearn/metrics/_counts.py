@@ -10,6 +10,7 @@ the case of one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adue_sklearn.metrics._arguments import BoolArray, FloatArray, IntArray
+from adue_sklearn.metrics._arguments import BoolArray, FloatArray, IntArray, check_scores, undefined
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,24 @@ def count_rows(errors: BoolArray, uncertainty: FloatArray) -> Counts:
     tied = np.append(correct, np.nan)[below] == scores
     edges[tied, 1] = np.searchsorted(correct, scores[tied], side="right")
     return Counts(np.diff(edges.ravel(), prepend=0, append=len(correct))[None], wrong[None])
+
+
+def of_data(
+    form: Callable[..., FloatArray],
+    errors: Any,
+    uncertainty: Any,
+    *,
+    undefined_as: str = "",
+    **options: float,
+) -> float:
+    """Return the value of a formula for the data themselves, which are checked.
+
+    ``undefined_as`` names a metric that is NaN, with a warning, without errors and correct answers.
+    """
+    flags, scores = check_scores(errors, uncertainty)
+    if undefined_as and undefined(flags, undefined_as):
+        return float("nan")
+    return float(form(count_rows(flags, scores), **options)[0])
 
 
 def number_groups(errors: BoolArray, uncertainty: FloatArray) -> tuple[npt.NDArray[np.intp], int]:

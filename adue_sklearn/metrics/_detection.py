@@ -18,7 +18,7 @@ from adue_sklearn.metrics._arguments import (
     check_share,
     undefined,
 )
-from adue_sklearn.metrics._counts import average_precision, count_rows, fpr_at_tpr, roc_auc
+from adue_sklearn.metrics._counts import average_precision, fpr_at_tpr, of_data, roc_auc
 
 
 def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = None) -> float:
@@ -45,11 +45,11 @@ def error_roc_auc_score(errors: Any, uncertainty: Any, *, sample_weight: Any = N
     >>> error_roc_auc_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
+    if sample_weight is None:
+        return of_data(roc_auc, errors, uncertainty, undefined_as="ROC-AUC")
     errors, uncertainty = check_scores(errors, uncertainty)
     if undefined(errors, "ROC-AUC"):
         return float("nan")
-    if sample_weight is None:
-        return float(roc_auc(count_rows(errors, uncertainty))[0])
     ranks = rankdata(uncertainty, method="dense")  # scikit-learn refuses infinity
     with naming("sample_weight", "one number per row, at least 0, not all 0"):
         weights = as_array(sample_weight, "sample_weight")
@@ -211,10 +211,7 @@ def error_average_precision_score(errors: Any, uncertainty: Any) -> float:
     >>> round(error_average_precision_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
     """
-    errors, uncertainty = check_scores(errors, uncertainty)
-    if undefined(errors, "average precision"):
-        return float("nan")
-    return float(average_precision(count_rows(errors, uncertainty))[0])
+    return of_data(average_precision, errors, uncertainty, undefined_as="average precision")
 
 
 def fpr_at_tpr_score(errors: Any, uncertainty: Any, *, tpr: float = 0.95) -> float:
@@ -242,7 +239,5 @@ def fpr_at_tpr_score(errors: Any, uncertainty: Any, *, tpr: float = 0.95) -> flo
     0.5
     """
     check_share(tpr, "tpr", "right")
-    errors, uncertainty = check_scores(errors, uncertainty)
-    if undefined(errors, f"FPR at {tpr:.0%} TPR"):
-        return float("nan")
-    return float(fpr_at_tpr(count_rows(errors, uncertainty), tpr=tpr)[0])
+    name = f"FPR at {tpr:.0%} TPR"
+    return of_data(fpr_at_tpr, errors, uncertainty, undefined_as=name, tpr=tpr)

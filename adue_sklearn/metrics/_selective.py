@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adue_sklearn.metrics._arguments import FloatArray, check_scores, check_share, undefined
+from adue_sklearn.metrics._arguments import FloatArray, check_scores, check_share
 from adue_sklearn.metrics._counts import (
     augrc,
     aurc,
@@ -19,6 +19,7 @@ from adue_sklearn.metrics._counts import (
     coverage_at_risk,
     eaurc,
     expected_errors,
+    of_data,
     prr,
     risk_at_coverage,
 )
@@ -98,7 +99,7 @@ def aurc_score(errors: Any, uncertainty: Any) -> float:
     >>> aurc_score([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5])
     0.25
     """
-    return float(aurc(count_rows(*check_scores(errors, uncertainty)))[0])
+    return of_data(aurc, errors, uncertainty)
 
 
 def eaurc_score(errors: Any, uncertainty: Any) -> float:
@@ -127,7 +128,7 @@ def eaurc_score(errors: Any, uncertainty: Any) -> float:
     >>> eaurc_score([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9])
     0.0
     """
-    return float(eaurc(count_rows(*check_scores(errors, uncertainty)))[0])
+    return of_data(eaurc, errors, uncertainty)
 
 
 def augrc_score(errors: Any, uncertainty: Any) -> float:
@@ -161,7 +162,7 @@ def augrc_score(errors: Any, uncertainty: Any) -> float:
     >>> augrc_score([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9])
     0.0625
     """
-    return float(augrc(count_rows(*check_scores(errors, uncertainty)))[0])
+    return of_data(augrc, errors, uncertainty)
 
 
 def prr_score(errors: Any, uncertainty: Any) -> float:
@@ -199,10 +200,7 @@ def prr_score(errors: Any, uncertainty: Any) -> float:
     >>> prr_score([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5])
     0.0
     """
-    errors, uncertainty = check_scores(errors, uncertainty)
-    if undefined(errors, "PRR"):
-        return float("nan")
-    return float(prr(count_rows(errors, uncertainty))[0])
+    return of_data(prr, errors, uncertainty, undefined_as="PRR")
 
 
 def risk_at_coverage_score(errors: Any, uncertainty: Any, *, coverage: float = 0.8) -> float:
@@ -230,8 +228,7 @@ def risk_at_coverage_score(errors: Any, uncertainty: Any, *, coverage: float = 0
     0.25
     """
     check_share(coverage, "coverage", "right")
-    counts = count_rows(*check_scores(errors, uncertainty))
-    return float(risk_at_coverage(counts, coverage=coverage)[0])
+    return of_data(risk_at_coverage, errors, uncertainty, coverage=coverage)
 
 
 def coverage_at_risk_score(errors: Any, uncertainty: Any, *, risk: float = 0.05) -> float:
@@ -263,5 +260,4 @@ def coverage_at_risk_score(errors: Any, uncertainty: Any, *, risk: float = 0.05)
     0.25
     """
     check_share(risk, "risk", "both")
-    counts = count_rows(*check_scores(errors, uncertainty))
-    return float(coverage_at_risk(counts, risk=risk)[0])
+    return of_data(coverage_at_risk, errors, uncertainty, risk=risk)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 import adue_sklearn
 from adue_sklearn._utils.messages import printable
@@ -112,12 +111,12 @@ def make_report(
     page = _template().render(
         found=found,
         plots={
-            "risk": Markup(plots.risk_coverage(found)),
-            "threshold": Markup(plots.threshold(found)),
-            "histogram": Markup(plots.histogram(found)),
-            "confidence": Markup(plots.confidence_reliability(found)),
-            "roc": _markup(plots.error_roc(found)),
-            "error": _markup(plots.error_reliability(found)),
+            "risk": plots.risk_coverage(found),
+            "threshold": plots.threshold(found),
+            "histogram": plots.histogram(found),
+            "confidence": plots.confidence_reliability(found),
+            "roc": plots.error_roc(found),
+            "error": plots.error_reliability(found),
         },
         recommendation=_recommendation(found),
         which_score=_which_score(found),
@@ -144,10 +143,6 @@ def _template() -> jinja2.Template:
     environment.filters["rate"] = rate
     environment.filters["short"] = _short
     return environment.from_string(source)
-
-
-def _markup(svg: str | None) -> Markup | None:
-    return None if svg is None else Markup(svg)
 
 
 def _short(text: str, longest: int = _LONGEST) -> str:

@@ -55,9 +55,8 @@ def risk_coverage(found: Findings) -> str:
     """Draw the error rate among accepted answers, of the chosen score and of the reference."""
 
     def draw(ax: Any) -> None:
-        shared: dict[str, Any] = {"ax": ax}
         RiskCoverageDisplay.from_predictions(
-            found.errors, found.uncertainty, name=_legend_name(found.chosen), **shared
+            found.errors, found.uncertainty, name=_legend_name(found.chosen), ax=ax
         )
         if found.chosen != REFERENCE:
             RiskCoverageDisplay.from_predictions(
@@ -66,7 +65,7 @@ def risk_coverage(found: Findings) -> str:
                 name=REFERENCE,
                 confidence=None,  # two overlapping bands would be hard to tell apart
                 curve_kwargs={"linestyle": "--"},
-                **shared,
+                ax=ax,
             )
 
     shown = ", ".join(f"{rate(r.risk)} at {percent(r.coverage)}" for r in found.coverages)
@@ -80,15 +79,15 @@ def risk_coverage(found: Findings) -> str:
 
 def threshold(found: Findings) -> str:
     """Draw the share that can be accepted for each guaranteed error rate."""
-    options: dict[str, Any] = {
-        "target_risk": found.target_risk,
-        "confidence": found.confidence,
-    }
     share = rate(found.threshold.coverage)
     return _svg(
         "threshold",
         lambda ax: ThresholdDisplay.from_predictions(
-            found.errors, found.uncertainty, ax=ax, **options
+            found.errors,
+            found.uncertainty,
+            target_risk=found.target_risk,
+            confidence=found.confidence,
+            ax=ax,
         ),
         "Share of answers that can be accepted by guaranteed error rate",
         f"The chosen point: {share} accepted for an error rate of at most "
@@ -150,8 +149,12 @@ def _reliability(of: str, found: Findings, probability: Any) -> str:
     shown: list[ReliabilityDisplay] = []
 
     def draw(ax: Any) -> None:
-        options: dict[str, Any] = {"of": of, "ax": ax, "curve_kwargs": {"label": "these answers"}}
-        shown.append(ReliabilityDisplay.from_predictions(found.errors, probability, **options))
+        label = {"label": "these answers"}
+        shown.append(
+            ReliabilityDisplay.from_predictions(
+                found.errors, probability, of=of, ax=ax, curve_kwargs=label
+            )
+        )
 
     titles = {
         "error": "Observed error rate by predicted probability of an error",

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from adue_sklearn.adue.objective import PAPER_CLAMP
+from adue_sklearn.adue.objective import PAPER_CLAMP, RowLoss
 
 
 def plain_score(z, lam, scale, measure="smoothmax"):
@@ -29,3 +29,15 @@ def plain_loss(z, errors, reference, lam, scale, alpha, measure="smoothmax"):
     inside = score.clamp(PAPER_CLAMP, 1 - PAPER_CLAMP) if scale == "paper" else score
     cross_entropy = -(errors * inside.log() + (1 - errors) * (1 - inside).log())
     return cross_entropy, alpha * (score - reference) ** 2
+
+
+def row_losses(z, errors, reference, *, error_weights=None, measure="smoothmax", **setting):
+    """Return both losses and d(both)/dz for one setting, or one a head."""
+    loss = RowLoss(z.shape[-1], z.device, measure=measure, **setting)
+    return loss.of_logits(z, errors, reference, error_weights)
+
+
+def two_class_losses(gap, errors, reference, *, error_weights=None, measure="smoothmax", **setting):
+    """Return what :func:`row_losses` does for two classes, by the second logit less the first."""
+    loss = RowLoss(2, gap.device, measure=measure, **setting)
+    return loss.of_gap(gap, errors, reference, error_weights)

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from adue_sklearn import AdUEEstimator, AdUESearchCV, SoftmaxResponseScorer, UncertaintyPipeline
-from adue_sklearn.adue.objective import reference_score, row_losses
+from adue_sklearn.adue.objective import reference_score
 from adue_sklearn.model_selection import error_stratified_folds
 from tests import marks
-from tests.adue.formulas import plain_loss
+from tests.adue.formulas import plain_loss, row_losses
 from tests.problems import Problem
 
 

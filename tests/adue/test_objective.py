@@ -10,14 +10,8 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from adue_sklearn.adue.objective import (
-    adue_score,
-    reference_score,
-    row_losses,
-    softmax_response,
-    two_class_losses,
-)
-from tests.adue.formulas import plain_loss, plain_score
+from adue_sklearn.adue.objective import adue_score, reference_score, softmax_response
+from tests.adue.formulas import plain_loss, plain_score, row_losses, two_class_losses
 
 SCALES = ["unit", "paper"]
 
