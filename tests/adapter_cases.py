@@ -1,7 +1,10 @@
 """Every kind of adapter that is tested, and whole tiny classifiers to put them on."""
 
+import shutil
+
 import peft
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.lora_cases import ARCHITECTURES, make_config, make_tokenizer
@@ -21,6 +24,20 @@ def train_as_it_were(live, seed=0):
         if value.requires_grad:
             value.data += 0.3 * torch.randn(value.shape, generator=generator)
     return live.eval()
+
+
+def save_another_adapter(adapter, folder):
+    """Save an adapter of the same base with other weights."""
+    shutil.copytree(adapter, folder)
+    file = folder / "adapter_model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    tensors = load_file(file)
+    moved = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator)
+        for name, value in tensors.items()
+    }
+    save_file(moved, file)
+    return folder
 
 
 ENCODER = {"task_type": "SEQ_CLS", "target_modules": ["query", "value"]}

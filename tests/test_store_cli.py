@@ -1,11 +1,13 @@
 """``adue store`` and the interrupted, repeated and appending ``adue extract``."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from adue_sklearn.features import FeatureStore, extractor
+from tests.adapter_cases import save_another_adapter
 from tests.lora_cases import make_texts
 
 TEXTS = make_texts(10, longest=12)
@@ -144,6 +146,49 @@ def test_ctrl_c_says_what_was_kept_and_how_to_go_on(extract, tmp_path, monkeypat
     monkeypatch.undo()
     status, out, _ = extract("--batch-tokens", 1)
     assert (status, "that had finished 4 rows" in out) == (0, True)
+
+
+def test_extract_stores_views_and_info_shows_them(adue, extract, make_saved_case, tmp_path):
+    other = save_another_adapter(make_saved_case("roberta", 2).adapter, tmp_path / "other")
+    views = ("--layers", "1,2", "--pool", "last", "--base-view", "--companion", f"friend={other}")
+    status, out, err = extract(*views, "--classes", "bad,good")
+    assert (status, err.partition("error")[2]) == (0, "")
+    assert "Views: layer_1, layer_2, base, friend." in out
+    store = FeatureStore.open(tmp_path / "store")
+    assert store.views().block("base").shape == (10, 16)
+    np.testing.assert_allclose(np.exp(store.view("friend")).sum(axis=1), 1, atol=1e-6)
+    lines = adue("store", "info", tmp_path / "store")[1].splitlines()
+    assert any(line.startswith("view layer_2: 16 features, layer 2, pool last, ") for line in lines)
+    assert any(
+        line.startswith(f"view friend: 2 log-probabilities, model {other}, ") for line in lines
+    )
+    status, _, err = extract("--classes", "bad,good", "--append", texts=TEXTS[:2])
+    assert status == 1
+    assert "views (layer_1, layer_2, base, friend before, none now)" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--layers", "1,x"), "--layers is '1,x'; expected layer numbers such as '4,8,12', or 'al"),
+        (("--layers", "3"), "layers: 3 is not a layer of RobertaForSequenceClassification"),
+        (("--layers", "1", "--pool", "max"), "pool: expected 'mean', 'first' or 'last', got 'max'"),
+        (("--companion", "friend"), "--companion is 'friend'; expected NAME=ADAPTER"),
+        (("--companion", "main=x"), "--companion: 'main' cannot name a view"),
+        (("--companion", "a=x", "--companion", "a=y"), "--companion: 'a' was given twice"),
+        (("--companion", "a=./none"), "--companion a: model: './none' does not exist"),
+        (("--companion", "a={base}"), "--companion a: .*'classifier.*random numbers"),
+        (("--companion", "a={here}"), "--companion a: model: .* holds neither an adapter "),
+    ],
+)
+def test_views_that_cannot_be_extracted_are_refused(
+    extract, make_saved_case, tmp_path, options, message
+):
+    places = {"base": make_saved_case("roberta", 2).base, "here": tmp_path}
+    status, _, err = extract(*(option.format(**places) for option in options))
+    assert status == 1
+    assert re.search(message, err), err
+    assert not (tmp_path / "store").exists()
 
 
 def test_extract_appends_once(extract, tmp_path):

@@ -23,6 +23,15 @@ from adue_sklearn.cli.options import (
 )
 from adue_sklearn.cli.outputs import Force, check_store
 from adue_sklearn.cli.store import interrupted_rows
+from adue_sklearn.cli.views import (
+    BaseView,
+    Companions,
+    Layers,
+    PoolOfLayers,
+    load_models,
+    parse_companions,
+    parse_layers,
+)
 
 
 def extract(
@@ -43,6 +52,10 @@ def extract(
     features: Annotated[
         str, typer.Option(help="Store the input of the 'last' linear layer or of the whole 'head'.")
     ] = "last",
+    layers: Layers = None,
+    pool: PoolOfLayers = "mean",
+    base_view: BaseView = False,
+    companion: Companions = None,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -62,13 +75,16 @@ def extract(
     from adue_sklearn._utils.blank_texts import BlankRows, is_blank
     from adue_sklearn.cli.labels import check_labels
     from adue_sklearn.cli.texts import read_texts
-    from adue_sklearn.features import extract_features, load_classifier
+    from adue_sklearn.features import ModelViews, extract_features, load_classifier
     from adue_sklearn.features._model.arguments import check_view
+    from adue_sklearn.features._model.views import check_pool
     from adue_sklearn.features._store.manifest import MANIFEST
     from adue_sklearn.features._store.replace import replacement_of
 
     check_store(out, append=append, force=force)
     names = parse_classes(classes)
+    views = ModelViews(layers=parse_layers(layers), pool=check_pool(pool))
+    companions = parse_companions(companion)
     texts, labels = read_texts(
         data,
         text_column=text_column,
@@ -91,12 +107,17 @@ def extract(
             classes=names,
             features=check_view(features),
         )
+        views = load_models(
+            views, model, base_view=base_view, companions=companions, classes=names,
+            features=check_view(features), base_model=base_model, device=device,
+            dtype=parse_dtype(dtype), max_length=classifier.max_length,
+        )  # fmt: skip
         done = interrupted_rows(place)
         with progress("Extracting", len(rows)) as advance:
             store = extract_features(
                 classifier, texts, out, labels=labels, batch_tokens=batch_tokens, progress=advance,
                 shard_rows=shard_rows, append=append, overwrite=force, resume=resume,
-                skip_empty=skip_empty,
+                skip_empty=skip_empty, views=views,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = interrupted_rows(place)
@@ -108,6 +129,8 @@ def extract(
         f"{out}: {len(store)} rows of {store.features.shape[1]} features, "
         f"{store.n_classes} classes."
     )
+    if store.view_facts:
+        console.print(f"Views: {', '.join(store.view_facts)}.")
     if store.labels is not None:
         wrong = np.asarray(store.logits).argmax(axis=1) != store.labels
         console.print(f"The model is wrong on {int(wrong.sum())} of them ({wrong.mean():.1%}).")

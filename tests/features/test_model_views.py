@@ -10,7 +10,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 
 from adue_sklearn.exceptions import FeatureMismatchError, StoreError
@@ -24,7 +23,7 @@ from adue_sklearn.features import (
     load_classifier,
     stream_features,
 )
-from tests.adapter_cases import make_base, train_as_it_were
+from tests.adapter_cases import make_base, save_another_adapter, train_as_it_were
 from tests.lora_cases import make_texts, make_tokenizer
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -41,16 +40,7 @@ def roberta(make_saved_case):
 @pytest.fixture(scope="module")
 def other(roberta, tmp_path_factory):
     """Return the folder of another adapter on the same base."""
-    folder = tmp_path_factory.mktemp("other") / "adapter"
-    shutil.copytree(roberta.adapter, folder)
-    file = folder / "adapter_model.safetensors"
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: value + rng.normal(scale=0.1, size=value.shape).astype(value.dtype)
-        for name, value in load_file(file).items()
-    }
-    save_file(tensors, file)
-    return folder
+    return save_another_adapter(roberta.adapter, tmp_path_factory.mktemp("other") / "adapter")
 
 
 def load(model, **options):

@@ -24,6 +24,14 @@ FloatArray = npt.NDArray[np.float32]
 BASE = "base"
 
 
+def check_pool(pool: Any) -> Pool:
+    """Return how layers are pooled."""
+    if not (isinstance(pool, str) and pool in get_args(Pool)):
+        raise ValueError(f"pool: expected 'mean', 'first' or 'last', got {pool!r}.")
+    known: Pool = pool  # type: ignore[assignment]
+    return known
+
+
 @dataclass(frozen=True, eq=False)
 class ModelViews:
     """Which views of each row are extracted beside what enters the head, in the same pass.
@@ -51,6 +59,20 @@ class ModelViews:
     pool: Pool = "mean"
     base: LoadedClassifier | None = None
     companions: Mapping[str, LoadedClassifier] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no classifier could give."""
+        if not (self.layers == "all" or _are_numbers(self.layers)):
+            raise ValueError(
+                f"layers: expected 'all' or a list of layer numbers, got {self.layers!r}."
+            )
+        if len(set(self.layers)) < len(self.layers) and self.layers != "all":
+            raise ValueError(
+                f"layers: a number stands there twice ({self.layers!r}); name each layer once."
+            )
+        check_pool(self.pool)
+        _check_base(self.base)
+        _check_companions(self.companions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +116,18 @@ def plan_views(classifier: LoadedClassifier, views: ModelViews | None) -> ViewPl
     views = ModelViews() if views is None else views
     if not isinstance(views, ModelViews):
         raise ValueError(f"views: expected ModelViews(...), got {type(views).__name__}.")
-    if views.pool not in get_args(Pool):
-        raise ValueError(f"pool: expected 'mean', 'first' or 'last', got {views.pool!r}.")
     facts = _layer_facts(classifier, views)
     layers = {name: view["provenance"]["layer"] for name, view in facts.items()}
     models = [classifier]
     if views.base is not None:
-        _check_base(classifier, views.base)
+        _check_same_adapter(classifier, views.base)
+        _check_same_tokens(classifier, views.base, BASE)
         facts[BASE] = _facts(views.base, views.base.n_features, "features")
         models.append(views.base)
     companions = {}
-    for name, companion in _companions(views).items():
+    for name, companion in views.companions.items():
         what = f"companion {name!r}"
-        if check_view_name(name, "companions") in facts:
+        if name in facts:
             raise ValueError(f"companions: {name!r} also names another view; use another name.")
         _check_same_tokens(classifier, companion, what)
         try:
@@ -123,22 +144,17 @@ def plan_views(classifier: LoadedClassifier, views: ModelViews | None) -> ViewPl
 
 
 def _layer_facts(classifier: LoadedClassifier, views: ModelViews) -> dict[str, dict[str, Any]]:
-    asked = views.layers
-    if not (asked == "all" or _are_numbers(asked)):
-        raise ValueError(f"layers: expected 'all' or a list of layer numbers, got {asked!r}.")
-    if not asked:
+    if len(views.layers) == 0:
         return {}
     widths = _layer_widths(classifier)
     known = range(1, len(widths) + 1)
-    numbers = list(known) if asked == "all" else sorted(map(int, asked))
+    numbers = known if views.layers == "all" else sorted(map(int, views.layers))
     for number in numbers:
         if number not in known:
             raise ValueError(
                 f"layers: {number} is not a layer of {type(classifier.model).__name__}, which has "
                 f"{len(widths)}; expected numbers from 1 to {len(widths)}."
             )
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"layers: a number stands there twice ({asked!r}); name each layer once.")
     return {
         f"layer_{number}": {
             "n_columns": widths[number - 1],
@@ -210,42 +226,44 @@ def _pooled(state: torch.Tensor, mask: npt.NDArray[np.bool_], pool: Pool) -> Flo
         sums = torch.where(real.unsqueeze(-1), state.float(), 0.0).sum(dim=1)
         result = sums / real.sum(dim=1, keepdim=True)
     else:
-        first = mask.argmax(axis=1)
-        position = first if pool == "first" else first + mask.sum(axis=1) - 1
-        result = state[torch.arange(len(mask)), torch.from_numpy(position)].float()
+        first = real.int().argmax(dim=1)
+        position = first if pool == "first" else first + real.sum(dim=1) - 1
+        result = state[torch.arange(len(state), device=state.device), position].float()
     array: FloatArray = result.cpu().numpy()
     return array
 
 
-def _companions(views: ModelViews) -> dict[str, LoadedClassifier]:
-    if not isinstance(views.companions, Mapping):
+def _check_companions(companions: Any) -> None:
+    if not isinstance(companions, Mapping):
         raise ValueError(
             "companions: expected names and classifiers, such as {'other': load_classifier(...)}, "
-            f"got {type(views.companions).__name__}."
+            f"got {type(companions).__name__}."
         )
-    for name, companion in views.companions.items():
+    for name, companion in companions.items():
+        check_view_name(name, "companions")
         if not isinstance(companion, LoadedClassifier):
             raise ValueError(
                 f"companion {name!r}: expected a result of load_classifier, got "
                 f"{type(companion).__name__}."
             )
-    return dict(views.companions)
 
 
-def _check_base(classifier: LoadedClassifier, base: Any) -> None:
+def _check_base(base: Any) -> None:
     loaded = isinstance(base, LoadedClassifier)
-    if not loaded or not base.provenance.get("without_adapter"):
+    if base is not None and not (loaded and base.provenance.get("without_adapter")):
         raise ValueError(
             "base: expected load_classifier(..., without_adapter=True), got "
             f"{'a classifier with its adapter' if loaded else type(base).__name__}."
         )
+
+
+def _check_same_adapter(classifier: LoadedClassifier, base: LoadedClassifier) -> None:
     adapters = [model.provenance["adapter_sha256"] for model in (classifier, base)]
     if adapters[0] != adapters[1]:
         raise ValueError(
             "base: it was loaded from another adapter than the classifier; load the same one with "
             "without_adapter=True."
         )
-    _check_same_tokens(classifier, base, BASE)
 
 
 def _check_same_tokens(classifier: LoadedClassifier, other: LoadedClassifier, what: str) -> None:

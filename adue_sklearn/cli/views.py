@@ -1,0 +1,110 @@
+"""Options for views of a row beside its features, and the models that give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from adue_sklearn.features import LoadedClassifier, ModelViews
+
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Also store the output of these transformer layers, such as '4,8,12', or of 'all': "
+        "views layer_4, ..."
+    ),
+]
+PoolOfLayers = Annotated[
+    str, typer.Option(help="Pool layers over a text's tokens: 'mean', 'first' or 'last' token.")
+]
+BaseView = Annotated[
+    bool,
+    typer.Option(
+        "--base-view",
+        help="Also store what would enter the head with the adapter switched off: view base. One "
+        "more pass.",
+    ),
+]
+Companions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--companion",
+        metavar="NAME=ADAPTER",
+        help="Also store the log-probabilities of another adapter of the same base and classes: "
+        "view NAME. One more pass; may be repeated.",
+    ),
+]
+
+
+def parse_layers(layers: str | None) -> list[int] | Literal["all"]:
+    """Read '4,8,12' or 'all'."""
+    if layers is None:
+        return []
+    if layers.strip() == "all":
+        return "all"
+    try:
+        return [int(number) for number in layers.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"--layers is {layers!r}; expected layer numbers such as '4,8,12', or 'all'."
+        ) from error
+
+
+def parse_companions(companions: Sequence[str] | None) -> dict[str, str]:
+    """Read NAME=ADAPTER, each name once."""
+    from adue_sklearn.features._store.checks import check_view_name
+
+    places: dict[str, str] = {}
+    for companion in companions or ():
+        name, equals, place = companion.partition("=")
+        if not (equals and place):
+            raise ValueError(
+                f"--companion is {companion!r}; expected NAME=ADAPTER, such as 'other=adapters/2'."
+            )
+        if check_view_name(name, "--companion") in places:
+            raise ValueError(f"--companion: {name!r} was given twice; name each companion once.")
+        places[name] = place
+    return places
+
+
+def load_models(
+    views: ModelViews,
+    model: str,
+    *,
+    base_view: bool,
+    companions: dict[str, str],
+    classes: list[str] | None,
+    features: Any,
+    **loading: Any,
+) -> ModelViews:
+    """Return views with the models that give them, loaded as the main one was."""
+    from adue_sklearn.features import load_classifier
+
+    if base_view:
+        base = load_classifier(
+            model, classes=classes, features=features, without_adapter=True, **loading
+        )
+        views = replace(views, base=base)
+    loaded = {
+        name: _load_companion(name, place, classes, loading) for name, place in companions.items()
+    }
+    return replace(views, companions=loaded)
+
+
+def _load_companion(
+    name: str, place: str, classes: list[str] | None, loading: dict[str, Any]
+) -> LoadedClassifier:
+    """Load an adapter; where it does not name its classes, --classes does."""
+    from adue_sklearn.features import load_classifier
+
+    try:
+        companion = load_classifier(place, **loading)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--companion {name}: {error}") from error
+    if companion.classes is None and classes and len(classes) == companion.n_classes:
+        return replace(companion, classes=classes)
+    return companion
