@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -13,8 +13,13 @@ from scipy.special import logsumexp
 from sklearn.utils import check_scalar
 
 from adue_sklearn._utils.schemas import Kind, Schema, check_document
-from adue_sklearn._utils.validation import share_hint
-from adue_sklearn.metrics._arguments import Estimate, FloatArray, as_column, check_scores
+from adue_sklearn.metrics._arguments import (
+    Estimate,
+    FloatArray,
+    as_column,
+    check_scores,
+    check_share,
+)
 
 __all__ = ["RiskMonitor"]
 
@@ -28,6 +33,7 @@ _Count = Annotated[int, Field(ge=0, le=_MOST_ROWS)]
 _Number = Annotated[int, Field(ge=1, le=_MOST_ROWS)]
 #: Factors by which the odds of an error may have risen; each is a bet.
 _ODDS = np.array([1.25, 1.6, 2.0, 3.0, 5.0, 10.0])
+_N_BETS = 6  # on the odds, and as many on the tilts of ranks
 #: Exponential rates of the confidence sequence, one sign each.
 _RATES = np.geomspace(1e-3, 8.0, 24)
 _MOST_BINS = 20
@@ -84,15 +90,15 @@ class _WealthState(Schema):
     bets: list[float] | None
     alarm_at: _Number | None
 
-    def problem(self, n_bets: int) -> str | None:
-        """Return what is inconsistent; None if nothing is."""
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
         if (self.bets is None) != (self.n_rows == 0):
-            return "bets without rows, or rows without bets"
-        if self.bets is not None and len(self.bets) != n_bets:
-            return f"{len(self.bets)} bets, not {n_bets}"
+            raise ValueError("bets where there are rows, and only there")
+        if self.bets is not None and len(self.bets) != _N_BETS:
+            raise ValueError(f"{_N_BETS} bets")
         if self.alarm_at is not None and self.alarm_at > self.n_rows:
-            return "an alarm at a row that was never seen"
-        return None
+            raise ValueError("an alarm at one of its rows")
+        return self
 
 
 class _BinsState(Schema):
@@ -128,13 +134,6 @@ class _State(Schema):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for name, wealth, n_bets in (
-            ("risk", self.risk, len(_ODDS)),
-            ("shift", self.shift, _N_TILTS),
-        ):
-            problem = wealth.problem(n_bets)
-            if problem:
-                raise ValueError(f"'{name}' holds {problem}")
         if self.n_errors > self.risk.n_rows:
             raise ValueError(
                 f"'n_errors' is {self.n_errors}, 'risk.n_rows' {self.risk.n_rows}; expected no "
@@ -220,8 +219,8 @@ class RiskMonitor:
         reference: Any = None,
         random_state: int = 0,
     ) -> None:
-        _check_share(target_risk, "target_risk")
-        _check_share(false_alarm, "false_alarm")
+        check_share(target_risk, "target_risk", "neither")
+        check_share(false_alarm, "false_alarm", "neither")
         check_scalar(random_state, "random_state", Integral, min_val=0)
         self.target_risk = float(target_risk)
         self.false_alarm = float(false_alarm)
@@ -338,7 +337,7 @@ class RiskMonitor:
             each row's probability of an error, which may change. To follow the current risk, start
             a new monitor from time to time. NaN, 0, 1 before any feedback.
         """
-        _check_share(confidence, "confidence")
+        check_share(confidence, "confidence", "neither")
         n, k = self.n_labelled, self.n_errors
         if n == 0:
             return Estimate(np.nan, 0.0, 1.0)
@@ -473,12 +472,3 @@ def _tilts(rank: FloatArray) -> FloatArray:
             1.0 - 0.45 * spread,
         ]
     )
-
-
-_N_TILTS = 6
-
-
-def _check_share(value: Any, name: str) -> None:
-    check_scalar(value, name, Real)
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} is {value}; it must be above 0 and below 1.{share_hint(value)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Integral, Number, Real
 from typing import Any, ClassVar, NamedTuple, Self
@@ -21,6 +22,7 @@ from torch import Tensor
 from adue_sklearn._utils.arrays import Array, Features, as_numpy, like_input, validate_features
 from adue_sklearn._utils.head import check_head
 from adue_sklearn._utils.labels import check_labels
+from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.validation import naming, share_hint, warn
 from adue_sklearn.base import FitRows
 from adue_sklearn.card import Card
@@ -287,6 +289,25 @@ def smallest_target(
         found = selective_threshold(errors, uncertainty, middle, confidence, method)
         low, high = (low, middle) if found.n_accepted else (middle, high)
     return high
+
+
+def what_it_takes(
+    errors: Any, uncertainty: Any, target_risk: float, confidence: float, method: str
+) -> str:
+    """Say what would be needed if no threshold meets the target on these rows."""
+    n_rows = len(errors)
+    fewest = fewest_rows(target_risk, 1.0 - confidence)
+    if fewest > n_rows:
+        return (
+            f"At least {fewest} labelled rows are needed, even if no answer is wrong; there are "
+            f"{n_rows}."
+        )
+    smallest = smallest_target(errors, uncertainty, confidence, method, above=target_risk)
+    smallest = math.ceil(smallest * 1000) / 1000  # rounded up, so that it can be met
+    return (
+        f"The smallest target that these {n_rows} rows support is about {percent(smallest)}. If "
+        "you set it because of this, confirm it on fresh rows."
+    )
 
 
 def check_target(value: Any, name: str) -> None:
@@ -562,7 +583,13 @@ class SelectiveClassifier(WrappingEstimator):
             )
             if found[-1].n_accepted == 0:
                 group = "" if names is None else f" in group {self.groups_[number]!s}"
-                _warn_of_no_threshold(part, target, confidence, self.method, group)
+                needed = what_it_takes(
+                    part.errors, part.uncertainty, target, confidence, self.method
+                )
+                warn(
+                    f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} "
+                    f"on {len(part.errors)} rows{group}. Nothing is accepted. {needed}"
+                )
         thresholds, coverages, bounds, accepted, errors = map(np.array, zip(*found, strict=True))
         with np.errstate(invalid="ignore"):
             rates = errors / accepted
@@ -629,23 +656,6 @@ def _check_groups(groups: Any, n_samples: int) -> npt.NDArray[Any]:
         if len(names) != n_samples:
             raise ValueError(f"groups has {len(names)} entries, but X has {n_samples} rows.")
     return names
-
-
-def _warn_of_no_threshold(
-    rows: Rows, target: float, confidence: float, method: str, group: str
-) -> None:
-    n = len(rows.errors)
-    fewest = fewest_rows(target, 1.0 - confidence)
-    if fewest > n:
-        what = f"that needs at least {fewest} accepted rows, even without errors"
-    else:
-        smallest = smallest_target(rows.errors, rows.uncertainty, confidence, method)
-        what = f"the smallest target that these rows support is about {smallest:.2g}"
-        what += "; if you set it, confirm it on fresh rows"
-    warn(
-        f"No threshold meets target_risk={target:g} with confidence {confidence:.4g} on {n} rows"
-        f"{group}: {what}. Nothing is accepted."
-    )
 
 
 def _is_plain(marker: Any) -> bool:

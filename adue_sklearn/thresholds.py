@@ -23,6 +23,7 @@ from safetensors.numpy import save
 import adue_sklearn
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
+from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import Digests, row_digests, rows_new_to
 from adue_sklearn._utils.schemas import (
@@ -35,7 +36,7 @@ from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics._arguments import as_column
 from adue_sklearn.persistence import as_json, split_state
-from adue_sklearn.selective import fewest_rows, selective_threshold, smallest_target
+from adue_sklearn.selective import selective_threshold
 
 __all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
 
@@ -379,25 +380,6 @@ def check_file(file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def what_it_takes(
-    errors: Any, uncertainty: Any, target_risk: float, confidence: float, method: str
-) -> str:
-    """Say what would be needed if no threshold meets the target on these rows."""
-    n_rows = len(errors)
-    fewest = fewest_rows(target_risk, 1.0 - confidence)
-    if fewest > n_rows:
-        return (
-            f"At least {fewest} labelled rows are needed, even if no answer is wrong; there are "
-            f"{n_rows}."
-        )
-    smallest = smallest_target(errors, uncertainty, confidence, method, above=target_risk)
-    smallest = math.ceil(smallest * 1000) / 1000  # rounded up, so that it can be met
-    return (
-        f"The smallest target that these {n_rows} rows support is about {percent(smallest)}. If "
-        "you set it because of this, confirm it on fresh rows."
-    )
-
-
 def shown_bound(target_risk: float, risk_bound: float) -> float:
     """Return a bound for printing, rounded up so that it remains a bound."""
     return min(target_risk, math.ceil(risk_bound * 1e4) / 1e4)
@@ -407,12 +389,6 @@ def shown_coverage(coverage: float) -> float:
     """Return a share of answers for printing: in whole percent, but 1 only if it is all."""
     rounded = round(coverage, 2 if coverage >= 0.01 else 4)
     return rounded if rounded < 1 or coverage == 1 else math.floor(coverage * 1e4) / 1e4
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage; 100 only if it is all."""
-    digits = 12 if 0.9999 < share < 1 else 4
-    return f"{100 * share:.{digits}g} %"
 
 
 def _as_plain(value: Any) -> Any:

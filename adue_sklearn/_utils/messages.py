@@ -1,4 +1,4 @@
-"""Makes text from other sources harmless for a terminal or a page."""
+"""Text for people: shares in percent, and text from other sources made harmless."""
 
 from __future__ import annotations
 
@@ -31,3 +31,9 @@ def one_line(text: str) -> str:
     two\nlines
     """
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage; 100 only if it is all."""
+    digits = 12 if 0.9999 < share < 1 else 4
+    return f"{100 * share:.{digits}g} %"

@@ -79,8 +79,7 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             If the logits are not finite or labels and columns do not fit together.
         """
-        with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
-            logits = validate_features(self, logits, reset=True)
+        logits = self._check(logits, reset=True)
         n_classes = logits.shape[1]
         if n_classes < 2:
             raise ValueError(
@@ -131,10 +130,11 @@ class _LogitScaling(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         rows = self._rescaled(self._check(logits)).argmax(dim=1)
         return self.classes_[rows.cpu().numpy()]
 
-    def _check(self, logits: Any) -> Array:
-        check_is_fitted(self)
+    def _check(self, logits: Any, *, reset: bool = False) -> Array:
+        if not reset:
+            check_is_fitted(self)
         with naming("logits", "real, finite numbers, shape (n_samples, n_classes)"):
-            return validate_features(self, logits, reset=False)
+            return validate_features(self, logits, reset=reset)
 
     def _rescaled(self, logits: Array) -> Tensor:
         device = logits.device if isinstance(logits, Tensor) else torch.device("cpu")

@@ -17,6 +17,10 @@ from sklearn.isotonic import IsotonicRegression
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray
 
 ScoreMap = dict[str, FloatArray]
+#: How a map is learned from scores and errors, and how it is applied.
+_Method = tuple[
+    Callable[[FloatArray, BoolArray], ScoreMap], Callable[[ScoreMap, FloatArray], FloatArray]
+]
 
 
 def fit_score_map(method: str, scores: FloatArray, errors: BoolArray) -> ScoreMap:
@@ -53,20 +57,8 @@ def _apply_isotonic(score_map: ScoreMap, scores: FloatArray) -> FloatArray:
     return np.interp(scores, score_map["scores"], score_map["values"])
 
 
-def _fit_sigmoid(scores: FloatArray, errors: BoolArray) -> ScoreMap:
-    return _fit_logistic(scores[:, None], errors)
-
-
-def _apply_sigmoid(score_map: ScoreMap, scores: FloatArray) -> FloatArray:
-    return _apply_logistic(score_map, scores[:, None])
-
-
-def _fit_beta(scores: FloatArray, errors: BoolArray) -> ScoreMap:
-    return _fit_logistic(_log_odds_parts(scores), errors)
-
-
-def _apply_beta(score_map: ScoreMap, scores: FloatArray) -> FloatArray:
-    return _apply_logistic(score_map, _log_odds_parts(scores))
+def _as_column(scores: FloatArray) -> FloatArray:
+    return scores[:, None]
 
 
 def _log_odds_parts(scores: FloatArray) -> FloatArray:
@@ -106,6 +98,14 @@ def _fit_logistic(features: FloatArray, errors: BoolArray) -> ScoreMap:
 def _apply_logistic(score_map: ScoreMap, features: FloatArray) -> FloatArray:
     # Centred first: far from zero the intercept alone would round.
     return expit((features - score_map["centre"]) @ score_map["slopes"] + score_map["intercept"][0])
+
+
+def _logistic(features: Callable[[FloatArray], FloatArray]) -> _Method:
+    """Return the logistic map on what a function makes of the scores."""
+    return (
+        lambda scores, errors: _fit_logistic(features(scores), errors),
+        lambda score_map, scores: _apply_logistic(score_map, features(scores)),
+    )
 
 
 def _fit_venn_abers(scores: FloatArray, errors: BoolArray) -> ScoreMap:
@@ -194,16 +194,10 @@ def _joined_slope(
         left = np.where(take_left, before[left], left)
 
 
-_METHODS: dict[
-    str,
-    tuple[
-        Callable[[FloatArray, BoolArray], ScoreMap],
-        Callable[[ScoreMap, FloatArray], FloatArray],
-    ],
-] = {
+_METHODS: dict[str, _Method] = {
     "isotonic": (_fit_isotonic, _apply_isotonic),
-    "sigmoid": (_fit_sigmoid, _apply_sigmoid),
-    "beta": (_fit_beta, _apply_beta),
+    "sigmoid": _logistic(_as_column),
+    "beta": _logistic(_log_odds_parts),
     "venn_abers": (_fit_venn_abers, _apply_venn_abers),
 }
 METHODS = tuple(_METHODS)

@@ -16,7 +16,7 @@ from adue_sklearn._utils.tables import Column, Table
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import FitRows, UncertaintyEstimator
-from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
+from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE, points
 from adue_sklearn.exceptions import ClassSharesWarning
 from adue_sklearn.metrics import (
     aurc_score,
@@ -167,7 +167,8 @@ def _cells(
 ) -> list[str]:
     uncertainty, gain = scores[name], ""
     if name != REFERENCE:
-        gain = "-" if reservations else _points(errors, uncertainty, scores[REFERENCE])
+        difference = error_roc_auc_difference(errors, uncertainty, scores[REFERENCE])
+        gain = "-" if reservations else points(difference, sign=True)
     return [
         name,
         f"{100 * error_roc_auc_score(errors, uncertainty):.1f}",
@@ -177,15 +178,6 @@ def _cells(
         f"{100 * aurc_score(errors, uncertainty):.2f}",
         f"{100 * eaurc_score(errors, uncertainty):.2f}",
     ]
-
-
-def _points(
-    errors: npt.NDArray[np.bool_],
-    uncertainty: npt.NDArray[np.float64],
-    reference: npt.NDArray[np.float64],
-) -> str:
-    gain, low, high = (100 * v for v in error_roc_auc_difference(errors, uncertainty, reference))
-    return f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _verdicts(

@@ -68,18 +68,17 @@ def read_texts(
     rows = list(_rows(source, text_column))
     if not rows:
         raise _empty(source)
-    texts = _column(rows, text_column, source, option="--text-column")
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise _no_text(source, number, text_column, text)
+    texts = [_text(row, text_column, source, number) for number, row in enumerate(rows, 1)]
     if label_column is None:
         return Texts(texts, None)
-    labels = _column(rows, label_column, source, option="--label-column")
-    for number, label in enumerate(labels, 1):
-        if label is None and not (skip_empty and is_blank(texts[number - 1])):
+    labels = []
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True), 1):
+        label = _cell(row, label_column, source, number, option="--label-column")
+        if label is None and not (skip_empty and is_blank(text)):
             raise ValueError(
                 f"{source}, row {number}: column {label_column!r} is null; every row needs a label."
             )
+        labels.append(label)
     return Texts(texts, labels)
 
 
@@ -105,17 +104,14 @@ def iter_texts(
     """
     name, n_rows = "standard input" if source == "-" else source, 0
     for number, row in enumerate(_rows(source, text_column, id_column, chunk_rows=1024)):
-        (text,) = _column([row], text_column, name, option="--text-column", first=number + 1)
-        if not isinstance(text, str):
-            raise _no_text(name, number + 1, text_column, text)
+        text = _text(row, text_column, name, number + 1)
         n_rows += 1
         if left_out is not None and is_blank(text):
             left_out.add(number)
         elif id_column is None:
             yield number, text
         else:
-            ids = _column([row], id_column, name, option="--id-column", first=number + 1)
-            yield ids[0], text
+            yield _cell(row, id_column, name, number + 1, option="--id-column"), text
     if n_rows == 0:
         raise _empty(name)
     if left_out is not None and left_out.n == n_rows:
@@ -152,10 +148,6 @@ def _rows(
 
 def _empty(source: str) -> ValueError:
     return ValueError(f"{source} is empty: it holds no rows, so there is nothing to do.")
-
-
-def _no_text(source: str, number: int, column: str, value: Any) -> ValueError:
-    return ValueError(f"{source}, row {number}: column {column!r} holds {value!r}, not a text.")
 
 
 def _existing(path: Path) -> Path:
@@ -211,17 +203,21 @@ def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _column(
-    rows: list[dict[str, Any]], name: str, source: str, *, option: str, first: int = 1
-) -> list[Any]:
-    for number, row in enumerate(rows, first):
-        if name not in row:
-            hint = " (or --unlabelled)" if option == "--label-column" else ""
-            raise ValueError(
-                f"{source}, row {number} has no column {name!r}; it has "
-                f"{', '.join(map(repr, row)) or 'none'}. Name the right one with {option}{hint}."
-            )
-    return [row[name] for row in rows]
+def _text(row: dict[str, Any], column: str, source: str, number: int) -> str:
+    text = _cell(row, column, source, number, option="--text-column")
+    if not isinstance(text, str):
+        raise ValueError(f"{source}, row {number}: column {column!r} holds {text!r}, not a text.")
+    return text
+
+
+def _cell(row: dict[str, Any], column: str, source: str, number: int, *, option: str) -> Any:
+    if column not in row:
+        hint = " (or --unlabelled)" if option == "--label-column" else ""
+        raise ValueError(
+            f"{source}, row {number} has no column {column!r}; it has "
+            f"{', '.join(map(repr, row)) or 'none'}. Name the right one with {option}{hint}."
+        )
+    return row[column]
 
 
 def _datasets(what: str) -> Any:

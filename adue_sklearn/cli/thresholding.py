@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adue_sklearn._utils.arrays import as_numpy
+from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.row_digests import rows_among
 from adue_sklearn.cli.stores import facts_of, unseen_rows_of
 from adue_sklearn.metrics._arguments import IntArray
 from adue_sklearn.persistence import check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
-from adue_sklearn.selective import binomial_interval
+from adue_sklearn.selective import binomial_interval, what_it_takes
 from adue_sklearn.thresholds import (
     SavedThreshold,
     load_threshold,
-    percent,
     score_sha256,
-    what_it_takes,
 )
 
 if TYPE_CHECKING:

@@ -353,7 +353,7 @@ def _findings(comparison: Comparison, compared: list[ScoreResult]) -> Iterator[s
     winners = [comparison[name] for name in comparison.winners]
     losers = [result for result in compared if result.loses_to_reference]
     if winners:
-        gains = (f"{listed([r.name])} ({_points(r.gain, sign=True)})" for r in winners)
+        gains = (f"{listed([r.name])} ({points(r.gain, sign=True)})" for r in winners)
         yield f"Better than {REFERENCE} at finding errors: {', '.join(gains)}."
     else:
         start = f"No score beats {REFERENCE} ({comparison.n_errors} errors)."
@@ -370,7 +370,7 @@ def _open_question(compared: list[ScoreResult]) -> str:
     hope = max(compared, key=lambda result: result.gain.high)
     return (
         f"{listed([hope.name])} could still be better: its gain is "
-        f"{_points(hope.gain, sign=True)}. A gain of {100 * hope.detectable:.1f} points in ROC-AUC "
+        f"{points(hope.gain, sign=True)}. A gain of {100 * hope.detectable:.1f} points in ROC-AUC "
         "would be detected with 80 % power."
     )
 
@@ -378,14 +378,14 @@ def _open_question(compared: list[ScoreResult]) -> str:
 def _cells(result: ScoreResult, others: Sequence[str], intervals: bool) -> list[str]:
     if result.failure:
         return [result.name, f"failed: {result.failure}"]
-    gain = result.note or ("" if not result.differences else _points(result.gain, sign=True))
+    gain = result.note or ("" if not result.differences else points(result.gain, sign=True))
     values = [result.metrics[name] for name in others]
     return [
         result.name,
-        _points(result.metrics["roc_auc"]),
+        points(result.metrics["roc_auc"]),
         gain,
         _probability(result.p_adjusted),
-        *(_points(value if intervals else (value.value, *[math.nan] * 2)) for value in values),
+        *(points(value if intervals else (value.value, *[math.nan] * 2)) for value in values),
         result.fitted_on,
         f"{result.fit_seconds:.2f}",
         f"{result.score_seconds:.2f}",
@@ -398,7 +398,8 @@ def _probability(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _points(values: Sequence[float], *, sign: bool = False) -> str:
+def points(values: Sequence[float], *, sign: bool = False) -> str:
+    """Return 100 times a value, with its interval if there is one."""
     form = "{:+.1f}" if sign else "{:.1f}"
     value, low, high = (form.format(100 * v) for v in values[:3])
     if math.isnan(values[0]):

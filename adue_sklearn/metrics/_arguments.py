@@ -121,14 +121,20 @@ def as_flags(values: npt.NDArray[Any], expected: str) -> BoolArray:
     return values.astype(bool)
 
 
+#: What else a share may be, and the whole in words, by the boundaries that are included.
+_SHARES: dict[str, tuple[tuple[int, ...], str]] = {
+    "neither": ((), "above 0 and below 1"),
+    "right": ((1,), "above 0 and at most 1"),
+    "both": ((0, 1), "from 0 to 1"),
+}
+
+
 def check_share(value: Any, name: str, boundaries: str) -> None:
-    """Raise unless ``value`` is a number from 0 to 1."""
-    try:
-        check_scalar(value, name, Real, min_val=0, max_val=1, include_boundaries=boundaries)
-    except ValueError as error:
-        raise ValueError(f"{error}{share_hint(value)}") from error
-    if np.isnan(value):  # passes every comparison above
-        raise ValueError(f"{name} == nan, must be between 0 and 1.")
+    """Raise unless ``value`` is a number between 0 and 1, or one of the boundaries included."""
+    check_scalar(value, name, Real)
+    included, expected = _SHARES[boundaries]
+    if not (0 < value < 1 or value in included):
+        raise ValueError(f"{name} is {value}; it must be {expected}.{share_hint(value)}")
 
 
 def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:

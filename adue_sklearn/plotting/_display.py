@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from adue_sklearn._utils.validation import naming
-from adue_sklearn.metrics._arguments import FloatArray, as_column, check_share, judge
+from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_share, judge
 
 
 class Drawing:
@@ -48,7 +48,8 @@ class Display(Drawing):
         ----------
         estimator : estimator
             Fitted, with ``predict`` and ``score_samples``: an uncertainty estimator, or a pipeline
-            or a search that ends in one.
+            or a search that ends in one. For a plot of the classifier's own confidence, with
+            ``predict`` and ``predict_proba``.
         X : array-like of shape (n_samples, n_features), or what the pipeline takes
             Rows that it was not fitted on.
         y : array-like of shape (n_samples,)
@@ -63,11 +64,14 @@ class Display(Drawing):
         display
             Drawn, with ``ax_`` and ``figure_``.
         """
-        errors, uncertainty = judge(estimator, X, y)
-        display: Self = cls.from_predictions(
-            errors, uncertainty, name=name_of(estimator, name), **options
-        )
+        judged = cls._judged(estimator, X, y, **options)
+        display: Self = cls.from_predictions(*judged, name=name_of(estimator, name), **options)
         return display
+
+    @classmethod
+    def _judged(cls, estimator: Any, X: Any, y: Any, **options: Any) -> tuple[BoolArray, Any]:
+        """Return where the estimator is wrong and its uncertainty, as ``options`` mean it."""
+        return judge(estimator, X, y)
 
 
 def import_matplotlib(module: str) -> Any:

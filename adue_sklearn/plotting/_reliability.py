@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sklearn.utils import check_scalar
 
 from adue_sklearn.metrics._arguments import (
+    BoolArray,
     FloatArray,
     check_choice,
     check_scores,
@@ -24,7 +25,6 @@ from adue_sklearn.plotting._display import (
     check_confidence,
     label,
     legend_handles,
-    name_of,
     set_percent,
     style,
 )
@@ -95,40 +95,16 @@ class ReliabilityDisplay(Display):
         return float(self.n_rows @ np.abs(self.observed - self.predicted) / self.n_rows.sum())
 
     @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, **options: Any
-    ) -> Self:
-        """Compute and draw the curve of a fitted estimator on some rows.
-
-        Parameters
-        ----------
-        estimator : estimator
-            Fitted, with ``predict`` and, for P(error), ``score_samples``, such as
-            :class:`adue_sklearn.ErrorProbability`, or, for the classifier's confidence,
-            ``predict_proba``; or a pipeline or a search that ends in one.
-        X : array-like of shape (n_samples, n_features), or what the pipeline takes
-            Rows that it was not fitted on.
-        y : array-like of shape (n_samples,)
-            True labels.
-        name : str, default=None
-            Legend label; by default the name of the estimator's class.
-        **options
-            As in ``from_predictions``.
-
-        Returns
-        -------
-        display : ReliabilityDisplay
-            Drawn.
-        """
-        if options.get("of", "error") != "confidence":
-            errors, probability = judge(estimator, X, y)
-        else:
-            require(estimator, "predict", "predict_proba")
-            errors = prediction_errors(estimator.predict(X), y)
-            probabilities = estimator.predict_proba(X)
-            # A tensor's max returns places too.
-            probability = getattr(probabilities, "amax", probabilities.max)(1)
-        return cls.from_predictions(errors, probability, name=name_of(estimator, name), **options)
+    def _judged(
+        cls, estimator: Any, X: Any, y: Any, *, of: str = "error", **options: Any
+    ) -> tuple[BoolArray, Any]:
+        if of != "confidence":
+            return judge(estimator, X, y)
+        require(estimator, "predict", "predict_proba")
+        probabilities = estimator.predict_proba(X)
+        # A tensor's max returns places too.
+        top = getattr(probabilities, "amax", probabilities.max)(1)
+        return prediction_errors(estimator.predict(X), y), top
 
     @classmethod
     def from_predictions(

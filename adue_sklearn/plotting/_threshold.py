@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.metrics import risk_coverage_curve
 from adue_sklearn.metrics._arguments import BoolArray, FloatArray, as_column, check_scores
 from adue_sklearn.plotting._display import Display, set_percent, style
 from adue_sklearn.selective import SelectiveThreshold, check_target, selective_threshold
-from adue_sklearn.thresholds import percent, shown_coverage
+from adue_sklearn.thresholds import shown_coverage
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 
-from adue_sklearn import thresholds
+from adue_sklearn._utils import messages
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import row_digests, rows_among
 from adue_sklearn._utils.validation import naming
@@ -43,8 +43,9 @@ from adue_sklearn.selective import (
     binomial_interval,
     check_target,
     selective_threshold,
+    what_it_takes,
 )
-from adue_sklearn.thresholds import shown_bound, what_it_takes
+from adue_sklearn.thresholds import shown_bound
 
 FEWEST_ROWS = 20
 
@@ -207,7 +208,7 @@ def class_names(store: FeatureStore) -> list[str]:
 
 def percent(share: float) -> str:
     """Return a chosen share as a percentage without a line break in it."""
-    return thresholds.percent(share).replace(" ", "\N{NO-BREAK SPACE}")
+    return messages.percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def rate(share: float) -> str:

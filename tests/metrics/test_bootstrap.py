@@ -239,7 +239,7 @@ BAD = {
     "a dict of names": ((ERRORS, ERRORS, {"a": "b"}), {}, "got 'b' as 'a'"),
     "no metric": ((ERRORS, ERRORS, {}), {}, "metric is an empty dict"),
     "no resamples": ((ERRORS, ERRORS, metrics.aurc_score), {"n_resamples": 0}, "n_resamples == 0"),
-    "confidence": ((ERRORS, ERRORS, metrics.aurc_score), {"confidence": 1}, "confidence == 1"),
+    "confidence": ((ERRORS, ERRORS, metrics.aurc_score), {"confidence": 1}, "confidence is 1"),
     "seed": ((ERRORS, ERRORS, metrics.aurc_score), {"random_state": "a"}, "random_state"),
     "negative seed": ((ERRORS, ERRORS, metrics.aurc_score), {"random_state": -1}, "random_state"),
     "weights": (
@@ -250,7 +250,7 @@ BAD = {
     "an option": (
         (ERRORS, ERRORS, partial(metrics.fpr_at_tpr_score, tpr=2)),
         {},
-        "tpr == 2",
+        "tpr is 2",
     ),
 }
 
