@@ -38,7 +38,9 @@ from adue_sklearn import (
 )
 from adue_sklearn.features import (
     LoraFeatureExtractor,
+    ModelViews,
     compute_features,
+    compute_views,
     extract_features,
     load_classifier,
 )
@@ -378,6 +380,22 @@ def test_texts_on_cuda_give_the_features_that_they_give_on_the_cpu(lora, tmp_pat
         of_live = compute_features(load_classifier(live, tokenizer=lora.tokenizer), lora.texts)
         assert seen.ops["addmm"]
     assert_same([store.features, *of_live], [expected[0], *expected])
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_views_of_texts_on_cuda_are_those_on_the_cpu(lora, pool):
+    def views():
+        options = {"dtype": torch.float32}
+        main = load_classifier(lora.adapter, **options)
+        base = load_classifier(lora.adapter, without_adapter=True, **options)
+        asked = ModelViews(layers="all", pool=pool, base=base, companions={"same": main})
+        found = compute_views(main, lora.texts, asked)
+        return [found.block(name) for name in found.names]
+
+    expected = views()
+    with emulated_cuda() as seen:
+        assert_same(views(), expected)
+        assert seen.ops["addmm"]
 
 
 def test_texts_run_in_bfloat16_on_cuda_by_default(lora):

@@ -158,10 +158,13 @@ def test_extract_stores_views_and_info_shows_them(adue, extract, make_saved_case
     assert store.views().block("base").shape == (10, 16)
     np.testing.assert_allclose(np.exp(store.view("friend")).sum(axis=1), 1, atol=1e-6)
     lines = adue("store", "info", tmp_path / "store")[1].splitlines()
-    assert any(line.startswith("view layer_2: 16 features, layer 2, pool last, ") for line in lines)
-    assert any(
-        line.startswith(f"view friend: 2 log-probabilities, model {other}, ") for line in lines
+    assert "view layer_2: 16 features, layer 2, pool last" in lines
+    friend, base = (
+        next(line for line in lines if line.startswith(f"view {name}"))
+        for name in ("friend", "base")
     )
+    assert friend.startswith(f"view friend: 2 log-probabilities, model {other}, adapter sha256 ")
+    assert base.endswith(", adapter switched off")
     status, _, err = extract("--classes", "bad,good", "--append", texts=TEXTS[:2])
     assert status == 1
     assert "views (layer_1, layer_2, base, friend before, none now)" in err

@@ -102,12 +102,12 @@ def _facts(path: Path, manifest: Manifest) -> list[tuple[str, Any]]:
 
 def _view(view: dict[str, Any]) -> str:
     """Say what a view of a store is, and where it comes from."""
-    origin = [
-        f"{key} {value}"
-        for key, value in view["provenance"].items()
-        if key in ("layer", "pool", "model", "adapter_sha256") and value is not None
-    ]
-    return ", ".join([f"{view['n_columns']} {view['kind']}", *origin])
+    origin = view["provenance"]
+    # A layer is one of the store's own model, whose adapter stands above.
+    told = ("layer", "pool") if "layer" in origin else ("model", "adapter_sha256")
+    facts = [f"{key.replace('_', ' ')} {origin[key]}" for key in told if origin.get(key)]
+    off = ["adapter switched off"] if origin.get("without_adapter") else []
+    return ", ".join([f"{view['n_columns']} {view['kind']}", *facts, *off])
 
 
 def _print(facts: list[tuple[str, Any]]) -> None:

@@ -260,6 +260,13 @@ def test_appended_texts_bring_the_same_views(main, tmp_path):
     assert len(FeatureStore.open(store.path).text_digests) == len(TEXTS)
 
 
+def test_a_store_is_replaced_by_one_with_views(main, tmp_path):
+    extract_features(main, TEXTS, tmp_path / "s")
+    views = ModelViews(layers=[1])
+    store = extract_features(main, TEXTS, tmp_path / "s", overwrite=True, views=views)
+    assert store.views().names == ("layer_1",)
+
+
 # --- what cannot be ---------------------------------------------------------------------------
 
 
