@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +196,7 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             warn_of_odd_errors(int(errors.sum()), len(errors), head)
         scores, seconds = np.zeros((len(settings), 0)), 0.0
         if folds:
-            scores, seconds = self._cross_validate(X, errors, head, settings, folds)
+            scores, seconds = self._cross_validate(_Rows(X, errors, head, folds), settings)
         if head.given and folds and np.isnan(scores.mean(axis=1)).all():
             bad = np.flatnonzero(np.isnan(scores).all(axis=0)).tolist()
             raise ValueError(
@@ -288,17 +288,13 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         return folds
 
     def _cross_validate(
-        self,
-        X: Array,
-        errors: BoolArray,
-        head: Head,
-        settings: list[dict[str, Any]],
-        folds: list[Fold],
+        self, rows: _Rows, settings: list[dict[str, Any]]
     ) -> tuple[npt.NDArray[np.float64], float]:
         """Return test scores (settings, folds) and seconds."""
         start = time.perf_counter()
+        X, errors, head, folds = rows
         scores = np.full((len(settings), len(folds)), np.nan)
-        grids = self._grids(X, errors, head, settings, folds)
+        grids = self._grids(rows, settings)
         self._tell(grids, scores.size, len(errors))
         progress = self._init_callback_context(max_subtasks=None)
         progress.call_on_fit_task_begin(estimator=self, X=X)
@@ -334,16 +330,11 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         return scores, time.perf_counter() - start
 
     def _grids(
-        self,
-        X: Array,
-        errors: BoolArray,
-        head: Head,
-        settings: list[dict[str, Any]],
-        folds: list[Fold],
+        self, rows: _Rows, settings: list[dict[str, Any]]
     ) -> list[tuple[IntArray, GridProblems]]:
         """Return a grid for each scale and measure, with the numbers of its settings."""
-        device = resolve_device(self.device, X)
-        data = to_tensor(X, device, gemm_dtype(X)), self.original_logits(X)
+        X, original = rows.X, self.original_logits(rows.X)
+        rows = rows._replace(X=to_tensor(X, resolve_device(self.device, X), gemm_dtype(X)))
         kinds: dict[tuple[Any, Any], list[int]] = {}
         for number, setting in enumerate(settings):
             kinds.setdefault((setting["scale"], setting["measure"]), []).append(number)
@@ -351,14 +342,14 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
             (
                 np.array(numbers),
                 GridProblems(
-                    self._stack(data, errors, head, [settings[i] for i in numbers], folds, kind),
-                    len(folds),
+                    self._stack(rows, original, [settings[i] for i in numbers]),
+                    len(rows.folds),
                     tol=self.tol,
                     max_iter=self.max_iter,
                     max_memory=self.max_memory,
                 ),
             )
-            for kind, numbers in kinds.items()
+            for numbers in kinds.values()
         ]
 
     def _tell(self, grids: list[tuple[IntArray, GridProblems]], n: int, n_rows: int) -> None:
@@ -371,17 +362,10 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
         turns = f", {at_a_time} at a time" if in_turns else ""
         print(f"[AdUESearchCV] {n} problems over {n_rows} rows{turns}")
 
-    def _stack(
-        self,
-        data: tuple[Tensor, Tensor],
-        errors: BoolArray,
-        head: Head,
-        settings: list[dict[str, Any]],
-        folds: list[Fold],
-        kind: tuple[Any, Any],
-    ) -> Stack:
-        (X, original), (scale, measure) = data, kind
-        device = original.device
+    def _stack(self, rows: _Rows, original: Tensor, settings: list[dict[str, Any]]) -> Stack:
+        """Return the problems of settings with one scale and measure."""
+        X, errors, head, folds = rows
+        scale, measure, device = settings[0]["scale"], settings[0]["measure"], original.device
         # A row may be there twice.
         counts = np.array([np.bincount(rest, minlength=len(errors)) for rest, _ in folds])
         inside = torch.from_numpy(counts.reshape(len(folds), -1)).to(device, torch.float64)
@@ -428,6 +412,15 @@ class AdUESearchCV(CallbackSupportMixin, UncertaintyEstimator):
                     for of_setting in uncertainty
                 ]
             )
+
+
+class _Rows(NamedTuple):
+    """Rows, the head, where it is wrong on them, and the folds to judge in."""
+
+    X: Any
+    errors: BoolArray
+    head: Head
+    folds: list[Fold]
 
 
 def given_folds(cv: Any, labels: IntArray) -> list[Fold]:

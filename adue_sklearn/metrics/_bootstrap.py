@@ -210,19 +210,13 @@ def bootstrap_interval(
     True
     """
     check_share(confidence, "confidence", "neither")
-    metrics = _named(metric)
-    errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
-    values = {name: float(function(errors, uncertainty)) for name, function in metrics.items()}
-    replicates = bootstrap_replicates(
-        errors, uncertainty, metrics, n_resamples=n_resamples, random_state=random_state
-    )
-    return _like(
-        metric,
-        {
-            name: Estimate(values[name], *percentiles(_defined(replicates[name], name), confidence))
-            for name in metrics
-        },
-    )
+    result = {
+        name: Estimate(value, *percentiles(_defined(drawn, name), confidence))
+        for name, (value, drawn) in _evaluated(
+            errors, uncertainty, _named(metric), n_resamples, random_state
+        ).items()
+    }
+    return _like(metric, result)
 
 
 @overload
@@ -294,25 +288,28 @@ def bootstrap_difference(
     if any(_count_form(function) is not None for function in metrics.values()):
         check_scores(errors, reference, name="reference")
     errors, reference = _check_rows(errors, reference, "reference")
-    errors, uncertainty = _check_rows(errors, uncertainty, "uncertainty")
     seed = seed_of(random_state)
-    values, replicates = [], []
-    for scores in (uncertainty, reference):
-        values.append({name: float(function(errors, scores)) for name, function in metrics.items()})
-        replicates.append(
-            bootstrap_replicates(
-                errors, scores, metrics, n_resamples=n_resamples, random_state=seed
-            )
-        )
+    ours = _evaluated(errors, uncertainty, metrics, n_resamples, seed)
+    theirs = _evaluated(errors, reference, metrics, n_resamples, seed)
     result = {}
-    for name in metrics:
-        gains = _defined(replicates[0][name] - replicates[1][name], name)
-        result[name] = Difference(
-            values[0][name] - values[1][name],
-            *percentiles(gains, confidence),
-            two_sided_p_value(gains),
-        )
+    for name, (value, drawn) in ours.items():
+        other, others = theirs[name]
+        gains = _defined(drawn - others, name)
+        limits = percentiles(gains, confidence)
+        result[name] = Difference(value - other, *limits, two_sided_p_value(gains))
     return _like(metric, result)
+
+
+def _evaluated(
+    errors: Any, scores: Any, metrics: Mapping[str, Metric], n_resamples: int, random_state: Any
+) -> dict[str, tuple[float, FloatArray]]:
+    """Return the value of each metric on the rows themselves, and its replicates."""
+    errors, scores = _check_rows(errors, scores, "uncertainty")
+    values = {name: float(function(errors, scores)) for name, function in metrics.items()}
+    replicates = bootstrap_replicates(
+        errors, scores, metrics, n_resamples=n_resamples, random_state=random_state
+    )
+    return {name: (values[name], replicates[name]) for name in metrics}
 
 
 def _fill_from_counts(
