@@ -1,19 +1,8 @@
-"""A small real case that ships with the package."""
+"""A small real case that ships with the package.
 
-from __future__ import annotations
+Names are loaded when they are first asked for; the stub beside this file lists them.
+"""
 
-from adue_sklearn.datasets._movie_sentiment import (
-    MovieSentiment,
-    Split,
-    load_movie_sentiment,
-    minilm_path,
-    movie_sentiment_adapter_path,
-)
+import lazy_loader
 
-__all__ = [
-    "MovieSentiment",
-    "Split",
-    "load_movie_sentiment",
-    "minilm_path",
-    "movie_sentiment_adapter_path",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,22 +6,10 @@ pipeline or a search. Both compute and draw; pass ``ax=display.ax_`` to draw sev
 same axes. ``ComparisonDisplay.from_comparison`` plots a result of
 :func:`adue_sklearn.compare_scorers`. Computed values and drawn artists are attributes. The plots
 need matplotlib (extra ``plot``), which is imported on drawing.
+
+Names are loaded when they are first asked for; the stub beside this file lists them.
 """
 
-from adue_sklearn.plotting._comparison import ComparisonDisplay
-from adue_sklearn.plotting._ranking import (
-    ErrorRocDisplay,
-    RiskCoverageDisplay,
-    ScoreHistogramDisplay,
-)
-from adue_sklearn.plotting._reliability import ReliabilityDisplay
-from adue_sklearn.plotting._threshold import ThresholdDisplay
+import lazy_loader
 
-__all__ = [
-    "ComparisonDisplay",
-    "ErrorRocDisplay",
-    "ReliabilityDisplay",
-    "RiskCoverageDisplay",
-    "ScoreHistogramDisplay",
-    "ThresholdDisplay",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
