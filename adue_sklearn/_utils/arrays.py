@@ -44,15 +44,14 @@ def parse_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is not a torch device ({error}); expected 'auto', 'cpu', 'cuda' or "
             "another device that torch knows."
         ) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    if chosen.type != "cuda":
+        return chosen
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (chosen.index or 0) >= n_cuda:
+        found = f"{n_cuda} CUDA device(s), numbered from 0" if n_cuda else "no CUDA device"
         raise ValueError(
-            f"device={device!r} was requested, but torch finds no CUDA device; use device='auto' "
-            "or device='cpu'."
-        )
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={device!r} was requested, but torch finds {torch.cuda.device_count()} CUDA "
-            "device(s), numbered from 0; use device='auto' or one of these."
+            f"device={device!r} was requested, but torch finds {found}; use device='auto', "
+            "device='cpu' or a device that is there."
         )
     return chosen
 

@@ -22,6 +22,9 @@ TrainStore = Annotated[
     Path | None,
     typer.Option(help="Feature store of the training rows, for scores that need them."),
 ]
+TargetRisk = Annotated[
+    float, typer.Option(help="Maximum error rate among accepted answers, such as 0.02.")
+]
 Confidence = Annotated[float, typer.Option(help="Confidence level of the guarantee.")]
 BaseModel = Annotated[
     str | None, typer.Option(help="Folder or hub name of the base model, if not the adapter's own.")

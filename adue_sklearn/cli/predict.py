@@ -72,7 +72,6 @@ def predict(
     """
     from adue_sklearn.cli.tables import score_rows
     from adue_sklearn.cli.texts import iter_texts
-    from adue_sklearn.cli.thresholding import with_acceptance
     from adue_sklearn.features import load_classifier, stream_features
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
@@ -119,8 +118,8 @@ def predict(
                 yield row[1]
 
         for batch in stream_features(classifier, texts(), batch_tokens=batch_tokens):
-            rows = score_rows(fitted.estimator, batch.features, fitted.class_names)
-            for row in rows if limit is None else with_acceptance(rows, limit):
+            rows = score_rows(fitted.estimator, batch.features, fitted.class_names, limit)
+            for row in rows:
                 number, text = known.popleft()
                 yield {name: number, **({"text": text} if with_text else {}), **row}
             n_rows += len(batch.rows)

@@ -11,6 +11,7 @@ from adue_sklearn.cli.console import console, tell
 from adue_sklearn.cli.options import (
     Confidence,
     OtherModel,
+    TargetRisk,
     TextColumnName,
     TrainStore,
     UnseenStore,
@@ -28,9 +29,7 @@ def report(
         typer.Option(help="File that the store was extracted from, to show the texts of errors."),
     ] = None,
     text_column: TextColumnName = "text",
-    target_risk: Annotated[
-        float, typer.Option(help="Maximum error rate among accepted answers.")
-    ] = 0.05,
+    target_risk: TargetRisk = 0.05,
     confidence: Confidence = 0.95,
     force: Force = False,
     allow_other_model: OtherModel = False,

@@ -30,6 +30,7 @@ from adue_sklearn.scorers import MahalanobisScorer, SoftmaxResponseScorer
 
 if TYPE_CHECKING:
     from adue_sklearn.features import FeatureStore
+    from adue_sklearn.thresholds import SavedThreshold
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
 
@@ -148,9 +149,12 @@ def doubts_of_rows(store: FeatureStore, X: Any, y: Any, *, fits: bool = True) ->
 
 
 def score_rows(
-    estimator: UncertaintyEstimator, X: Any, class_names: list[str] | None
+    estimator: UncertaintyEstimator,
+    X: Any,
+    class_names: list[str] | None,
+    limit: SavedThreshold | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield label, its probability and the uncertainty of every row."""
+    """Yield label, its probability and the uncertainty of every row, and whether to accept it."""
     labels = as_numpy(estimator.predict(X))
     probabilities = as_numpy(estimator.predict_proba(X)).max(axis=1)
     uncertainties = as_numpy(estimator.predict_uncertainty(X))
@@ -159,6 +163,7 @@ def score_rows(
             "label": label.item() if class_names is None else class_names[label],
             "probability": float(probability),
             "uncertainty": float(uncertainty),
+            **({} if limit is None else {"accept": bool(uncertainty <= limit.threshold)}),
         }
 
 

@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from adue_sklearn.cli.console import tell
-from adue_sklearn.cli.options import Confidence, OtherModel, UnseenStore
+from adue_sklearn.cli.options import Confidence, OtherModel, TargetRisk, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import open_labelled
 
 
 def threshold(
     store: UnseenStore,
-    target_risk: Annotated[
-        float, typer.Option(help="Maximum error rate among accepted answers, such as 0.02.")
-    ],
+    target_risk: TargetRisk,
     confidence: Confidence = 0.95,
     head: Annotated[
         Path | None,

@@ -24,8 +24,6 @@ from adue_sklearn.thresholds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from adue_sklearn.base import UncertaintyEstimator
     from adue_sklearn.features import FeatureStore
 
@@ -98,14 +96,6 @@ def as_json(found: SavedThreshold, said: list[str]) -> str:
         "notes": said,
     }  # fmt: skip
     return json.dumps(document, indent=2, allow_nan=False)
-
-
-def with_acceptance(
-    rows: Iterator[dict[str, Any]], threshold: SavedThreshold
-) -> Iterator[dict[str, Any]]:
-    """Add ``accept`` to scored rows."""
-    for row in rows:
-        yield {**row, "accept": bool(row["uncertainty"] <= threshold.threshold)}
 
 
 def rows_without_threshold(

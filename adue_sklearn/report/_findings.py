@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -85,7 +86,8 @@ class CoverageRow(NamedTuple):
 class Findings:
     """All that a report says.
 
-    ``comparison`` is about one half of the rows, everything else about the other.
+    ``comparison`` is about one half of the rows, everything else about the other: those numbered
+    ``fresh`` in the store.
     """
 
     comparison: Comparison
@@ -93,15 +95,15 @@ class Findings:
     target_risk: float
     confidence: float
     threshold: SelectiveThreshold
+    store: FeatureStore
+    texts: Sequence[str] | None
+    fresh: IntArray
     errors: BoolArray
     uncertainty: FloatArray
     reference: FloatArray
-    top_probability: FloatArray
+    probabilities: FloatArray
     error_probability: FloatArray | None
-    coverages: list[CoverageRow]
-    classes: list[ClassRow]
-    most_uncertain: list[Answer]
-    most_confident: list[Answer]
+    n_shown: int
     n_choosing: int
     n_trained_on: int
     doubts: list[str]
@@ -122,6 +124,76 @@ class Findings:
     def n_errors(self) -> int:
         """Errors among them."""
         return int(self.errors.sum())
+
+    @property
+    def top_probability(self) -> FloatArray:
+        """The classifier's confidence in its answers."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def coverages(self) -> list[CoverageRow]:
+        """Error rates among the most confident answers."""
+        rows = []
+        for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+            risk = risk_at_coverage_score(self.errors, self.uncertainty, coverage=coverage)
+            n_accepted = math.ceil(coverage * self.n_rows - 1e-9)
+            low, high = binomial_interval(round(risk * n_accepted), n_accepted, 0.95)
+            rows.append(CoverageRow(coverage, risk, float(low), float(high)))
+        return rows
+
+    @property
+    def accepted(self) -> BoolArray:
+        """Which of them the threshold accepts."""
+        return self.uncertainty <= self.threshold.threshold
+
+    @cached_property
+    def classes(self) -> list[ClassRow]:
+        """Results for each predicted class."""
+        predicted = self.probabilities.argmax(axis=1)
+        rows = []
+        for number, name in enumerate(class_names(self.store)):
+            here = predicted == number
+            taken = here & self.accepted
+            rows.append(
+                ClassRow(
+                    name,
+                    int(here.sum()),
+                    _rate(self.errors[here]),
+                    int(taken.sum()),
+                    _rate(self.errors[taken]),
+                )
+            )
+        return rows
+
+    @cached_property
+    def most_uncertain(self) -> list[Answer]:
+        """The errors with the highest uncertainty."""
+        return self._wrong_answers(-self.uncertainty)
+
+    @cached_property
+    def most_confident(self) -> list[Answer]:
+        """The errors with the lowest uncertainty."""
+        return self._wrong_answers(self.uncertainty)
+
+    def _wrong_answers(self, key: FloatArray) -> list[Answer]:
+        """Return the errors with the smallest ``key``."""
+        wrong = np.flatnonzero(self.errors)
+        chosen = wrong[np.argsort(key[wrong], kind="stable")][: self.n_shown]
+        return [self._answer(place) for place in chosen.tolist()]
+
+    def _answer(self, place: int) -> Answer:
+        names = class_names(self.store)
+        row = int(self.fresh[place])
+        number = int(self.store.ids[row])
+        return Answer(
+            row=number,
+            text=None if self.texts is None else self.texts[number],
+            label=names[int(np.asarray(self.store.labels)[row])],
+            predicted=names[int(self.probabilities[place].argmax())],
+            confidence=float(self.probabilities[place].max()),
+            uncertainty=float(self.uncertainty[place]),
+            accepted=bool(self.accepted[place]),
+        )
 
 
 def find(
@@ -177,24 +249,22 @@ def find(
     errors = run.fitted_response.errors(X[fresh], names[y[fresh]])
     uncertainty = predicted_uncertainty(fitted, X[fresh])
     threshold = selective_threshold(errors, uncertainty, target_risk, confidence)
-    probabilities = as_numpy(run.fitted_response.predict_proba(X[fresh]))
     doubts += _doubts_of_threshold(threshold, errors, uncertainty, target_risk, confidence)
-    table = _Rows(store, texts, fresh, errors, uncertainty, probabilities, threshold)
     return Findings(
         comparison=comparison,
         chosen=chosen,
         target_risk=float(target_risk),
         confidence=float(confidence),
         threshold=threshold,
+        store=store,
+        texts=texts,
+        fresh=fresh,
         errors=errors,
         uncertainty=uncertainty,
         reference=predicted_uncertainty(run.fitted_response, X[fresh]),
-        top_probability=probabilities.max(axis=1),
+        probabilities=as_numpy(run.fitted_response.predict_proba(X[fresh])),
         error_probability=probability,
-        coverages=_coverages(errors, uncertainty),
-        classes=table.classes(),
-        most_uncertain=table.wrong_answers(-uncertainty, n_shown),
-        most_confident=table.wrong_answers(uncertainty, n_shown),
+        n_shown=n_shown,
         n_choosing=len(choosing),
         n_trained_on=n_trained_on,
         doubts=doubts,
@@ -331,71 +401,6 @@ def _doubts_of_threshold(
             "make their intervals wide. More labelled rows would narrow them."
         )
     return doubts
-
-
-def _coverages(errors: BoolArray, uncertainty: FloatArray) -> list[CoverageRow]:
-    rows = []
-    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
-        risk = risk_at_coverage_score(errors, uncertainty, coverage=coverage)
-        n_accepted = math.ceil(coverage * len(errors) - 1e-9)
-        low, high = binomial_interval(round(risk * n_accepted), n_accepted, 0.95)
-        rows.append(CoverageRow(coverage, risk, float(low), float(high)))
-    return rows
-
-
-class _Rows(NamedTuple):
-    """Fresh rows and everything known about them."""
-
-    store: FeatureStore
-    texts: Sequence[str] | None
-    fresh: IntArray
-    errors: BoolArray
-    uncertainty: FloatArray
-    probabilities: FloatArray
-    threshold: SelectiveThreshold
-
-    @property
-    def accepted(self) -> BoolArray:
-        return self.uncertainty <= self.threshold.threshold
-
-    def classes(self) -> list[ClassRow]:
-        predicted = self.probabilities.argmax(axis=1)
-        rows = []
-        for number, name in enumerate(class_names(self.store)):
-            here = predicted == number
-            taken = here & self.accepted
-            rows.append(
-                ClassRow(
-                    name,
-                    int(here.sum()),
-                    _rate(self.errors[here]),
-                    int(taken.sum()),
-                    _rate(self.errors[taken]),
-                )
-            )
-        return rows
-
-    def wrong_answers(self, key: FloatArray, n_shown: int) -> list[Answer]:
-        """Return the errors with the smallest ``key``."""
-        wrong = np.flatnonzero(self.errors)
-        return [
-            self._answer(place)
-            for place in wrong[np.argsort(key[wrong], kind="stable")][:n_shown].tolist()
-        ]
-
-    def _answer(self, place: int) -> Answer:
-        names = class_names(self.store)
-        row = int(self.fresh[place])
-        number = int(self.store.ids[row])
-        return Answer(
-            row=number,
-            text=None if self.texts is None else self.texts[number],
-            label=names[int(np.asarray(self.store.labels)[row])],
-            predicted=names[int(self.probabilities[place].argmax())],
-            confidence=float(self.probabilities[place].max()),
-            uncertainty=float(self.uncertainty[place]),
-            accepted=bool(self.accepted[place]),
-        )
 
 
 def _rate(errors: BoolArray) -> float:
