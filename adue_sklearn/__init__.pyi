@@ -38,6 +38,7 @@ from .comparison import (
 from .monitor import RiskMonitor as RiskMonitor
 from .pipeline import UncertaintyPipeline as UncertaintyPipeline
 from .scorers import (
+    CompanionScorer as CompanionScorer,
     ConfidNetScorer as ConfidNetScorer,
     DDUScorer as DDUScorer,
     DoctorScorer as DoctorScorer,
@@ -47,6 +48,7 @@ from .scorers import (
     HUQScorer as HUQScorer,
     KNNScorer as KNNScorer,
     LastLayerLaplaceScorer as LastLayerLaplaceScorer,
+    LayerProbeScorer as LayerProbeScorer,
     LinearProbeScorer as LinearProbeScorer,
     MahalanobisScorer as MahalanobisScorer,
     MarginScorer as MarginScorer,
@@ -54,6 +56,8 @@ from .scorers import (
     MaxLogitScorer as MaxLogitScorer,
     RDEScorer as RDEScorer,
     RelUScorer as RelUScorer,
+    SecondOpinionScorer as SecondOpinionScorer,
+    SidekickScorer as SidekickScorer,
     SoftmaxResponseScorer as SoftmaxResponseScorer,
     StackedScorer as StackedScorer,
     TrustScoreScorer as TrustScoreScorer,

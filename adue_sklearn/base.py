@@ -340,6 +340,28 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             as_row_numbers(labels, self.classes_, named=True)  # raises for an unknown label
         return errors
 
+    def lacks_view(self, X: Any) -> BoolArray:
+        """Return the rows that are scored without a second view that the score was fitted with.
+
+        Parameters
+        ----------
+        X : array-like, torch.Tensor or Views of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        lacking : ndarray of bool of shape (n_samples,)
+            True where ``fallback="softmax response"`` replaced a second opinion; all False for a
+            score that reads no views.
+        """
+        return self._lacking(self.check_features(X))
+
+    def _lacking(self, X: Features) -> BoolArray:
+        lacking = np.zeros(X.shape[0], dtype=bool)
+        for score in self._scores_inside():
+            lacking |= score._lacking(X)
+        return lacking
+
     def uncertainty_of(self, X: Features) -> Tensor:
         """Return the uncertainty (n,) of rows that were checked already."""
         return self._uncertainty(self._read(X))
@@ -381,11 +403,15 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _move(self, device: str) -> None:
         """Compute on ``device``, as do all fitted scores inside, frozen ones too."""
-        parameters = self.get_params(deep=False)
-        if "device" in parameters:
+        if "device" in self.get_params(deep=False):
             self.device = device
-        for score in _scores_in([v for name, v in vars(self).items() if name not in parameters]):
+        for score in self._scores_inside():
             score._move(device)
+
+    def _scores_inside(self) -> Iterator[UncertaintyEstimator]:
+        """Yield the fitted scores that this one holds, frozen ones too."""
+        parameters = self.get_params(deep=False)
+        yield from _scores_in([v for name, v in vars(self).items() if name not in parameters])
 
     def _check_fit_rows(self, X: Features, labels: IntArray, given: Features | None = None) -> None:
         """Warn the caller of ``fit`` of problems with the rows for a given head.

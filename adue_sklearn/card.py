@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What a score learns from: nothing but the head; the rows that the model was trained on, whose
-#: features it describes; or rows the model has not seen, whose errors it learns.
-Needs = Literal["head", "training rows", "held-out errors"]
+#: features it describes; rows the model has not seen, whose errors it learns; or what another
+#: classifier says of the rows.
+Needs = Literal["head", "second view", "training rows", "held-out errors"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Card:
     formula : str
         The score in plain text; features ``h``, logits ``z``, probabilities ``p``, predicted
         class ``k``. Higher is more likely wrong.
-    needs : {"head", "training rows", "held-out errors"}
+    needs : {"head", "second view", "training rows", "held-out errors"}
         What ``fit`` learns from.
     cost : str
         What ``fit`` and one scored row cost, in n (fit rows), d (features), C (classes).
@@ -40,3 +41,8 @@ class Card:
     formula: str
     needs: Needs
     cost: str
+
+    @property
+    def learns_nothing(self) -> bool:
+        """Whether ``fit`` with a given head learns nothing, so that the rows stay new to it."""
+        return self.needs in ("head", "second view")

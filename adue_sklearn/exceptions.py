@@ -21,10 +21,12 @@ __all__ = [
     "HeadError",
     "LabelOrderWarning",
     "MissingClassesWarning",
+    "MissingViewWarning",
     "ModelMismatchError",
     "OutputError",
     "SingularCovarianceError",
     "StoreError",
+    "WitnessDriftWarning",
 ]
 
 
@@ -46,6 +48,14 @@ class StoreError(ValueError):
 
 class OutputError(OSError, ValueError):
     """A file cannot be written; the message names the file and the remedy."""
+
+
+class MissingViewWarning(UserWarning):
+    """A score that reads a second view of the rows was fitted without it."""
+
+
+class WitnessDriftWarning(UserWarning):
+    """A second opinion agrees with the original head less than on the fit rows."""
 
 
 class SingularCovarianceError(ValueError):

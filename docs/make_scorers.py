@@ -19,14 +19,20 @@ Written by `docs/make_scorers.py` from each class's `card`; edit the cards, not 
 
 Every score is an estimator with the same `fit(X, y, init_W, init_b)`, and higher means more likely
 wrong. In formulas, `h` are the features that enter the head's last layer, `z` its logits,
-`p = softmax(z)` and `k` the class it predicts; in costs, n is the number of fit rows, d that of
-features, C that of classes. What a score learns from decides which rows it is fitted on.
+`p = softmax(z)` and `k` the class it predicts, `q` another classifier's probabilities; in costs, n
+is the number of fit rows, d that of features, C that of classes. What a score learns from decides
+which rows it is fitted on.
 """
 
 SECTIONS = {
     "head": """## The head alone
 
 These scores learn nothing: `fit` accepts any rows and only uses the head and its shape.
+""",
+    "second view": """## A second opinion
+
+These scores learn nothing: they read what another classifier says of the rows, a view of `X`
+([second opinions](second-opinions.md)). Use them beside others, in `SecondOpinionScorer`.
 """,
     "training rows": """## Rows that the classifier was trained on
 

@@ -20,6 +20,9 @@ def printed_warnings() -> Iterator[None]:
 #: Head and labels were drawn apart, or rows chosen, so that answers and labels do not fit together.
 odd_rows = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.FitRowsWarning")
 
+#: Scores of second opinions are fitted on features alone, where they are softmax response.
+no_views = pytest.mark.filterwarnings("ignore::adue_sklearn.exceptions.MissingViewWarning")
+
 #: So few rows that little is learned from them and nothing promised.
 few_rows = pytest.mark.filterwarnings(
     "ignore:The original head.* (under|than) 20|No threshold meets|RDEScorer. .* have fewer than"

@@ -43,8 +43,11 @@ from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
 from adue_sklearn.report import _plots, make_report
 from adue_sklearn.thresholds import SavedThreshold, load_threshold, save_threshold
+from tests import marks
 from tests.bad_input_cases import PROBLEM, anything, call
 from tests.profiles import share_of_examples
+
+pytestmark = marks.no_views
 
 ESTIMATORS = [
     AdUEEstimator(max_iter=5),

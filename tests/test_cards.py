@@ -18,7 +18,11 @@ import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card, Needs
+from adue_sklearn.scorers.witnesses import WitnessScorer
+from tests import marks
 from tests.estimator_cases import ESTIMATORS
+
+pytestmark = marks.no_views
 
 PUBLIC = [
     cls
@@ -30,7 +34,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def by_needs(needs):
-    chosen = [cls for cls in PUBLIC if cls.card.needs == needs]
+    chosen = [
+        cls for cls in PUBLIC if cls.card.needs == needs and not issubclass(cls, WitnessScorer)
+    ]
     assert chosen
     return pytest.mark.parametrize("cls", chosen, ids=lambda cls: cls.__name__)
 
@@ -72,7 +78,7 @@ def test_cards_are_complete(cls):
 def test_names_are_told_apart_and_every_scorer_is_public():
     names = [cls.card.name for cls in PUBLIC]
     assert len(set(names)) == len(names)
-    assert set(scorers.__all__) <= {cls.__name__ for cls in PUBLIC}
+    assert set(scorers.__all__) - {"TfidfClassifier"} <= {cls.__name__ for cls in PUBLIC}
     assert {cls.__name__ for cls in PUBLIC} == {type(e).__name__ for e in ESTIMATORS}
 
 

@@ -32,10 +32,13 @@ from adue_sklearn import (
 )
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.comparison import Comparison
+from adue_sklearn.exceptions import MissingViewWarning
 from tests import marks
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import DEVICES, Problem
 from tests.profiles import share_of_examples
+
+pytestmark = marks.no_views
 
 #: Other settings, which compute scores by other code but check their input by the same.
 VARIANTS = [
@@ -187,6 +190,7 @@ def test_non_contiguous_and_read_only_features_give_the_same_scores(estimator, l
     X.flags.writeable = layout != "frozen"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", MissingViewWarning)
         refitted = clone(estimator).fit(X, problem.y, problem.W, problem.b)
         np.testing.assert_allclose(refitted.predict_uncertainty(X), expected, rtol=1e-6)
 

@@ -49,12 +49,14 @@ from adue_sklearn.model_selection import count_shared_rows, error_stratified_fol
 from adue_sklearn.persistence import load_head, save_head
 from adue_sklearn.selective import selective_threshold
 from adue_sklearn.thresholds import SavedThreshold
+from tests import marks
 from tests.emulated_cuda import CudaTensor, emulated_cuda, to_cuda
 from tests.estimator_cases import ESTIMATORS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*converge"),
     pytest.mark.filterwarnings("ignore:.*errors"),
+    marks.no_views,
 ]
 #: Each iteration runs the same operations: two show that they stay on one device.
 SHORT = {"max_iter": 2}

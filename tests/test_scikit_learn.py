@@ -40,6 +40,8 @@ from tests import marks
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
 
+pytestmark = marks.no_views
+
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 
 

@@ -17,8 +17,11 @@ from adue_sklearn import (
     Views,
     compare_scorers,
 )
+from tests import marks
 from tests.estimator_cases import ESTIMATORS
 from tests.problems import Problem
+
+pytestmark = marks.no_views
 
 PROBLEM = Problem(n=120, d=5, noise=0.8)
 BLOCK = np.arange(240.0).reshape(120, 2)

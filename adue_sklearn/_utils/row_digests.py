@@ -90,6 +90,8 @@ def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:
     """
     if estimator.card.needs == "head":
         return np.ones(len(X), dtype=bool)
+    if estimator.card.needs == "second view":
+        return ~np.asarray(estimator.seen_rows(X))
     digests = vars(estimator).get(FITTED_ON)
     return None if digests is None else ~rows_among(as_numpy(X), digests)
 

@@ -171,6 +171,22 @@ class Views:
         merged: dict[str, Any] = {**self._blocks, **blocks}
         return Views(self._main, text_digests=self._text_digests, **merged)
 
+    def with_texts(self, texts: Sequence[str]) -> Views:
+        """Return the same rows with digests of their texts.
+
+        Parameters
+        ----------
+        texts : sequence of str of length n_samples
+            Texts in the order of the rows.
+
+        Returns
+        -------
+        Views
+            A new object.
+        """
+        blocks: dict[str, Any] = self._blocks
+        return Views(self._main, texts=texts, **blocks)
+
     def with_main(self, main: Any) -> Views:
         """Return the same rows with other features.
 

@@ -15,6 +15,7 @@ from adue_sklearn._utils.arrays import Features, as_numpy
 from adue_sklearn._utils.head import Head, IntArray
 from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import warn
+from adue_sklearn._utils.views import Views
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
@@ -30,10 +31,13 @@ from adue_sklearn.scorers import (
     EnergyScorer,
     EntropyScorer,
     MaxLogitPNormScorer,
+    SecondOpinionScorer,
     SoftmaxResponseScorer,
     StackedScorer,
 )
 from adue_sklearn.scorers._errors import can_learn
+from adue_sklearn.scorers.opinions import opinions_of
+from adue_sklearn.scorers.stacks import default_scores
 
 __all__ = ["AutoScorer"]
 
@@ -54,12 +58,15 @@ class AutoScorer(UncertaintyEstimator):
     estimators : list of (str, estimator), default=None
         Candidates besides softmax response. None: AdUE, tuned over beta {0.001, 0.01, 0.1} by
         three folds (untuned for a head of several layers); a stack; entropy; energy;
-        MaxLogit-pNorm.
+        MaxLogit-pNorm; if ``X`` has second views, a :class:`SecondOpinionScorer`.
     frozen : list of (str, estimator), default=None
         More candidates: scores that describe the classifier's training rows, already fitted on
         those, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
         also enter the stack, beside its own scores. ``fit`` leaves out rows that were used to fit
         a frozen score loaded by ``load_head``.
+    witnesses : list of (str, estimator), default=None
+        More second opinions for the default candidate that combines them, such as a
+        :class:`LayerProbeScorer` after ``fit_witness``.
     significance : float in (0, 1), default=0.05
         Largest probability of choosing another score when none is better than softmax response.
     cv : int, default=5
@@ -150,6 +157,7 @@ class AutoScorer(UncertaintyEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimators": [list, None],
         "frozen": [list, None],
+        "witnesses": [list, None],
         "significance": [Interval(Real, 0, 1, closed="neither")],
         "cv": [Interval(Integral, 2, None, closed="left")],
         "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
@@ -159,12 +167,13 @@ class AutoScorer(UncertaintyEstimator):
     estimators: list[tuple[str, Any]] | None = None
     _: KW_ONLY
     frozen: list[tuple[str, Any]] | None = None
+    witnesses: list[tuple[str, Any]] | None = None
     significance: float = 0.05
     cv: int = 5
     random_state: int = 0
 
     def _fit(self, X: Features, labels: IntArray, head: Head) -> None:
-        candidates = self._candidates(linear=head.is_linear)
+        candidates = self._candidates(X, linear=head.is_linear)
         if not head.given and any(isinstance(scorer, FrozenEstimator) for _, scorer in candidates):
             raise ValueError(
                 "init_W is None, but a frozen candidate needs the head that it was fitted with. "
@@ -204,7 +213,7 @@ class AutoScorer(UncertaintyEstimator):
         if better and self.comparison_.can_tell and not self.comparison_.reservations:
             self.selected_ = max(better, key=lambda name: tested[name].value)
 
-    def _candidates(self, *, linear: bool) -> Named:
+    def _candidates(self, X: Features, *, linear: bool) -> Named:
         frozen = [] if self.frozen is None else check_scorers(self.frozen, "frozen")
         for name, scorer in frozen:
             if not isinstance(scorer, FrozenEstimator):
@@ -213,7 +222,7 @@ class AutoScorer(UncertaintyEstimator):
                     "scikit-learn's FrozenEstimator. Put unfitted scores in estimators."
                 )
         if self.estimators is None:
-            own = self._defaults(frozen, linear=linear)
+            own = self._defaults(X, frozen, linear=linear)
         else:
             own = check_scorers(self.estimators, "estimators")
         for name, scorer in [*own, *frozen]:
@@ -230,7 +239,7 @@ class AutoScorer(UncertaintyEstimator):
                 )
         return [*own, *frozen]
 
-    def _defaults(self, frozen: Named, *, linear: bool) -> Named:
+    def _defaults(self, X: Features, frozen: Named, *, linear: bool) -> Named:
         common: dict[str, Any] = {"activation": self.activation, "device": self.device}
         scores: Named = [
             ("entropy", EntropyScorer(**common)),
@@ -239,12 +248,15 @@ class AutoScorer(UncertaintyEstimator):
         ]
         stack = StackedScorer(**common)
         if frozen:
-            own = [(scorer.card.name, scorer) for scorer in stack._scorers()]
-            stack = StackedScorer([*own, *frozen], **common)
+            stack = StackedScorer([*default_scores(**common), *frozen], **common)
         if linear:
             adue: Any = AdUESearchCV(_GRID, cv=_FOLDS, device=self.device)
         else:
             adue = AdUEEstimator(**common)
+        witnesses = [] if self.witnesses is None else check_scorers(self.witnesses, "witnesses")
+        if isinstance(X, Views) and (X.names or witnesses):
+            witnesses = [*opinions_of(X, linear=linear, **common), *witnesses]
+            scores.insert(0, ("second opinions", SecondOpinionScorer(witnesses, **common)))
         return [("AdUE", adue), ("stack", stack), *scores]
 
     def _too_few(self, errors: Any) -> bool:

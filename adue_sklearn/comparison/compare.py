@@ -33,7 +33,7 @@ from adue_sklearn._utils.fit_rows import Doubt
 from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray, out_of_fold_predictions
 from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import naming, warn
-from adue_sklearn._utils.views import main_of
+from adue_sklearn._utils.views import Views, main_of
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.comparison.arguments import (
@@ -70,20 +70,32 @@ from adue_sklearn.model_selection import fit_rows_look_memorised
 from adue_sklearn.scorers import (
     HUQScorer,
     MahalanobisScorer,
+    SecondOpinionScorer,
     SoftmaxResponseScorer,
 )
+from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
 from adue_sklearn.scorers.wrapping import belongs_to
 
 __all__ = ["Comparison", "ScoreResult", "compare_scorers", "default_scorers"]
 
 
 def default_scorers(
-    *, activation: str | None = None, device: str = "auto", random_state: Any = 0
+    views: Views | None = None,
+    *,
+    with_train: bool = False,
+    activation: str | None = None,
+    device: str = "auto",
+    random_state: Any = 0,
 ) -> Named:
     """Return every public score with its default settings, by the name on its card.
 
     Parameters
     ----------
+    views : Views, default=None
+        The rows to compare on, if they have second views: a witness for each of them is added,
+        by the view's name, and a :class:`SecondOpinionScorer`.
+    with_train : bool, default=False
+        Whether there are rows that the classifier was trained on, to fit label probes on.
     activation : {"tanh", "gelu", "relu"}, default=None
         What a head of several layers applies between them. AdUE is then not tuned: its search
         supports only linear heads.
@@ -103,16 +115,26 @@ def default_scorers(
     >>> [name for name, _ in default_scorers()][:3]
     ['softmax response', 'AdUE', 'tuned AdUE']
     """
+    if views is not None and not isinstance(views, Views):
+        raise TypeError(f"views is a {type(views).__name__}; expected Views, or None.")
     kinds: list[Any] = [SoftmaxResponseScorer, AdUEEstimator]
     if activation is None:
         kinds.append(AdUESearchCV)
     kinds += [getattr(_scorers, name) for name in _scorers.__all__]
     named: Named = []
     for kind in dict.fromkeys(kinds):
+        if not issubclass(kind, UncertaintyEstimator) or issubclass(kind, WitnessScorer):
+            continue  # a text classifier; witnesses have one scorer for every view
         options: dict[str, Any] = {"activation": activation, "device": device}
         if "random_state" in signature(kind).parameters:
             options["random_state"] = random_state
-        named.append((kind.card.name, kind(**options)))
+        if kind is not SecondOpinionScorer or views is not None:
+            named.append((kind.card.name, kind(**options)))
+    if views is not None:
+        known = dict(named)
+        for name, scorer in witnesses_of(views, activation=activation, device=device):
+            if with_train or not scorer.lacks_probe(views):
+                named.append((f"view {name}" if name in known else name, scorer))
     return named
 
 
@@ -234,7 +256,13 @@ def compare_scorers(
     check_scalar(n_resamples, "n_resamples", Integral, min_val=1)
     check_scalar(random_state, "random_state", Integral, min_val=0, max_val=2**32 - 1)
     named = check_scorers(
-        default_scorers(activation=activation, device=device, random_state=random_state)
+        default_scorers(
+            X if isinstance(X, Views) else None,
+            with_train=X_train is not None,
+            activation=activation,
+            device=device,
+            random_state=random_state,
+        )
         if scorers is None
         else scorers
     )
@@ -409,6 +437,8 @@ class Run:
         """Return the scorer with what describes training rows inside it fitted on them."""
         if self.train is None or isinstance(scorer, FrozenEstimator):
             return scorer
+        if isinstance(scorer, WitnessScorer):
+            return self._taught(scorer)
         if needs(scorer) == "training rows":
             return FrozenEstimator(self.train.fit(scorer))
         changed = {}
@@ -421,6 +451,15 @@ class Run:
             distance = MahalanobisScorer(activation=scorer.activation, device=scorer.device)
             changed["epistemic"] = self.with_frozen_parts(distance)
         return clone(scorer).set_params(**changed) if changed else scorer
+
+    def _taught(self, scorer: WitnessScorer) -> WitnessScorer:
+        """Return a witness with its label probes fitted on the training rows, if it lacks any."""
+        if self.train is None or not isinstance(self.train.X, Views):
+            return scorer
+        if not scorer.lacks_probe(self.train.X):
+            return scorer
+        head = self.fitted_response.init_head_
+        return clone(scorer).fit_witness(self.train.X, self.train.y, classes=head.classes)
 
     def _unseen(self, scorer: Any, clock: _Clock) -> tuple[FloatArray, str]:
         once = self._fitted_once(scorer)
@@ -445,7 +484,7 @@ class Run:
         """Return on what a scorer is fitted that needs no folds, empty if it needs them."""
         if isinstance(scorer, FrozenEstimator):
             return "frozen"
-        if self.head_given and needs(scorer) == "head":
+        if self.head_given and needs(scorer) in ("head", "second view"):
             return "nothing"
         if self.train is not None and needs(scorer) == "training rows":
             return "training rows"

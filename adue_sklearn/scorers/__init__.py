@@ -3,7 +3,7 @@
 from adue_sklearn.scorers.density import DDUScorer, RDEScorer
 from adue_sklearn.scorers.hybrid import HUQScorer
 from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
-from adue_sklearn.scorers.learned import ConfidNetScorer, LinearProbeScorer, StackedScorer
+from adue_sklearn.scorers.learned import ConfidNetScorer, LinearProbeScorer
 from adue_sklearn.scorers.logits import (
     DoctorScorer,
     EnergyScorer,
@@ -17,9 +17,14 @@ from adue_sklearn.scorers.logits import (
 )
 from adue_sklearn.scorers.mahalanobis import MahalanobisScorer
 from adue_sklearn.scorers.neighbours import KNNScorer, TrustScoreScorer
+from adue_sklearn.scorers.opinions import SecondOpinionScorer
+from adue_sklearn.scorers.stacks import StackedScorer
 from adue_sklearn.scorers.subspace import ViMScorer
+from adue_sklearn.scorers.text_classifier import TfidfClassifier
+from adue_sklearn.scorers.witnesses import CompanionScorer, LayerProbeScorer, SidekickScorer
 
 __all__ = [
+    "CompanionScorer",
     "ConfidNetScorer",
     "DDUScorer",
     "DoctorScorer",
@@ -29,6 +34,7 @@ __all__ = [
     "HUQScorer",
     "KNNScorer",
     "LastLayerLaplaceScorer",
+    "LayerProbeScorer",
     "LinearProbeScorer",
     "MahalanobisScorer",
     "MarginScorer",
@@ -36,8 +42,11 @@ __all__ = [
     "MaxLogitScorer",
     "RDEScorer",
     "RelUScorer",
+    "SecondOpinionScorer",
+    "SidekickScorer",
     "SoftmaxResponseScorer",
     "StackedScorer",
+    "TfidfClassifier",
     "TrustScoreScorer",
     "ViMScorer",
 ]

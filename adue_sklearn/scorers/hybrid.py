@@ -270,7 +270,7 @@ class HUQScorer(UncertaintyEstimator):
             score if frozen else rows.fit(score) for score, frozen in scores
         )
         fixed = [
-            fitted if frozen or (head.given and fitted.card.needs == "head") else None
+            fitted if frozen or (head.given and fitted.card.learns_nothing) else None
             for (_, frozen), fitted in zip(scores, (self.epistemic_, self.aleatoric_), strict=True)
         ]
         if head.given and None not in fixed:

@@ -119,7 +119,7 @@ def score_rows(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -
 
 def learns_nothing(estimator: UncertaintyEstimator, *, head_given: bool) -> bool:
     """Tell whether ``fit`` leaves the score as it is, so that the rows stay new to it."""
-    return head_given and estimator.card.needs == "head"
+    return head_given and estimator.card.learns_nothing
 
 
 def _errors(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -> BoolArray:
