@@ -39,7 +39,7 @@ from adue_sklearn._utils.files import (
     write_file,
 )
 from adue_sklearn._utils.labels import check_class_labels
-from adue_sklearn._utils.model_facts import ModelFacts, check_same_model
+from adue_sklearn._utils.model_facts import ModelFacts, check_provenance, check_same_model
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (
@@ -189,11 +189,7 @@ def save_head(
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
     check_target(directory, overwrite=overwrite)
-    if provenance is not None and not isinstance(provenance, Mapping):
-        raise TypeError(
-            f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
-        )
-    facts = {str(name): value for name, value in (provenance or {}).items()}
+    facts = check_provenance(provenance)
     check_document(facts, _Provenance, "provenance", _PROVENANCE_KIND)
     arrays, values = split_state(estimator)
     known = _rows_fitted_on(estimator, fitted_on)

@@ -416,12 +416,7 @@ class SelectiveClassifier(WrappingEstimator):
         "random_state": ["random_state"],
     }
 
-    __metadata_request__fit: ClassVar[dict[str, bool]] = {
-        "init_W": True,
-        "init_b": True,
-        "classes": True,
-        "groups": True,
-    }
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}  # and the head
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ import adue_sklearn
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.files import make_folder, write_file
 from adue_sklearn._utils.messages import percent
+from adue_sklearn._utils.model_facts import check_provenance
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import Digests, row_digests, rows_new_to
 from adue_sklearn._utils.schemas import (
@@ -136,11 +137,7 @@ class SavedThreshold:
         SavedThreshold
             It accepts nothing if no threshold meets the target.
         """
-        if provenance is not None and not isinstance(provenance, Mapping):
-            raise TypeError(
-                f"provenance is a {type(provenance).__name__}; expected a mapping of names to "
-                "facts."
-            )
+        facts = check_provenance(provenance)
         fingerprint = score_sha256(estimator)
         features = as_numpy(estimator.check_features(X))
         errors = estimator.errors(X, y)
@@ -159,7 +156,7 @@ class SavedThreshold:
             n_errors=found.n_errors,
             score=type(estimator).__name__,
             score_sha256=fingerprint,
-            provenance=dict(provenance or {}),
+            provenance=facts,
             row_digests=row_digests(features[rows]),
         )
 
@@ -295,7 +292,10 @@ def save_threshold(
         raise TypeError(
             f"threshold is a {type(threshold).__name__}; expected the result of SavedThreshold.of."
         )
-    path = check_file(file)
+    with naming("file", "a path"):
+        path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"file: {path} is a folder; name a file, such as {path / 'name.json'}.")
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"file: {path} exists. Name another file, or replace it with overwrite=True (--force)."
@@ -369,15 +369,6 @@ def score_sha256(estimator: UncertaintyEstimator) -> str:
         [type(estimator).__name__, parameters, values], sort_keys=True, default=_as_plain
     )
     return hashlib.sha256(save(dict(sorted(arrays.items()))) + rest.encode()).hexdigest()
-
-
-def check_file(file: str | os.PathLike[str]) -> Path:
-    """Return the path of a file to write; raise if it is a folder."""
-    with naming("file", "a path"):
-        path = Path(file)
-    if path.is_dir():
-        raise ValueError(f"file: {path} is a folder; name a file, such as {path / 'name.json'}.")
-    return path
 
 
 def shown_bound(target_risk: float, risk_bound: float) -> float:

@@ -39,6 +39,15 @@ class ModelFacts(NamedTuple):
         return cls(provenance, head, None if class_names is None else list(class_names))
 
 
+def check_provenance(provenance: Any) -> dict[str, Any]:
+    """Return where features came from as a dict; None is nothing known."""
+    if provenance is not None and not isinstance(provenance, Mapping):
+        raise TypeError(
+            f"provenance is a {type(provenance).__name__}; expected a mapping of names to facts."
+        )
+    return {str(name): value for name, value in (provenance or {}).items()}
+
+
 def check_same_model(
     known: ModelFacts, new: ModelFacts, *, allow_other_model: bool = False
 ) -> None:
