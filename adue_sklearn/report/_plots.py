@@ -100,17 +100,17 @@ def error_roc(found: Findings) -> str | None:
     if found.n_errors in (0, found.n_rows):
         return None
 
-    def draw(ax: Any) -> None:
-        # The area's interval would not fit in the legend; the band shows the uncertainty instead.
-        label = {"label": _legend_name(found.chosen)}
-        ErrorRocDisplay.from_predictions(
-            found.errors, found.uncertainty, curve_kwargs=label, n_resamples=200, ax=ax
-        )
-
     area = rate(error_roc_auc_score(found.errors, found.uncertainty))
     return _svg(
         "roc",
-        draw,
+        # The area's interval would not fit in the legend; the band shows the uncertainty instead.
+        lambda ax: ErrorRocDisplay.from_predictions(
+            found.errors,
+            found.uncertainty,
+            n_resamples=200,
+            ax=ax,
+            curve_kwargs={"label": _legend_name(found.chosen)},
+        ),
         "Share of wrong answers sent to a person by share of right answers sent to a person",
         f"The area under the curve is {area}; 50 % is chance.",
     )
@@ -146,33 +146,25 @@ def _legend_name(name: str) -> str:
 
 
 def _reliability(of: str, found: Findings, probability: Any) -> str:
-    shown: list[ReliabilityDisplay] = []
-
-    def draw(ax: Any) -> None:
-        label = {"label": "these answers"}
-        shown.append(
-            ReliabilityDisplay.from_predictions(
-                found.errors, probability, of=of, ax=ax, curve_kwargs=label
-            )
-        )
-
     titles = {
         "error": "Observed error rate by predicted probability of an error",
         "confidence": "Observed share of right answers by the model's own confidence",
     }
     return _svg(
         f"reliability-{of}",
-        draw,
+        lambda ax: ReliabilityDisplay.from_predictions(
+            found.errors, probability, of=of, ax=ax, curve_kwargs={"label": "these answers"}
+        ),
         titles[of],
-        lambda: "; ".join(
+        lambda shown: "; ".join(
             f"predicted {rate(p)}, observed {rate(o)}"
-            for p, o in zip(shown[0].predicted, shown[0].observed, strict=True)
+            for p, o in zip(shown.predicted, shown.observed, strict=True)
         ),
     )
 
 
 def _svg(
-    name: str, draw: Callable[[Any], Any], title: str, description: str | Callable[[], str]
+    name: str, draw: Callable[[Any], Any], title: str, description: str | Callable[[Any], str]
 ) -> str:
     figure_class = import_matplotlib("figure").Figure
     cycler = import_matplotlib("rcsetup").cycler
@@ -183,13 +175,13 @@ def _svg(
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")
         figure = figure_class(figsize=(4.4, 3.7), layout="constrained")
         ax = figure.subplots()
-        draw(ax)
+        drawn = draw(ax)
         ax.xaxis.set_major_locator(import_matplotlib("ticker").MaxNLocator(5))
         _above(ax)
         for text in figure.findobj(import_matplotlib("text").Text):
             text.set_parse_math(False)  # a "$" in a name is a dollar
         figure.savefig(file, format="svg", metadata={"Date": None})
-    said = description if isinstance(description, str) else description()
+    said = description if isinstance(description, str) else description(drawn)
     return _for_page(file.getvalue(), name, title, said)
 
 
