@@ -1,0 +1,284 @@
+"""What second opinions add to softmax response, on the classifiers of second_opinions_train.py.
+
+    python benchmarks/second_opinions.py views --out OUT
+    python benchmarks/second_opinions.py scores --out OUT
+    python benchmarks/second_opinions.py table --out OUT
+
+``views`` extracts features, layers and companions of every finished adapter into OUT/views;
+``scores`` compares scores by cross-validation on the calibration rows and on the test rows into
+OUT/scores; both skip what is there. ``table`` prints Markdown: gains over softmax response in
+points of ROC-AUC of error detection, paired, with Holm's adjustment over sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy.stats import spearmanr
+
+from adue_sklearn import (
+    AdUEEstimator,
+    AdUESearchCV,
+    CompanionScorer,
+    Head,
+    LayerProbeScorer,
+    SecondOpinionScorer,
+    SidekickScorer,
+    StackedScorer,
+    Views,
+    compare_scorers,
+)
+from adue_sklearn.comparison.result import holm
+from adue_sklearn.features import ModelViews, compute_views, load_classifier
+
+RECIPES = {"normal": "companion", "overfit": "overfit_companion"}
+PARTS = ("train", "calibration", "test")
+#: Scores with what each costs at prediction, in forward passes beside the classifier's own.
+PASSES = {
+    "AdUE": 0,
+    "tuned AdUE": 0,
+    "stack": 0,
+    "layer probes": 0,
+    "sidekick": 0,
+    "AdUE + sidekick": 0,
+    "sidekick + layers": 0,
+    "AdUE + sidekick + layers": 0,
+    "companion": 1,
+    "companion + sidekick": 1,
+    "all": 1,
+}
+
+
+class Run(NamedTuple):
+    """One classifier: a set, a recipe, a seed."""
+
+    dataset: str
+    recipe: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.recipe}-{self.seed}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("step", choices=["views", "scores", "table"])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.step == "table":
+        print(table(args.out))
+        return
+    for run in runs(args.out):
+        suffix = "safetensors" if args.step == "views" else "json"
+        path = args.out / args.step / f"{run.name}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        if path.exists() or not (args.step == "views" or views_path(args.out, run).exists()):
+            continue
+        start = time.perf_counter()
+        (extract if args.step == "views" else judge)(args.out, run, path)
+        print(f"{args.step} {run.name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def runs(out: Path) -> Iterator[Run]:
+    """Yield the classifiers that are trained, with a companion, seed by seed."""
+    for seed in range(3):
+        for recipe, companion in RECIPES.items():
+            for folder in sorted((out / "adapters").iterdir()):
+                finished = [
+                    folder / kind / f"seed{seed}" / "training.json" for kind in (recipe, companion)
+                ]
+                if all(path.exists() for path in finished):
+                    yield Run(folder.name, recipe, seed)
+
+
+def views_path(out: Path, run: Run) -> Path:
+    return out / "views" / f"{run.name}.safetensors"
+
+
+def read_part(out: Path, run: Run, part: str) -> tuple[list[str], np.ndarray]:
+    """Return texts and labels as row numbers of the head."""
+    folder = out / "sets" / run.dataset
+    classes = json.loads((folder / "classes.json").read_text())
+    file = folder / f"{part}.jsonl"
+    if part == "train":
+        file = folder / f"seed{run.seed}" / f"train_{run.recipe}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [row["text"] for row in rows], np.array([classes.index(row["label"]) for row in rows])
+
+
+def extract(out: Path, run: Run, path: Path) -> None:
+    """Write features, layers (as float16) and the companion's log-probabilities of all parts."""
+    classes = json.loads((out / "sets" / run.dataset / "classes.json").read_text())
+
+    def load(recipe: str) -> Any:
+        folder = out / "adapters" / run.dataset / recipe / f"seed{run.seed}"
+        return load_classifier(folder, max_length=64, classes=classes)
+
+    classifier = load(run.recipe)
+    wanted = ModelViews(layers="all", companions={"companion": load(RECIPES[run.recipe])})
+    arrays = {"W": classifier.head.weights[-1], "b": classifier.head.filled_biases()[-1]}
+    for part in PARTS:
+        texts, labels = read_part(out, run, part)
+        found = compute_views(classifier, texts, wanted)
+        arrays[f"{part}.labels"] = labels
+        arrays[f"{part}.main"] = found.main
+        for name in found.names:
+            kept = np.float16 if name.startswith("layer") else np.float32
+            arrays[f"{part}.{name}"] = found.block(name).astype(kept)
+    written = path.with_suffix(".part")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, written)
+    written.rename(path)
+
+
+def load_views(
+    out: Path, run: Run
+) -> tuple[dict[str, tuple[Views, np.ndarray]], Head, SidekickScorer, float]:
+    """Return rows of all parts, the head, a sidekick, and the seconds that fitting it took."""
+    arrays = load_file(views_path(out, run))
+    head = Head.of(arrays["W"], arrays["b"])
+    texts, labels = read_part(out, run, "train")
+    start = time.perf_counter()
+    sidekick = SidekickScorer(fallback="softmax response")
+    sidekick.fit_witness(texts, labels, classes=np.arange(len(arrays["W"])))
+    seconds = time.perf_counter() - start
+    parts = {}
+    for part in PARTS:
+        names = [name for name in arrays if name.startswith(f"{part}.")]
+        blocks: dict[str, Any] = {name.split(".")[1]: arrays[name] for name in names}
+        labels, features = blocks.pop("labels"), blocks.pop("main")
+        X = Views(features, **blocks)
+        parts[part] = sidekick.views(X, read_part(out, run, part)[0]), labels
+    return parts, head, sidekick, seconds
+
+
+def candidates(layers: LayerProbeScorer, sidekick: SidekickScorer) -> dict[str, Any]:
+    """Return what is compared, by name."""
+    opinions = {
+        "AdUE": ("AdUE", AdUEEstimator()),
+        "sidekick": ("sidekick", sidekick),
+        "layers": ("layer probes", layers),
+        "companion": ("companion", CompanionScorer()),
+    }
+    found: dict[str, Any] = {
+        "AdUE": AdUEEstimator(),
+        "tuned AdUE": AdUESearchCV({"beta": [0.001, 0.01, 0.1]}, cv=3),
+        "stack": StackedScorer(),
+        "layer probes": layers,
+    }
+    for name in PASSES:
+        if name not in found:
+            members = opinions if name == "all" else name.split(" + ")
+            found[name] = SecondOpinionScorer([opinions[member] for member in members])
+    return found
+
+
+def judge(out: Path, run: Run, path: Path) -> None:
+    """Write gains over softmax response: by cross-validation, and on the test rows."""
+    parts, head, sidekick, seconds = load_views(out, run)
+    layers = LayerProbeScorer().fit_witness(*parts["train"], classes=np.arange(len(head.classes)))
+    scorers = candidates(layers, sidekick)
+    X, y = parts["calibration"]
+    X_test, y_test = parts["test"]
+    result: dict[str, Any] = {
+        "run": run._asdict(),
+        "train_error": float(head.errors(*parts["train"]).mean()),
+        "test_error": float(head.errors(X_test, y_test).mean()),
+        "calibration_rows": len(y),
+        "calibration_errors": int(head.errors(X, y).sum()),
+        "test_rows": len(y_test),
+        "sidekick_seconds": seconds,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options: dict[str, Any] = {"scorers": scorers, "metrics": {}, "n_resamples": 1}
+        crossed = compare_scorers(X, y, head, cv=5, **options)
+        tested = compare_scorers(X, y, head, X_test=X_test, y_test=y_test, **options)
+    for step, found in (("cross-validation", crossed), ("test", tested)):
+        result[step] = {
+            row.name: {
+                "roc_auc": row.metrics["roc_auc"].value,
+                **({} if not row.differences else row.gain._asdict()),
+                "seconds": row.fit_seconds,
+            }
+            for row in found.results
+            if not row.failure
+        }
+        result[f"{step} failures"] = {r.name: r.failure for r in found.results if r.failure}
+    path.write_text(json.dumps(result, indent=1))
+
+
+def table(out: Path) -> str:
+    """Return the tables in Markdown."""
+    results = [json.loads(path.read_text()) for path in sorted((out / "scores").glob("*.json"))]
+    parts = [f"{len(results)} classifiers"]
+    for recipe in RECIPES:
+        chosen = [r for r in results if r["run"]["recipe"] == recipe]
+        if chosen:
+            parts += [f"**{recipe}**", by_set(chosen), summary(chosen)]
+    return "\n\n".join(parts)
+
+
+def by_set(results: list[dict[str, Any]]) -> str:
+    """Return mean gains over seeds, set by set."""
+    names = [name for name in PASSES if name in results[0]["test"]]
+    lines = [
+        "| set | seeds | errors | SR | " + " | ".join(names) + " |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for dataset in sorted({r["run"]["dataset"] for r in results}):
+        chosen = [r for r in results if r["run"]["dataset"] == dataset]
+        gains = [np.mean([100 * r["test"][name]["value"] for r in chosen]) for name in names]
+        response = np.mean([100 * r["test"]["softmax response"]["roc_auc"] for r in chosen])
+        errors = np.mean([r["test_error"] for r in chosen])
+        lines.append(
+            f"| {dataset} | {len(chosen)} | {errors:.1%} | {response:.1f} | "
+            + " | ".join(f"{gain:+.1f}" for gain in gains)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """Return mean and worst gain over sets, and on how many a score is significantly worse."""
+    datasets = sorted({r["run"]["dataset"] for r in results})
+    lines = [
+        "| score | passes | mean gain | worst set | better | worse | gain against train error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, passes in PASSES.items():
+        rows = [r["test"][name] for r in results if name in r["test"]]
+        means = [
+            np.mean([100 * r["test"][name]["value"] for r in results if r["run"]["dataset"] == d])
+            for d in datasets
+        ]
+        better, worse = (
+            int((np.array(holm([one_sided(row, sign) for row in rows])) <= 0.05).sum())
+            for sign in (1, -1)
+        )
+        trend = spearmanr([r["train_error"] for r in results], [row["value"] for row in rows])
+        lines.append(
+            f"| {name} | {passes} | {np.mean(means):+.2f} | {min(means):+.2f} | {better} | {worse} "
+            f"| {trend.statistic:+.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def one_sided(row: dict[str, float], sign: int) -> float:
+    """Return the p-value of a gain (1) or of a loss (-1)."""
+    half = row["p_value"] / 2
+    return half if sign * row["value"] > 0 else 1 - half
+
+
+if __name__ == "__main__":
+    main()
