@@ -28,8 +28,11 @@ from adue_sklearn import (
     AdUEEstimator,
     AdUESearchCV,
     CompanionScorer,
+    EnergyScorer,
+    EntropyScorer,
     Head,
     LayerProbeScorer,
+    MaxLogitPNormScorer,
     SecondOpinionScorer,
     SidekickScorer,
     StackedScorer,
@@ -43,6 +46,9 @@ RECIPES = {"normal": "companion", "overfit": "overfit_companion"}
 PARTS = ("train", "calibration", "test")
 #: Scores with what each costs at prediction, in forward passes beside the classifier's own.
 PASSES = {
+    "entropy": 0,
+    "energy": 0,
+    "MaxLogit-pNorm": 0,
     "AdUE": 0,
     "tuned AdUE": 0,
     "stack": 0,
@@ -171,6 +177,9 @@ def candidates(layers: LayerProbeScorer, sidekick: SidekickScorer) -> dict[str, 
         "companion": ("companion", CompanionScorer()),
     }
     found: dict[str, Any] = {
+        "entropy": EntropyScorer(),
+        "energy": EnergyScorer(),
+        "MaxLogit-pNorm": MaxLogitPNormScorer(),
         "AdUE": AdUEEstimator(),
         "tuned AdUE": AdUESearchCV({"beta": [0.001, 0.01, 0.1]}, cv=3),
         "stack": StackedScorer(),
