@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -63,8 +64,10 @@ def test_views_survive_pickling_and_cannot_be_changed():
     np.testing.assert_array_equal(copy.text_digests, X.text_digests)
     with pytest.raises(AttributeError):
         X.main = None
-    with pytest.raises(ValueError, match="read-only"):
-        X.block("other")[0] = 0
+    for views in (X, copy, X[:3]):
+        for array in (views.block("other"), views.text_digests):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0
     more = X.with_blocks(third=BLOCK[:, :1])
     assert X.names == ("other",)
     assert more.names == ("other", "third")
@@ -81,6 +84,16 @@ def test_views_survive_pickling_and_cannot_be_changed():
         (lambda X: Views(X, a=BLOCK[1:]), ValueError, "view 'a' has shape .119, 2.*120 rows"),
         (lambda X: Views(X, a=BLOCK[:, 0]), ValueError, "view 'a' has shape"),
         (lambda X: Views(X, a=[["x"]] * 120), ValueError, "a: could not convert"),
+        (lambda X: Views(X, a=BLOCK[:, :0]), ValueError, "view 'a' has shape .120, 0"),
+        (lambda X: Views(X, a=BLOCK + 1j), ValueError, "view 'a' holds complex numbers"),
+        (lambda X: Views(X, a=torch.as_tensor(BLOCK + 1j)), ValueError, "'a' holds complex"),
+        (lambda X: Views(X, a=torch.as_tensor(BLOCK).to_sparse()), TypeError, "a: .*to_dense"),
+        (lambda X: Views(X[:, 0]), ValueError, r"main has shape \(120,\)"),
+        (lambda X: Views(None), ValueError, r"main has shape \(\)"),
+        (lambda X: Views(X, texts=5), TypeError, "texts is a int; expected a sequence of str"),
+        (lambda X: Views(X, texts=[*TEXTS[1:], None]), TypeError, "sequence of str"),
+        (lambda X: Views(X, texts=TEXTS, text_digests=BLOCK), ValueError, "pass one of them"),
+        (lambda X: Views(X)[np.ones(3, bool)], IndexError, "boolean"),
         (lambda X: Views(X, main=BLOCK), ValueError, "another name"),
         (lambda X: Views(X).block("a"), KeyError, "no view 'a'; its views are: none"),
         (lambda X: Views(X, texts=TEXTS[1:]), ValueError, "one text, or one digest"),
@@ -91,6 +104,44 @@ def test_views_survive_pickling_and_cannot_be_changed():
 def test_wrong_views_are_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make(PROBLEM.X)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.asarray,
+        np.asfortranarray,
+        lambda block: np.ascontiguousarray(block[::-1])[::-1],
+        lambda block: np.repeat(block, 2, axis=1)[:, ::2],
+        lambda block: block.astype(np.int32),
+        lambda block: block.astype(np.float16),
+        lambda block: block.tolist(),
+        lambda block: pd.DataFrame(block, columns=["p", "q"]),
+        torch.as_tensor,
+        lambda block: torch.as_tensor(block).to(torch.bfloat16).requires_grad_(),
+        lambda block: torch.as_tensor(block).T.contiguous().T,
+        lambda block: torch.as_tensor(block).long(),
+    ],
+)
+def test_blocks_of_any_kind_become_the_same_numbers(kind):
+    X = Views(PROBLEM.X, other=kind(BLOCK % 8))
+    assert X.block("other").dtype == np.float64
+    np.testing.assert_array_equal(X.block("other"), BLOCK % 8)
+    np.testing.assert_array_equal(X[::3].block("other"), BLOCK[::3] % 8)
+
+
+def test_no_rows_are_views_too():
+    nothing = Views(PROBLEM.X, texts=TEXTS, other=BLOCK)[[]]
+    assert len(nothing) == 0
+    assert nothing.block("other").shape == (0, 2)
+    assert nothing.text_digests.shape == (0,)
+
+
+@given(st.lists(st.text(max_size=6), max_size=8))
+def test_texts_have_equal_digests_where_they_are_equal(texts):
+    digests = Views(np.zeros((len(texts), 1)), texts=texts).text_digests
+    alike = [[a == b for b in texts] for a in texts]
+    np.testing.assert_array_equal(digests[:, None] == digests, np.reshape(alike, 2 * [len(texts)]))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)

@@ -76,8 +76,8 @@ class Views:
     Raises
     ------
     ValueError
-        If views, texts or digests have another number of rows, or views are not matrices of
-        real numbers.
+        If ``main`` is no matrix, if views, texts or digests have another number of rows, or if
+        views are not matrices of real numbers with a column or more.
 
     Examples
     --------
@@ -101,6 +101,8 @@ class Views:
             raise TypeError("main is a Views already; use main.with_blocks(...) to add views.")
         # Lists become arrays; data frames keep their feature names.
         self._main = main if hasattr(main, "shape") else np.asarray(main)
+        if len(self.shape) != 2:
+            raise ValueError(f"main has shape {self.shape}; expected (n_samples, n_features).")
         if "main" in blocks:
             raise ValueError("main was given twice; a second view needs another name.")
         self._blocks = {name: _block(name, block, len(self)) for name, block in blocks.items()}
@@ -203,6 +205,13 @@ class Views:
         blocks: dict[str, Any] = self._blocks
         return Views(main, text_digests=self._text_digests, **blocks)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # Pickle keeps no flags of arrays.
+        self._blocks = {name: _read_only(block) for name, block in self._blocks.items()}
+        if self._text_digests is not None:
+            self._text_digests = _read_only(self._text_digests)
+
     def __len__(self) -> int:
         return int(self._main.shape[0])
 
@@ -245,19 +254,29 @@ def main_of(X: Any) -> Any:
 def _block(name: str, block: Any, n_rows: int) -> npt.NDArray[np.float64]:
     with naming(name, f"real numbers, shape (n_samples, n_columns), as in {_EXAMPLE}"):
         if isinstance(block, Tensor):
-            block = block.detach().cpu().double().numpy()
-        array = np.asarray(block, dtype=np.float64)
-        if array.ndim != 2 or array.shape[0] != n_rows:
+            block = block.detach().cpu()
+            block = (block if block.is_complex() else block.double()).numpy()
+        array = np.asarray(block)
+        if array.dtype.kind == "c":
+            raise ValueError(f"the view {name!r} holds complex numbers.")
+        array = array.astype(np.float64, copy=False)
+        if array.ndim != 2 or array.shape[0] != n_rows or array.shape[1] == 0:
             raise ValueError(
                 f"the view {name!r} has shape {array.shape}, but main has {n_rows} rows."
             )
+    return _read_only(array)
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the same values as an array that cannot be written to."""
     array = array.view()
     array.flags.writeable = False
     return array
 
 
 def _digests_of(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+    iterable = hasattr(texts, "__iter__") and not isinstance(texts, str)
+    if not iterable or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"texts is a {type(texts).__name__}; expected a sequence of str.")
     return text_digests(texts)
 
@@ -269,4 +288,4 @@ def _check_digests(digests: Any, n_rows: int) -> npt.NDArray[np.uint64]:
             f"texts: {array.shape} digests of dtype {array.dtype} were given for {n_rows} rows; "
             "expected one text, or one digest of uint64, for each row of main."
         )
-    return array
+    return _read_only(array)
