@@ -393,7 +393,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _pass_device_on(self, params: Mapping[str, Any]) -> None:
         """Pass ``device`` and ``NAME__device`` on to the fitted scores inside."""
         if "device" in params:
-            self._move(params["device"])
+            self.compute_on(params["device"])
         for name, value in params.items():
             owner, _, inner = name.partition("__")
             member = vars(self).get(f"{owner}_")
@@ -401,15 +401,15 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             if wanted and isinstance(member, UncertaintyEstimator) and inner in member.get_params():
                 member.set_params(**{inner: value})
 
-    def _move(self, device: str) -> None:
+    def compute_on(self, device: str) -> None:
         """Compute on ``device``, as do all fitted scores inside, frozen ones too."""
         if "device" in self.get_params(deep=False):
             self.device = device
-        for score in self._scores_inside():
-            score._move(device)
+        for score in self.scores_inside():
+            score.compute_on(device)
 
-    def _scores_inside(self) -> Iterator[UncertaintyEstimator]:
-        """Yield the fitted scores that this one holds, frozen ones too."""
+    def scores_inside(self) -> Iterator[UncertaintyEstimator]:
+        """Yield the fitted scores that this one holds, out of their ``FrozenEstimator``."""
         parameters = self.get_params(deep=False)
         yield from _scores_in([v for name, v in vars(self).items() if name not in parameters])
 

@@ -36,7 +36,7 @@ from adue_sklearn._utils.schemas import (
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.metrics._arguments import as_column
-from adue_sklearn.persistence import as_json, split_state
+from adue_sklearn.persistence import as_json, described, essence
 from adue_sklearn.selective import selective_threshold
 
 __all__ = ["SavedThreshold", "load_threshold", "save_threshold"]
@@ -362,12 +362,8 @@ def score_sha256(estimator: UncertaintyEstimator) -> str:
 
     The device is left out: it does not change what the score means.
     """
-    arrays, values = split_state(estimator)
-    parameters = estimator.get_params(deep=False)
-    parameters.pop("device", None)
-    rest = json.dumps(
-        [type(estimator).__name__, parameters, values], sort_keys=True, default=_as_plain
-    )
+    description, arrays = described(estimator)
+    rest = json.dumps(essence(description), sort_keys=True)
     return hashlib.sha256(save(dict(sorted(arrays.items()))) + rest.encode()).hexdigest()
 
 
@@ -380,10 +376,6 @@ def shown_coverage(coverage: float) -> float:
     """Return a share of answers for printing: in whole percent, but 1 only if it is all."""
     rounded = round(coverage, 2 if coverage >= 0.01 else 4)
     return rounded if rounded < 1 or coverage == 1 else math.floor(coverage * 1e4) / 1e4
-
-
-def _as_plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else repr(value)
 
 
 def _kind(threshold: float) -> str:

@@ -630,7 +630,6 @@ def test_fit_takes_any_score_and_the_commands_after_it_too(
             "ViM",
             "ViM describes the rows that the model was trained on; pass their store as --train",
         ),
-        ("HUQ", "estimator is a HUQScorer, which cannot be saved as a head; expected one of AdUE"),
         ("foo", "--score: foo is not one of SoftmaxResponseScorer, AdUEEstimator"),
         ("energy,entropy", "--score: energy,entropy names 2 scores; expected one."),
     ],

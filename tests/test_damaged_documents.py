@@ -12,8 +12,17 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.frozen import FrozenEstimator
 
-from adue_sklearn import AdUEEstimator, MahalanobisScorer, SoftmaxResponseScorer, ViMScorer
+from adue_sklearn import (
+    AdUEEstimator,
+    EnergyScorer,
+    ErrorProbability,
+    MahalanobisScorer,
+    SoftmaxResponseScorer,
+    StackedScorer,
+    ViMScorer,
+)
 from adue_sklearn.exceptions import StoreError
 from adue_sklearn.features import FeatureStore, FeatureStoreWriter
 from adue_sklearn.features._store.manifest import read_unfinished
@@ -92,6 +101,13 @@ def make_head(folder, estimator=None):
     return folder / "estimator.json", use_head
 
 
+def nested():
+    """Return a stack with a frozen score, made a probability of an error."""
+    frozen = FrozenEstimator(MahalanobisScorer().fit(*PROBLEM.fit_args))
+    stack = StackedScorer([("energy", EnergyScorer()), ("distance", frozen)], cv=2)
+    return ErrorProbability(stack, cv=2)
+
+
 def make_threshold(folder):
     folder.mkdir()
     scorer = SoftmaxResponseScorer().fit(*PROBLEM.fit_args)
@@ -109,6 +125,7 @@ MAKERS = {
     "head": make_head,
     "density": lambda folder: make_head(folder, MahalanobisScorer()),
     "subspace": lambda folder: make_head(folder, ViMScorer()),
+    "nested": lambda folder: make_head(folder, nested()),
     "threshold": make_threshold,
 }
 
@@ -257,6 +274,72 @@ def test_an_edited_head_is_refused_and_the_file_named(change, message, tmp_path)
     if "alpha" in message:
         file, _ = make_head(tmp_path / "adue")
     edit(file, change)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_head(file.parent)
+    assert str(file) in str(caught.value)
+    assert "fit again" in str(caught.value)
+
+
+def stack_of(document):
+    return document["attributes"]["estimator_"]["attributes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda stack: stack["estimators_"][0].update({"class": "Popen"}),
+            "estimator_.estimators_.0 is a Popen; expected AdUEEstimator, ",
+        ),
+        (
+            lambda stack: stack["estimators_"][0].update({"fields": {}}),
+            "estimators_.0 is an object with ['attributes', 'class', 'fields', 'params']",
+        ),
+        (
+            lambda stack: stack["coef_"].update(array="nowhere"),
+            "the array 'nowhere' of estimator_.coef_ is missing",
+        ),
+        (
+            lambda stack: stack["coef_"].update(shape=[8]),
+            "the array 'estimator_.coef_' has shape (9,) and dtype float64; expected [8] and",
+        ),
+        (
+            lambda stack: stack["coef_"].update(array="estimator_._mean", shape=[3]),
+            "matmul",
+        ),
+        (
+            lambda stack: stack["estimators_"][0]["attributes"].update(
+                init_intercept_=stack["_mean"]
+            ),
+            "estimator_: estimators_ has another head or other classes than the StackedScorer",
+        ),
+        (
+            lambda stack: stack.update(classes_={"strings": ["a", "b", "c"], "dtype": "U"}),
+            "estimator_ has another head or other classes than the ErrorProbability",
+        ),
+        (
+            lambda stack: stack["estimators_"][0]["attributes"].update(
+                classes_={"strings": ["a", "b"], "dtype": "U"}
+            ),
+            "estimator_.estimators_.0: classes_ has 2 entries, but the head 3 rows",
+        ),
+        (
+            lambda stack: stack["estimators_"][0]["attributes"].update(_fitted_on="AAAA"),
+            "digests of rows as they were saved",
+        ),
+        (
+            lambda stack: stack["estimators_"][0]["attributes"].update(predict=1),
+            "'estimator_.estimators_.0.predict' is not an attribute of a fitted EnergyScorer",
+        ),
+        (
+            lambda stack: stack["estimators_"].append({"same": "nowhere"}),
+            "estimator_.estimators_.2 is the same as 'nowhere', which is missing",
+        ),
+    ],
+)
+def test_an_edited_head_with_estimators_inside_is_refused(change, message, tmp_path):
+    file, _ = make_head(tmp_path / "it", nested())
+    edit(file, lambda document: change(stack_of(document)))
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_head(file.parent)
     assert str(file) in str(caught.value)

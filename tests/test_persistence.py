@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,36 +13,44 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save
+from sklearn.base import clone
 from sklearn.callback import ProgressBar
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import StratifiedKFold
 
+import adue_sklearn
 from adue_sklearn import (
     AdUEEstimator,
+    AdUESearchCV,
+    AutoScorer,
     ConfidNetScorer,
     DDUScorer,
     DoctorScorer,
     EnergyScorer,
-    EntropyScorer,
+    ErrorProbability,
     GENScorer,
     HUQScorer,
-    KNNScorer,
     LastLayerLaplaceScorer,
     LinearProbeScorer,
     MahalanobisScorer,
-    MarginScorer,
     MaxLogitPNormScorer,
-    MaxLogitScorer,
-    RDEScorer,
-    RelUScorer,
+    SecondOpinionScorer,
+    SelectiveClassifier,
+    SidekickScorer,
     SoftmaxResponseScorer,
-    TrustScoreScorer,
-    ViMScorer,
-    persistence,
-    scorers,
+    StackedScorer,
 )
 from adue_sklearn._utils.head import Head
+from adue_sklearn._utils.row_digests import unseen_rows
+from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.exceptions import ModelMismatchError
-from adue_sklearn.persistence import ModelFacts, check_same_model, load_head, save_head
+from adue_sklearn.metrics import aurc_scorer
+from adue_sklearn.persistence import ModelFacts, check_same_model, heads, load_head, save_head
+from adue_sklearn.scorers import TfidfClassifier
+from adue_sklearn.thresholds import score_sha256
 from tests import marks
+from tests.estimator_cases import ESTIMATORS
 
 PROVENANCE = {
     "model": "adapters/a",
@@ -64,49 +73,212 @@ def saved(adue, tmp_path):
     return save_head(adue, tmp_path / "head", provenance=PROVENANCE, class_names=["a", "b", "c"])
 
 
-#: Every score that does not hold another one.
-SINGLE = [
+#: Settings that the cases of all tests lack.
+OTHERS = [
     AdUEEstimator(scale="paper"),
     ConfidNetScorer((8, 4), max_iter=3, random_state=0),
     DDUScorer(normalize=True),
     DoctorScorer("beta"),
-    EnergyScorer(2.0),
-    EntropyScorer(),
     GENScorer(0.2),
-    KNNScorer(k=5),
     LastLayerLaplaceScorer(predictive="monte_carlo", n_samples=5, random_state=0),
-    LastLayerLaplaceScorer(),
-    LinearProbeScorer(C=0.1),
     MahalanobisScorer("relative"),
-    MarginScorer(),
     MaxLogitPNormScorer((1, 2, float("inf"))),
-    MaxLogitScorer(),
-    RDEScorer(n_components=4),
-    RelUScorer(0.7),
-    SoftmaxResponseScorer(),
-    TrustScoreScorer(),
-    ViMScorer(),
-]
+    AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=StratifiedKFold(2), scoring=aurc_scorer),
+    SelectiveClassifier(target_risk={"x": 0.6, "y": 0.7, "z": 0.6, 0: 0.6, 1: 0.7, 2: 0.6},
+                        per_class=True),
+]  # fmt: skip
+CASES = [*ESTIMATORS, *OTHERS]
 
 
-def test_every_score_can_be_saved_but_those_that_hold_others():
-    names = {type(estimator).__name__ for estimator in SINGLE}
-    assert {*scorers.__all__, "AdUEEstimator"} - names == {"HUQScorer", "StackedScorer"}
+def of_all_kinds(fitted):
+    """Return estimators that hold others, some of them several deep."""
+    X, y, *head = fitted
+    frozen = FrozenEstimator(MahalanobisScorer().fit(X[:200], y[:200], *head))
+    stack = StackedScorer([("energy", EnergyScorer()), ("distance", frozen)], cv=2)
+    return {
+        "stack": stack,
+        "huq": HUQScorer(frozen, EnergyScorer()),
+        "frozen": SelectiveClassifier(frozen, target_risk=0.6),
+        "deep": ErrorProbability(
+            AutoScorer([("stack", stack)], frozen=[("distance", frozen)], cv=2), cv=2
+        ),
+    }
 
 
-@pytest.mark.parametrize("estimator", SINGLE, ids=str)
+def assert_same_scores(loaded, fitted, X):
+    for method in ("predict", "predict_proba", "predict_uncertainty"):
+        np.testing.assert_array_equal(getattr(loaded, method)(X), getattr(fitted, method)(X))
+
+
+def test_every_public_score_is_among_the_cases():
+    public = {
+        name
+        for name in adue_sklearn.__all__
+        if isinstance(cls := getattr(adue_sklearn, name), type)
+        and issubclass(cls, UncertaintyEstimator)
+    }
+    assert public == {type(estimator).__name__ for estimator in CASES}
+
+
+@pytest.mark.parametrize("estimator", CASES, ids=str)
 @pytest.mark.parametrize("names", [None, ["x", "y", "z"]])
 @pytest.mark.filterwarnings("ignore:RDEScorer")  # classes that share a covariance
+@marks.no_views
 def test_a_loaded_estimator_scores_to_the_bit_as_the_saved_one(estimator, names, problem, tmp_path):
     y = problem.y if names is None else np.array(names)[problem.y]
-    estimator.fit(problem.X, y, problem.W, problem.b, classes=names)
+    estimator = clone(estimator).fit(problem.X, y, problem.W, problem.b, classes=names)
     loaded = load_head(save_head(estimator, tmp_path / "head")).estimator
     assert repr(loaded) == repr(estimator)
-    for method in ("predict", "predict_proba", "predict_uncertainty"):
-        np.testing.assert_array_equal(
-            getattr(loaded, method)(problem.X), getattr(estimator, method)(problem.X)
-        )
+    assert vars(loaded).keys() == {k for k in vars(estimator) if not k.startswith("_skl")}
+    assert_same_scores(loaded, estimator, problem.X)
     assert loaded.score(problem.X, y) == estimator.score(problem.X, y)
+    assert score_sha256(loaded) == score_sha256(estimator)
+
+
+@pytest.mark.parametrize("kind", ["stack", "huq", "frozen", "deep"])
+def test_estimators_in_estimators_come_back_to_the_bit(kind, problem, tmp_path):
+    fitted = of_all_kinds(problem.fit_args)[kind].fit(*problem.fit_args)
+    folder = save_head(fitted, tmp_path / "head", provenance=PROVENANCE)
+    loaded = load_head(folder).estimator
+    assert_same_scores(loaded, fitted, problem.X)
+    assert score_sha256(loaded) == score_sha256(fitted)
+    assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ""}
+    if kind == "stack":  # one object before, one object after, and its arrays once
+        assert loaded.estimators_[1] is loaded.estimators[1][1]
+        names = load_file(arrays_file(folder)).keys()
+        assert "estimators_.0.init_coef_" in names
+        assert sum(name.endswith("covariance_") for name in names) == 1
+
+
+def test_without_a_head_estimators_in_estimators_come_back_too(problem, tmp_path):
+    for number, estimator in enumerate(
+        (StackedScorer(CASES_INSIDE, cv=2), HUQScorer(cv=2), AutoScorer(CASES_INSIDE, cv=2))
+    ):
+        fitted = estimator.fit(problem.X, problem.y)
+        loaded = load_head(save_head(fitted, tmp_path / str(number))).estimator
+        assert_same_scores(loaded, fitted, problem.X)
+
+
+CASES_INSIDE = [("energy", EnergyScorer()), ("probe", LinearProbeScorer(C=0.1))]
+
+
+def test_what_a_search_and_a_choice_found_comes_back(problem, tmp_path):
+    search = AdUESearchCV({"beta": [1.0, 10.0], "lam": [10], "scale": ["unit"]}, cv=2)
+    search = search.fit(*problem.fit_args)
+    loaded = load_head(save_head(search, tmp_path / "search")).estimator
+    assert loaded.best_params_ == search.best_params_
+    assert loaded.cv_results_.keys() == search.cv_results_.keys()
+    for name, values in search.cv_results_.items():
+        np.testing.assert_array_equal(loaded.cv_results_[name], values)
+    auto = AutoScorer(CASES_INSIDE, cv=2).fit(*problem.fit_args)
+    again = load_head(save_head(auto, tmp_path / "auto")).estimator
+    assert (again.selected_, again.p_values_) == (auto.selected_, auto.p_values_)
+    assert again.n_errors_ == auto.n_errors_
+    assert again.comparison_.to_json() == auto.comparison_.to_json()
+
+
+def test_rows_that_an_inner_score_was_fitted_on_are_known_after_loading(problem, tmp_path):
+    X, y, *head = problem.fit_args
+    inner = MahalanobisScorer().fit(X[:100], y[:100], *head)
+    inner = load_head(save_head(inner, tmp_path / "inner", fitted_on=X[:100])).estimator
+    with pytest.warns(UserWarning, match="100 of 400 rows were used to fit"):
+        outer = ErrorProbability(FrozenEstimator(inner)).fit(X, y)
+    loaded = load_head(save_head(outer, tmp_path / "outer")).estimator
+    for known in (loaded.estimator_, loaded.estimator.estimator):
+        np.testing.assert_array_equal(unseen_rows(known, X), np.arange(400) >= 100)
+    assert unseen_rows(loaded, X) is None
+
+
+def test_a_witness_comes_back_with_its_classifier_and_a_large_vocabulary(problem, tmp_path):
+    rng = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(3000)]
+    texts = [" ".join([f"c{label}", *rng.choice(words, 5)]) for label in problem.y]
+    sidekick = SidekickScorer(TfidfClassifier(min_df=1)).fit_witness(texts[:200], problem.y[:200])
+    X = sidekick.views(problem.X[200:], texts[200:])
+    fit_args = X, problem.y[200:], problem.W, problem.b
+    stack = SecondOpinionScorer([("sidekick", sidekick), *CASES_INSIDE], cv=2)
+    for number, estimator in enumerate((sidekick, stack)):
+        fitted = estimator.fit(*fit_args)
+        loaded = load_head(save_head(fitted, tmp_path / str(number))).estimator
+        assert_same_scores(loaded, fitted, X)
+    loaded = loaded.estimators_[0]
+    np.testing.assert_array_equal(loaded.log_proba(texts[:9]), sidekick.log_proba(texts[:9]))
+
+
+def save_as_version_1(estimator, folder):
+    """Write what format version 1 held."""
+    params, arrays, values = estimator.get_params(deep=False), {}, {}
+    for key, value in vars(estimator).items():
+        if key in params or key.startswith("_skl"):
+            continue
+        if isinstance(value, list):
+            arrays |= {f"{key}.{number}": layer for number, layer in enumerate(value)}
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+            arrays[key] = value
+        elif isinstance(value, np.ndarray):
+            values[key] = {"strings": value.tolist(), "dtype": value.dtype.kind}
+        else:
+            values[key] = value
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    name = f"arrays-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    document = {
+        "format_version": 1, "class": type(estimator).__name__, "arrays": name, "params": params,
+        "attributes": values, "provenance": PROVENANCE, "class_names": None,
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    (folder / "estimator.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        AdUEEstimator(beta=1.0, lam=10),
+        ConfidNetScorer((8, 4), max_iter=3, random_state=0),
+        MaxLogitPNormScorer((1, 2, float("inf"))),
+    ],
+    ids=str,
+)
+def test_heads_of_the_first_format_are_read(estimator, problem, tmp_path):
+    names = ["x", "y", "z"]
+    y = np.array(names)[problem.y]
+    fitted = estimator.fit(problem.X, y, problem.W, problem.b, classes=names)
+    loaded = load_head(save_as_version_1(fitted, tmp_path / "head"))
+    assert repr(loaded.estimator) == repr(fitted)
+    assert vars(loaded.estimator).keys() == {k for k in vars(fitted) if not k.startswith("_skl")}
+    assert_same_scores(loaded.estimator, fitted, problem.X)
+    assert loaded.provenance == PROVENANCE
+
+
+def test_thresholds_of_heads_of_the_first_format_still_name_their_score():
+    scorer = MaxLogitPNormScorer((1, 2, float("inf"))).fit(
+        [[2.0, 0.0], [0.0, 1.0], [1.0, 3.0]], ["no", "yes", "no"], [[1.0, 0.0], [0.0, 1.0]],
+        classes=["no", "yes"],
+    )  # fmt: skip
+    assert (
+        score_sha256(scorer) == "d052d959805e1e874b33c9fad1fb66fbae9099a1e487b8110c12826f3ab0a932"
+    )
+
+
+def test_a_search_without_a_refit_is_not_saved(problem, tmp_path):
+    search = AdUESearchCV({"beta": [1.0], "lam": [10]}, cv=2, refit=False).fit(*problem.fit_args)
+    with pytest.raises(ValueError, match=r"refit=False, so it has no score to save; set refit=T"):
+        save_head(search, tmp_path / "head")
+
+
+def test_what_cannot_be_saved_inside_another_estimator_is_named_by_its_place(problem, tmp_path):
+    class Mine(SoftmaxResponseScorer):
+        pass
+
+    fitted = ErrorProbability(Mine()).fit(*problem.fit_args)
+    with pytest.raises(TypeError, match=r"attribute estimator_ is a Mine, which cannot be saved"):
+        save_head(fitted, tmp_path / "head")
+    stack = StackedScorer([("net", ConfidNetScorer(random_state=np.random.RandomState(0)))])
+    auto = AutoScorer([("stack", stack)], cv=2)
+    auto.fit(problem.X[:100], problem.X[:100].argmax(axis=1) % 3)
+    with pytest.raises(TypeError, match=r"estimators\.0\.1\.estimators\.0\.1\.random_state holds"):
+        save_head(auto, tmp_path / "head")
 
 
 def whole_head(problem):
@@ -188,8 +360,8 @@ def test_unfitted_or_foreign_estimators_are_refused(tmp_path, problem):
 
     with pytest.raises(TypeError, match="estimator is a Mine"):
         save_head(Mine().fit(*problem.fit_args), tmp_path / "head")
-    with pytest.raises(TypeError, match=r"is a HUQScorer, .*; expected one of AdUEEstimator, Conf"):
-        save_head(HUQScorer().fit(*problem.fit_args), tmp_path / "head")
+    with pytest.raises(TypeError, match=r"is a FrozenEstimator, .*; expected one of AdUEEstimat"):
+        save_head(FrozenEstimator(EnergyScorer().fit(*problem.fit_args)), tmp_path / "head")
     drawn = ConfidNetScorer((4,), max_iter=1, random_state=np.random.RandomState(0))
     with pytest.raises(TypeError, match="parameter random_state holds a value that JSON cannot"):
         save_head(drawn.fit(*problem.fit_args), tmp_path / "head")
@@ -259,14 +431,14 @@ def test_a_missing_or_misshapen_array_is_refused_on_loading(adue, tmp_path):
 def test_an_interrupted_save_leaves_the_old_head(saved, problem, monkeypatch):
     expected = load_head(saved).estimator.predict_uncertainty(problem.X)
     other = AdUEEstimator(lam=5.0).fit(*problem.fit_args)
-    original = persistence.write_file
+    original = heads.write_file
 
     def interrupted(file, content):
         if file.suffix == ".json":
             raise KeyboardInterrupt
         original(file, content)
 
-    monkeypatch.setattr(persistence, "write_file", interrupted)
+    monkeypatch.setattr(heads, "write_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_head(other, saved)
     np.testing.assert_array_equal(

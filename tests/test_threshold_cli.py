@@ -317,8 +317,22 @@ def test_what_is_no_threshold_is_named(store, tmp_path):
     with pytest.raises(TypeError, match="file: "):
         load_threshold(3)
     fit = store.features, store.labels, store.init_W, store.init_b
-    with pytest.raises(TypeError, match="estimator is a HUQScorer"):
-        SavedThreshold.of(HUQScorer(cv=2).fit(*fit), *fit[:2])
+
+    class Mine(SoftmaxResponseScorer):
+        pass
+
+    with pytest.raises(TypeError, match="estimator is a Mine"):
+        SavedThreshold.of(Mine().fit(*fit), *fit[:2])
+
+
+def test_a_score_that_holds_others_gets_a_threshold_whatever_its_devices(store):
+    fit = store.features, store.labels, store.init_W, store.init_b
+    fitted = HUQScorer(cv=2).fit(*fit)
+    found = SavedThreshold.of(fitted, *fit[:2])
+    fitted.set_params(device="cpu")
+    found.check_score(fitted)
+    with pytest.raises(ValueError, match="set for another score"):
+        found.check_score(HUQScorer(alpha=0.5, cv=2).fit(*fit))
 
 
 @pytest.mark.parametrize(

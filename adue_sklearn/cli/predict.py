@@ -81,7 +81,7 @@ def predict(
         check_output(out, "--out", [".jsonl", ".csv"], force=force)
         _refuse_input_as_output(data, out)
     fitted = load_head(head)
-    fitted.estimator.set_params(device=device)
+    fitted.estimator.compute_on(device)
     limit = None if threshold is None else load_threshold(threshold)
     if limit is not None:
         limit.check_score(fitted.estimator)

@@ -1,4 +1,4 @@
-"""A fitted estimator as a folder of safetensors and JSON; no pickle, nothing is executed.
+"""The folder of a fitted estimator: saved by one process at a time, read by any.
 
 ``estimator.json`` holds the class name, the parameters and every value that is not an array of
 numbers. It names the file of the arrays, ``arrays-HASH.safetensors``. Saving writes the arrays,
@@ -15,7 +15,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -26,9 +27,9 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import Field, PositiveInt
 from safetensors.numpy import load, save
+from sklearn.frozen import FrozenEstimator
 
 import adue_sklearn
-from adue_sklearn import scorers
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.devices import device_here
 from adue_sklearn._utils.files import (
@@ -39,7 +40,7 @@ from adue_sklearn._utils.files import (
     write_file,
 )
 from adue_sklearn._utils.labels import check_class_labels
-from adue_sklearn._utils.model_facts import ModelFacts, check_provenance, check_same_model
+from adue_sklearn._utils.model_facts import ModelFacts, check_provenance
 from adue_sklearn._utils.places import what_instead
 from adue_sklearn._utils.row_digests import FITTED_ON, Digests, row_digests
 from adue_sklearn._utils.schemas import (
@@ -51,19 +52,16 @@ from adue_sklearn._utils.schemas import (
 )
 from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.exceptions import ModelMismatchError, OutputError
-from adue_sklearn.scorers import HUQScorer, StackedScorer
+from adue_sklearn.exceptions import OutputError
+from adue_sklearn.persistence.state import SCORES, Reader, as_json, described, from_version_1
+from adue_sklearn.scorers.witnesses import WitnessScorer
+from adue_sklearn.scorers.wrapping import WrappingEstimator
+from adue_sklearn.selective import SelectiveClassifier
 
-__all__ = [
-    "FittedHead",
-    "ModelFacts",
-    "ModelMismatchError",
-    "check_same_model",
-    "load_head",
-    "save_head",
-]
+__all__ = ["FittedHead", "load_head", "save_head"]
 
-FORMAT_VERSION = 1
+#: Version 1 held no estimators inside others.
+FORMAT_VERSION = 2
 #: Where a head's provenance records the rows that it was fitted on, or chosen by.
 FIT_ROWS, CHOICE_ROWS = "fit_row_digests", "choice_row_digests"
 _JSON, _ARRAYS, _LOCK = "estimator.json", "arrays-*.safetensors", ".lock"
@@ -82,12 +80,6 @@ _PROVENANCE_KIND = Kind(
     mend="Pass a FeatureStore's provenance unchanged.",
     newest=FORMAT_VERSION,
 )
-#: All but those that hold other estimators: what is fitted is arrays, numbers and names.
-_ESTIMATORS: dict[str, type[UncertaintyEstimator]] = {
-    cls.__name__: cls
-    for cls in (adue_sklearn.AdUEEstimator, *(getattr(scorers, name) for name in scorers.__all__))
-    if cls not in (HUQScorer, StackedScorer)
-}
 
 
 class _Provenance(Schema):
@@ -146,7 +138,7 @@ def save_head(
     Parameters
     ----------
     estimator : UncertaintyEstimator
-        Fitted: AdUE, or a score that does not contain others (a stack and HUQ do).
+        Fitted: any of this package, whatever other estimators of this package it holds.
     directory : path
         A folder that does not exist, is empty, or holds an older head, which is replaced.
     provenance : mapping, default=None
@@ -191,7 +183,7 @@ def save_head(
     check_target(directory, overwrite=overwrite)
     facts = check_provenance(provenance)
     check_document(facts, _Provenance, "provenance", _PROVENANCE_KIND)
-    arrays, values = split_state(estimator)
+    description, arrays = described(estimator)
     known = _rows_fitted_on(estimator, fitted_on)
     if class_names is not None:
         class_names = _check_names(class_names, len(estimator.classes_))
@@ -200,13 +192,10 @@ def save_head(
     document = {
         "format_version": FORMAT_VERSION,
         "adue_sklearn": adue_sklearn.__version__,
-        "class": type(estimator).__name__,
+        "class": description["class"],
         "arrays": arrays_name,
-        "params": {
-            name: as_json(f"parameter {name}", value)
-            for name, value in estimator.get_params(deep=False).items()
-        },
-        "attributes": {name: as_json(f"attribute {name}", v) for name, v in values.items()},
+        "params": description["params"],
+        "attributes": description["attributes"],
         "provenance": {
             name: as_json(f"provenance[{name!r}]", value)
             for name, value in {**facts, **known}.items()
@@ -269,17 +258,14 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     file = directory / _JSON
     document, content = _read_whole(directory)
     try:
-        if document.class_name not in _ESTIMATORS:
-            raise ValueError(
-                f"it holds a {document.class_name}; expected {', '.join(sorted(_ESTIMATORS))}"
-            )
-        arrays = _check_arrays(document.arrays, content)
-        estimator = _restore(_ESTIMATORS[document.class_name], document, arrays)
+        if document.class_name not in SCORES:
+            raise ValueError(f"it holds a {document.class_name}; expected {', '.join(SCORES)}")
+        estimator, inside = _restore(document, _check_arrays(document.arrays, content))
         if document.class_names is not None:
             _check_names(document.class_names, len(estimator.classes_))
     except Exception as error:  # whatever a constructor or a score makes of other values
         raise _KIND.broken(file, error) from error
-    estimator.device = device_here(estimator.device)
+    _find_devices(inside)
     provenance = document.provenance.model_dump(exclude_unset=True)
     if FIT_ROWS in provenance:
         setattr(estimator, FITTED_ON, provenance[FIT_ROWS])
@@ -368,54 +354,117 @@ def _check_arrays(name: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def _restore(
-    cls: type[UncertaintyEstimator],
-    document: _Document,
-    arrays: Mapping[str, npt.NDArray[Any]],
-) -> UncertaintyEstimator:
-    """Return the estimator; raise if something is missing, unknown or inconsistent."""
-    # JSON has no tuples, and no score needs a list.
-    params: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in document.params.items()
+    document: _Document, arrays: Mapping[str, npt.NDArray[Any]]
+) -> tuple[UncertaintyEstimator, list[UncertaintyEstimator]]:
+    """Return the estimator, and it with all scores inside that are fitted."""
+    description: dict[str, Any] = {
+        "class": document.class_name,
+        "params": document.params,
+        "attributes": document.attributes,
     }
-    estimator = cls(**params)
-    estimator._validate_params()
-    state = {name: _decode(value) for name, value in document.attributes.items()}
-    for key in sorted(arrays, key=_list_order):
-        name, _, place = key.partition(".")
-        if place:
-            state.setdefault(name, []).append(arrays[key])
-        else:
-            state[name] = arrays[key]
-    for name, value in state.items():
-        if hasattr(cls, name) or name in params:
-            raise ValueError(f"{name!r} is not an attribute of a fitted {cls.__name__}")
-        setattr(estimator, name, value)
-    _try_out(estimator)
-    return estimator
+    if document.format_version == 1:
+        description = from_version_1(description, arrays)
+    reader = Reader(arrays)
+    estimator: UncertaintyEstimator = reader.estimator(description)
+    fitted = {
+        path: score
+        for path, score in reader.made.items()
+        if isinstance(score, UncertaintyEstimator) and hasattr(score, "classes_")
+    }
+    if "" not in fitted:
+        raise ValueError("'classes_' is missing")
+    for path, score in fitted.items():
+        with _in(path):
+            _check_head(score)
+    with _on_the_cpu(fitted.values()):
+        _try_out(estimator)
+    return estimator, list(fitted.values())
+
+
+@contextlib.contextmanager
+def _in(path: str) -> Iterator[None]:
+    """Name a nested estimator in what is wrong with it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _check_head(score: UncertaintyEstimator) -> None:
+    """Raise if head and classes of a fitted score differ, or those of the scores in it.
+
+    A score in a ``FrozenEstimator`` may have another head, or its own names of classes.
+    """
+    classes, head = check_class_labels(score.classes_), score.init_head_
+    if len(classes) != head.n_classes:
+        raise ValueError(f"classes_ has {len(classes)} entries, but the head {head.n_classes} rows")
+    params = score.get_params(deep=False)
+    named = isinstance(score, WrappingEstimator) or not _holds_frozen(list(params.values()))
+    for name, value in vars(score).items():
+        members = value if isinstance(value, list) else [value]
+        for member in members if name not in params else []:
+            if not isinstance(member, UncertaintyEstimator):
+                continue
+            expected = head if named else replace(head, classes=member.classes_)
+            if not member.init_head_.same_as(expected):
+                raise ValueError(
+                    f"{name} has another head or other classes than the {type(score).__name__} "
+                    "that holds it"
+                )
+
+
+def _holds_frozen(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_frozen, value))
+    return isinstance(value, FrozenEstimator)
+
+
+@contextlib.contextmanager
+def _on_the_cpu(scores: Iterable[UncertaintyEstimator]) -> Iterator[None]:
+    """Let scores compute on the CPU for a while; their device may be one that is not here."""
+    devices = [(score, score.device) for score in scores if "device" in vars(score)]
+    for score, device in devices:
+        if device != "auto":
+            torch.device(device)
+        score.device = "cpu"
+    try:
+        yield
+    finally:
+        for score, device in devices:
+            score.device = device
+
+
+def _find_devices(scores: list[UncertaintyEstimator]) -> None:
+    """Replace devices that torch does not find here; warn of each once."""
+    with_device = [score for score in scores if "device" in vars(score)]
+    here = {device: device_here(device) for device in {score.device for score in with_device}}
+    for score in with_device:
+        score.device = here[score.device]
 
 
 def _try_out(estimator: UncertaintyEstimator) -> None:
     """Score one row, which fails if something is missing or has another shape."""
-    if estimator.device != "auto":
-        torch.device(estimator.device)  # which may be one that this machine lacks
-    device, estimator.device = estimator.device, "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the row has no feature names
-        classes = check_class_labels(estimator.classes_)
         row = np.zeros((1, int(estimator.n_features_in_)))
         n_classes = estimator.predict_proba(row).shape[1]
-        if len(classes) != n_classes:
-            raise ValueError(f"classes_ has {len(classes)} entries, but the head {n_classes} rows")
+        if len(estimator.classes_) != n_classes:
+            raise ValueError(
+                f"classes_ has {len(estimator.classes_)} entries, but the head {n_classes} rows"
+            )
         estimator.errors(row, estimator.predict(row))
+        if _reads_views(estimator):
+            return
         if estimator.predict_uncertainty(row).shape != (1,):
             raise ValueError("it gives no uncertainty for one row")
-    estimator.device = device
+        if isinstance(estimator, SelectiveClassifier):
+            grouped = hasattr(estimator, "groups_") and not estimator.per_class
+            estimator.accepts(row, groups=estimator.groups_[:1] if grouped else None)
 
 
-def _list_order(key: str) -> tuple[str, int]:
-    name, _, place = key.partition(".")
-    return name, int(place or 0)
+def _reads_views(score: UncertaintyEstimator) -> bool:
+    """Tell whether a score, or one in it, needs a view that a plain row lacks."""
+    return isinstance(score, WitnessScorer) or any(map(_reads_views, score.scores_inside()))
 
 
 def _check_names(class_names: Any, n_classes: int) -> list[str]:
@@ -428,57 +477,3 @@ def _check_names(class_names: Any, n_classes: int) -> list[str]:
             "a row."
         )
     return list(names)
-
-
-def check_saveable(estimator: UncertaintyEstimator) -> None:
-    """Raise a TypeError if this kind of estimator cannot be saved, fitted or not."""
-    name = type(estimator).__name__
-    if _ESTIMATORS.get(name) is not type(estimator):
-        raise TypeError(
-            f"estimator is a {name}, which cannot be saved as a head; expected one of "
-            f"{', '.join(sorted(_ESTIMATORS))}. For a search, save best_estimator_; for an "
-            "automatic choice, save estimator_."
-        )
-
-
-def split_state(
-    estimator: UncertaintyEstimator,
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Return the fitted attributes: arrays of numbers, and the rest."""
-    check_saveable(estimator)
-    name = type(estimator).__name__
-    if not hasattr(estimator, "classes_"):
-        raise ValueError(f"estimator: this {name} is not fitted; call fit before saving it.")
-    parameters = estimator.get_params(deep=False)
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    values: dict[str, Any] = {}
-    for key, value in vars(estimator).items():
-        # Neither scikit-learn's callbacks nor rows that it was fitted on are part of a score.
-        if key in parameters or key.startswith("_skl") or key == FITTED_ON:
-            continue
-        if isinstance(value, list) and all(isinstance(layer, np.ndarray) for layer in value):
-            arrays |= {f"{key}.{i}": np.ascontiguousarray(layer) for i, layer in enumerate(value)}
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
-            arrays[key] = np.ascontiguousarray(value)
-        elif isinstance(value, np.ndarray):
-            values[key] = {"strings": value.tolist(), "dtype": value.dtype.kind}
-        else:
-            values[key] = value
-    return arrays, values
-
-
-def as_json(name: str, value: Any) -> Any:
-    """Return a value that JSON can hold; numpy's numbers become Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} holds a value that JSON cannot represent: {error}.") from error
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict) and value.keys() == {"strings", "dtype"}:
-        return np.array(value["strings"], dtype=object if value["dtype"] == "O" else None)
-    return value
