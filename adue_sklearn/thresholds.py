@@ -139,10 +139,10 @@ class SavedThreshold:
         """
         facts = check_provenance(provenance)
         fingerprint = score_sha256(estimator)
-        features = as_numpy(estimator.check_features(X))
+        X = estimator.check_features(X)
         errors = estimator.errors(X, y)
         uncertainty = as_numpy(estimator.predict_uncertainty(X))
-        rows = rows_new_to(estimator, features)
+        rows = rows_new_to(estimator, X)
         errors, uncertainty = errors[rows], uncertainty[rows]
         found = selective_threshold(errors, uncertainty, target_risk, confidence, method)
         return cls(
@@ -157,7 +157,7 @@ class SavedThreshold:
             score=type(estimator).__name__,
             score_sha256=fingerprint,
             provenance=facts,
-            row_digests=row_digests(features[rows]),
+            row_digests=row_digests(as_numpy(X)[rows]),
         )
 
     @property

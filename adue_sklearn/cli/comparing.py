@@ -8,9 +8,13 @@ from typing import Any
 
 from adue_sklearn._utils.files import make_folder, open_atomically
 from adue_sklearn._utils.tables import Column, Table
+from adue_sklearn._utils.views import Views
 from adue_sklearn.cli.stores import named_labels, rows_not_in
 from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
+from adue_sklearn.comparison.arguments import Named
+from adue_sklearn.comparison.stores import rows_to_judge, rows_with_training
 from adue_sklearn.features import FeatureStore
+from adue_sklearn.scorers.witnesses import WitnessScorer
 
 #: Columns that the whole table takes.
 _WIDE = 136
@@ -25,16 +29,18 @@ def compare_stores(
     cv: int,
 ) -> Comparison:
     """Compare scores on a store's rows by folds, or on those of a test store."""
-    named = chosen_scorers(scorers, store.activation)
+    X, X_train = rows_with_training(store, train)
+    named = chosen_scorers(scorers, store.activation, views=X, train=X_train)
     judged = None if test is None else rows_not_in(test, [store, train])
     rows = rows_not_in(store, [train])
     labels, parts = named_labels(store)
     if train is not None:
-        parts |= {"X_train": train.features, "y_train": named_labels(train)[0]}
+        parts |= {"X_train": X_train, "y_train": named_labels(train)[0]}
     if test is not None:
-        parts |= {"X_test": test.features[judged], "y_test": named_labels(test)[0][judged]}
+        X_test = rows_to_judge(store, X, test)
+        parts |= {"X_test": X_test[judged], "y_test": named_labels(test)[0][judged]}
     return compare_scorers(
-        store.features[rows],
+        X[rows],
         labels[rows],
         store.head,
         scorers=named,
@@ -44,19 +50,37 @@ def compare_stores(
 
 
 def chosen_scorers(
-    names: str | None, activation: str | None, *, option: str = "--scorers"
+    names: str | None,
+    activation: str | None,
+    *,
+    views: Any = None,
+    train: Any = None,
+    option: str = "--scorers",
 ) -> list[tuple[str, Any]]:
-    """Return scorers by class or by the name on the card, 'knn,AdUESearchCV'; None for all."""
-    known = default_scorers(activation=activation)
+    """Return scorers by class or by the name on the card, 'knn,AdUESearchCV'; None for all.
+
+    Where there are views, the second opinions that read them are among the scorers, by the names
+    of the views; those that need label probes if there are training rows with views.
+    """
+    known = default_scorers(
+        views if isinstance(views, Views) else None,
+        with_train=isinstance(train, Views),
+        activation=activation,
+    )
     if names is None:
         return known
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    by_label = {label: pair for pair in known for label in _labels(pair)}
+    by_label: dict[str, Named] = {}
+    for pair in known:
+        for label in _labels(pair):
+            by_label.setdefault(label, []).append(pair)
     unknown = [name for name in wanted if name.lower() not in by_label]
     if unknown or not wanted:
-        classes = ", ".join(type(scorer).__name__ for _, scorer in known)
-        raise ValueError(f"{option}: {', '.join(unknown) or names} is not one of {classes}.")
-    return list(dict(by_label[name.lower()] for name in wanted).items())
+        kinds = dict.fromkeys(type(scorer).__name__ for _, scorer in known)
+        views_too = [name for name, scorer in known if isinstance(scorer, WitnessScorer)]
+        listed = ", ".join([*kinds, *views_too])
+        raise ValueError(f"{option}: {', '.join(unknown) or names} is not one of {listed}.")
+    return list(dict(pair for name in wanted for pair in by_label[name.lower()]).items())
 
 
 def comparison_table(comparison: Comparison, *, width: int) -> Table:

@@ -26,6 +26,7 @@ def evaluate(
 
     from adue_sklearn.cli.tables import doubts_of_rows, fresh_rows_table
     from adue_sklearn.cli.thresholding import acceptance, rows_without_threshold
+    from adue_sklearn.comparison.stores import rows_for
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
 
@@ -39,7 +40,7 @@ def evaluate(
     if limit is not None:
         rows, lines = rows_without_threshold(test, rows, limit, threshold)
         said += lines
-    X, y = test.features[rows], np.asarray(test.labels)[rows]
+    X, y = rows_for(fitted.estimator, test)[rows], np.asarray(test.labels)[rows]
     for line in said:
         tell(line)
     _warn_of_memorised_rows(fitted.estimator, X, y)

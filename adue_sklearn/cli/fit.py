@@ -23,7 +23,10 @@ def fit(
     train_store: TrainStore = None,
     score: Annotated[
         str,
-        typer.Option(help="Score to fit: tuned AdUE or another class, such as 'RelU' or 'ViM'."),
+        typer.Option(
+            help="Score to fit: tuned AdUE, another class, such as 'RelU' or 'ViM', or 'auto': "
+            "softmax response unless another one is proved better."
+        ),
     ] = "AdUE",
     folds: Annotated[int, typer.Option(min=2, help="Number of cross-validation folds.")] = 5,
     leave_out: Annotated[
@@ -33,21 +36,32 @@ def fit(
     force: Force = False,
 ) -> None:
     """Tune and fit AdUE or another score; print how well it does on unseen rows."""
-    from adue_sklearn.cli.fitting import fit_adue, fit_score, named_score
+    from adue_sklearn.cli.fitting import AUTOMATIC, fit_adue, fit_auto, fit_score, named_score
+    from adue_sklearn.comparison.stores import rows_with_training
     from adue_sklearn.persistence import save_head
 
     check_head(out, force=force)
     calibration = open_labelled(store)
     train = open_beside(train_store, calibration)
-    rows = _rows_to_fit(calibration, rows_not_in(calibration, [train]), leave_out)
-    if score.lower() == "adue":
+    usable = rows_not_in(calibration, [train])
+    width = console.width
+    if score.lower() == "adue":  # which reads no views
+        rows = _rows_to_fit(calibration, calibration.features, usable, leave_out)
         with console.status("Searching"):
             fitted = fit_adue(calibration, rows, train, folds=folds)
     else:
-        named = named_score(score, calibration.activation, has_train=train is not None)
-        with console.status("Fitting"):
-            fitted = fit_score(calibration, rows, train, named, folds=folds, width=console.width)
-    show(fitted.table)
+        X, X_train = rows_with_training(calibration, train)
+        rows = _rows_to_fit(calibration, X, usable, leave_out)
+        trained_on = None if train is None else (X_train, train.labels)
+        if score.lower() in AUTOMATIC:
+            with console.status("Comparing"):
+                fitted = fit_auto(calibration, rows, trained_on, folds=folds, width=width)
+        else:
+            named = named_score(score, calibration.activation, X, X_train)
+            with console.status("Fitting"):
+                fitted = fit_score(calibration, rows, trained_on, named, folds=folds, width=width)
+    for table in fitted.tables:
+        show(table)
     save_head(
         fitted.estimator,
         out,
@@ -59,8 +73,8 @@ def fit(
     tell(f"Wrote the fitted head to {out}. Test it on fresh rows: adue evaluate {out} STORE")
 
 
-def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[Any, Any]:
-    """Return features and labels of usable rows, less a random share for a threshold."""
+def _rows_to_fit(store: FeatureStore, X: Any, usable: Any, leave_out: float) -> tuple[Any, Any]:
+    """Return X and labels of usable rows, less a random share for a threshold."""
     import numpy as np
 
     if not 0.0 <= leave_out < 1.0:
@@ -68,7 +82,7 @@ def _rows_to_fit(store: FeatureStore, usable: Any, leave_out: float) -> tuple[An
         raise ValueError(f"--leave-out is {leave_out:g}; it must be at least 0 and below 1.{hint}")
     n_left_out = round(leave_out * len(usable))
     if n_left_out == 0 and len(usable) == len(store):
-        return store.features, store.labels
+        return X, store.labels
     drawn = np.random.default_rng(0).permutation(len(usable))[n_left_out:]
     kept = usable[np.sort(drawn)]
-    return store.features[kept], np.asarray(store.labels)[kept]
+    return X[kept], np.asarray(store.labels)[kept]

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import row_digests
 from adue_sklearn._utils.tables import Table
+from adue_sklearn._utils.views import Views
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
 from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
-from adue_sklearn.comparison import compare_scorers
+from adue_sklearn.comparison import AutoScorer
+from adue_sklearn.comparison.arguments import check_metrics, check_other_rows, check_rows
+from adue_sklearn.comparison.compare import Run
+from adue_sklearn.comparison.opinions import opinion_tables
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import CHOICE_ROWS, check_saveable
+from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.scorers.witnesses import witnesses_of
+
+Rows = tuple[Any, Any]
+#: What ``--score`` may be for the automatic choice.
+AUTOMATIC = ("auto", "autoscorer", AutoScorer.card.name)
 
 
 class Fitted(NamedTuple):
@@ -23,14 +35,12 @@ class Fitted(NamedTuple):
 
     estimator: UncertaintyEstimator
     features: Any
-    table: Table
+    tables: list[Table]
     #: Which rows its table is about, if other rows fitted it.
     chosen_by: dict[str, str]
 
 
-def fit_adue(
-    store: FeatureStore, rows: tuple[Any, Any], train: FeatureStore | None, *, folds: int
-) -> Fitted:
+def fit_adue(store: FeatureStore, rows: Rows, train: FeatureStore | None, *, folds: int) -> Fitted:
     """Tune AdUE on rows of a store; compare it with the baselines on the same folds."""
     from sklearn.model_selection import GridSearchCV
 
@@ -48,20 +58,23 @@ def fit_adue(
         table = cross_validated_table(
             search, *rows, store.head, train=known, reservations=reservations
         )
-    return Fitted(search.best_estimator_, rows[0], table, {})
+    return Fitted(search.best_estimator_, rows[0], [table], {})
 
 
-def named_score(name: str, activation: str | None, *, has_train: bool) -> tuple[str, Any]:
+def named_score(name: str, activation: str | None, X: Any, X_train: Any) -> tuple[str, Any]:
     """Return the label and the unfitted score that ``--score`` names, if it can be fitted here."""
-    found = chosen_scorers(name, activation, option="--score")
+    found = chosen_scorers(name, activation, views=X, train=X_train, option="--score")
     if len(found) > 1:
-        raise ValueError(f"--score: {name} names {len(found)} scores; expected one.")
+        names = ", ".join(label for label, _ in found)
+        raise ValueError(
+            f"--score: {name} names {len(found)} scores; expected one. They are: {names}."
+        )
     label, scorer = found[0]
     try:
         check_saveable(scorer)
     except TypeError as error:
         raise ValueError(f"--score: {error}") from error
-    if scorer.card.needs == "training rows" and not has_train:
+    if scorer.card.needs == "training rows" and X_train is None:
         raise ValueError(
             f"--score: {label} describes the rows that the model was trained on; pass their "
             "store as --train-store."
@@ -71,8 +84,8 @@ def named_score(name: str, activation: str | None, *, has_train: bool) -> tuple[
 
 def fit_score(
     store: FeatureStore,
-    rows: tuple[Any, Any],
-    train: FeatureStore | None,
+    rows: Rows,
+    train: Rows | None,
     named: tuple[str, UncertaintyEstimator],
     *,
     folds: int,
@@ -80,16 +93,45 @@ def fit_score(
 ) -> Fitted:
     """Fit a score on rows of a store or, if it describes such, on training rows."""
     _, scorer = named
-    seen, parts = rows, dict[str, Any]()
-    if train is not None and scorer.card.needs == "training rows":
-        seen = (train.features, train.labels)
-        parts = {"X_train": seen[0], "y_train": seen[1]}
+    describes = scorer.card.needs == "training rows"
+    if not (describes or scorer.reads_views):
+        train = None
     doubts_of_rows(store, *rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
-        found = compare_scorers(*rows, store.head, scorers=[named], cv=folds, **parts)
-        scorer.fit(*seen, store.head)
+        run = _run(store, rows, train, folds)
+        found = run.judged([named], check_metrics(None))
+        fitted = run.fit(scorer)
     chosen_by = {}
     if scorer.card.needs != "held-out errors":
-        chosen_by = {CHOICE_ROWS: row_digests(rows[0])}
-    return Fitted(scorer, seen[0], comparison_table(found, width=width), chosen_by)
+        chosen_by = {CHOICE_ROWS: row_digests(as_numpy(rows[0]))}
+    seen = train if train is not None and describes else rows
+    tables = [comparison_table(found, width=width), *opinion_tables(fitted)]
+    return Fitted(fitted, seen[0], tables, chosen_by)
+
+
+def fit_auto(
+    store: FeatureStore, rows: Rows, train: Rows | None, *, folds: int, width: int
+) -> Fitted:
+    """Fit the automatic choice; its second opinions have label probes of the training rows."""
+    X = rows[0]
+    probed = witnesses_of(X, activation=store.activation) if isinstance(X, Views) else []
+    probed = [(name, witness) for name, witness in probed if witness.lacks_probe(X)]
+    auto = AutoScorer(witnesses=probed or None, activation=store.activation, cv=folds)
+    doubts_of_rows(store, *rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
+        chosen: AutoScorer = _run(store, rows, train, folds).fit(auto)
+    estimator = getattr(chosen.estimator_, "best_estimator_", chosen.estimator_)
+    table = comparison_table(chosen.comparison_, width=width)
+    table = replace(table, notes=[*table.notes, f"Chosen: {chosen.selected_}."])
+    return Fitted(estimator, X, [table, *opinion_tables(estimator)], {})
+
+
+def _run(store: FeatureStore, rows: Rows, train: Rows | None, folds: int) -> Run:
+    response = SoftmaxResponseScorer()
+    checked = check_rows(response, *rows, store.head)
+    known = None
+    if train is not None:
+        known = check_other_rows("X_train", train[0], "y_train", train[1], checked)
+    return Run(checked, known, None, response, cv=folds, random_state=0)

@@ -89,9 +89,10 @@ def unseen_rows_of(
     import numpy as np
 
     from adue_sklearn._utils.row_digests import rows_among, unseen_rows
+    from adue_sklearn.comparison.stores import rows_for
     from adue_sklearn.persistence import CHOICE_ROWS
 
-    new = unseen_rows(fitted.estimator, store.features)
+    new = unseen_rows(fitted.estimator, rows_for(fitted.estimator, store))
     if new is None:
         warn(
             f"{head} does not record which rows it was fitted on. If rows of {store.path} are "

@@ -13,6 +13,7 @@ from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.row_digests import rows_among
 from adue_sklearn.cli.stores import facts_of, unseen_rows_of
+from adue_sklearn.comparison.stores import rows_for
 from adue_sklearn.metrics._arguments import IntArray
 from adue_sklearn.persistence import check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
@@ -50,7 +51,7 @@ def set_threshold(
         estimator = fitted.estimator
         rows, lines, _ = unseen_rows_of(store, fitted, head, "set its threshold")
         said += lines
-    X, y = store.features[rows], np.asarray(store.labels)[rows]
+    X, y = rows_for(estimator, store)[rows], np.asarray(store.labels)[rows]
     found = SavedThreshold.of(
         estimator, X, y, target_risk=target_risk, confidence=confidence, method=method,
         provenance={**store.provenance, "store": str(store.path)},

@@ -73,6 +73,7 @@ from adue_sklearn.scorers import (
     SecondOpinionScorer,
     SoftmaxResponseScorer,
 )
+from adue_sklearn.scorers.opinions import opinions_of
 from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
 from adue_sklearn.scorers.wrapping import belongs_to
 
@@ -128,8 +129,20 @@ def default_scorers(
         options: dict[str, Any] = {"activation": activation, "device": device}
         if "random_state" in signature(kind).parameters:
             options["random_state"] = random_state
-        if kind is not SecondOpinionScorer or views is not None:
-            named.append((kind.card.name, kind(**options)))
+        if kind is SecondOpinionScorer:
+            if views is None:
+                continue
+            options["estimators"] = (
+                opinions_of(
+                    views,
+                    linear=activation is None,
+                    with_probes=with_train,
+                    activation=activation,
+                    device=device,
+                )
+                or None
+            )  # nothing to combine: fit says what is missing
+        named.append((kind.card.name, kind(**options)))
     if views is not None:
         known = dict(named)
         for name, scorer in witnesses_of(views, activation=activation, device=device):
@@ -456,7 +469,9 @@ class Run:
         """Return a witness with its label probes fitted on the training rows, if it lacks any."""
         if self.train is None or not isinstance(self.train.X, Views):
             return scorer
-        if not scorer.lacks_probe(self.train.X):
+        wanted = scorer.view_names(self.train.X)
+        there = bool(wanted) and set(wanted) <= set(self.train.X.names)
+        if not there or not scorer.lacks_probe(self.train.X):
             return scorer
         head = self.fitted_response.init_head_
         return clone(scorer).fit_witness(self.train.X, self.train.y, classes=head.classes)

@@ -17,7 +17,9 @@ from sklearn.utils import check_scalar
 from adue_sklearn._utils import messages
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.row_digests import row_digests, rows_among
+from adue_sklearn._utils.tables import Table
 from adue_sklearn._utils.validation import naming
+from adue_sklearn._utils.views import Views
 from adue_sklearn.base import FitRows
 from adue_sklearn.calibration import ErrorProbability
 from adue_sklearn.comparison.arguments import (
@@ -33,7 +35,9 @@ from adue_sklearn.comparison.compare import (
     needs,
     predicted_uncertainty,
 )
+from adue_sklearn.comparison.opinions import opinion_tables
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
+from adue_sklearn.comparison.stores import rows_with_training
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.metrics import risk_at_coverage_score
@@ -107,6 +111,7 @@ class Findings:
     n_choosing: int
     n_trained_on: int
     doubts: list[str]
+    opinions: list[Table]
 
     @property
     def n_rows(self) -> int:
@@ -213,17 +218,24 @@ def find(
     check_target(confidence, "confidence")
     untrained = _untrained(store, train)
     choosing, fresh = _halves(store, texts, untrained)
-    X, y = np.asarray(store.features), np.asarray(store.labels)
+    X, X_train = rows_with_training(store, train)
+    y = np.asarray(store.labels)
     # A fitted scorer that the user passes knows the classes by number.
     names = np.array(class_names(store)) if scorers is None else np.arange(store.n_classes)
     named = check_scorers(
-        default_scorers(activation=store.activation) if scorers is None else scorers
+        default_scorers(
+            X if isinstance(X, Views) else None,
+            with_train=isinstance(X_train, Views),
+            activation=store.activation,
+        )
+        if scorers is None
+        else scorers
     )
     response = SoftmaxResponseScorer()
     rows = check_rows(response, X[choosing], names[y[choosing]], store.head, classes=names)
     run = Run(
         rows,
-        _training_rows(train, rows, names),
+        _training_rows(train, X_train, rows, names),
         None,
         response,
         cv=5,
@@ -244,7 +256,9 @@ def find(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # the comparison reports it
         fitted = run.fit(scorer)
-    probability = _error_probability(scorer, fitted, run.rows, X[fresh], doubts)
+    probability = _error_probability(
+        run.with_frozen_parts(scorer), fitted, run.rows, X[fresh], doubts
+    )
 
     errors = run.fitted_response.errors(X[fresh], names[y[fresh]])
     uncertainty = predicted_uncertainty(fitted, X[fresh])
@@ -268,6 +282,7 @@ def find(
         n_choosing=len(choosing),
         n_trained_on=n_trained_on,
         doubts=doubts,
+        opinions=opinion_tables(fitted),
     )
 
 
@@ -341,11 +356,13 @@ def _halves(
     return rows[np.sort(order[: n // 2])], rows[np.sort(order[n // 2 :])]
 
 
-def _training_rows(train: FeatureStore | None, rows: FitRows, names: Any) -> FitRows | None:
+def _training_rows(
+    train: FeatureStore | None, X_train: Any, rows: FitRows, names: Any
+) -> FitRows | None:
     if train is None:
         return None
     y = names[np.asarray(train.labels)]
-    return check_other_rows("X_train", np.asarray(train.features), "y_train", y, rows)
+    return check_other_rows("X_train", X_train, "y_train", y, rows)
 
 
 def _error_probability(

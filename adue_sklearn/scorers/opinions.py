@@ -317,13 +317,23 @@ class SecondOpinionScorer(ScoreStack):
 
 
 def opinions_of(
-    X: Features, *, linear: bool, activation: str | None = None, device: str = "auto"
+    X: Features,
+    *,
+    linear: bool,
+    with_probes: bool = False,
+    activation: str | None = None,
+    device: str = "auto",
 ) -> Named:
-    """Return AdUE for a linear head, and a witness for every view that needs no label probe."""
+    """Return AdUE for a linear head, and a witness for every view.
+
+    Witnesses that need a label probe, which is not fitted here, only ``with_probes``.
+    """
     found: Named = [("AdUE", AdUEEstimator(device=device))] if linear else []
     if isinstance(X, Views):
         witnesses = witnesses_of(X, activation=activation, device=device)
-        found += [(name, scorer) for name, scorer in witnesses if not scorer.lacks_probe(X)]
+        found += [
+            (name, scorer) for name, scorer in witnesses if with_probes or not scorer.lacks_probe(X)
+        ]
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -82,6 +82,11 @@ class WitnessScorer(UncertaintyEstimator):
     def view_names(self, X: Views) -> tuple[str, ...]:
         """Return the names of the views that the score reads."""
 
+    @property
+    @abstractmethod
+    def views_read(self) -> tuple[str, ...]:
+        """Names of the views that the score was fitted with, none if they were missing."""
+
     def lacks_probe(self, X: Views) -> bool:
         """Tell whether the views are features for which ``fit_witness`` was not called yet."""
         return False
@@ -144,6 +149,11 @@ class AnswerWitness(WitnessScorer):
     def view_names(self, X: Views) -> tuple[str, ...]:
         """Return the name of the view that the score reads."""
         return (self.view,)
+
+    @property
+    def views_read(self) -> tuple[str, ...]:
+        """Names of the views that the score was fitted with, none if they were missing."""
+        return (self.view,) if self.has_view_ else ()
 
     def answers(self, X: Features) -> IntArray:
         """Return the class (n,) that the other classifier finds most probable, by row number."""
@@ -674,6 +684,11 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
         numbered = [name for name in X.names if re.fullmatch(r"layer_\d+", name)]
         return tuple(sorted(numbered, key=lambda name: int(name.rpartition("_")[2])))
 
+    @property
+    def views_read(self) -> tuple[str, ...]:
+        """Names of the views that the score was fitted with, none if they were missing."""
+        return tuple(self.views_) if self.has_view_ else ()
+
     def _wanted(self) -> str:
         return ", ".join(map(repr, self.views or vars(self).get("views_", ["layer_1", "..."])))
 
@@ -757,16 +772,39 @@ def check_probe(block: FloatArray, coef: FloatArray, n_classes: int, view: str) 
 
 
 def witnesses_of(X: Views, *, activation: str | None = None, device: str = "auto") -> Named:
-    """Return a scorer for every view, with names; all layers have one."""
+    """Return a scorer for every view, with names; all layers have one.
+
+    Where some of the rows lack a view, softmax response stands for it.
+    """
     common: dict[str, Any] = {"activation": activation, "device": device}
     layers = LayerProbeScorer(**common)
     read = layers.view_names(X)
-    found: Named = [
-        (name, SidekickScorer(**common) if name == "sidekick" else CompanionScorer(name, **common))
-        for name in X.names
-        if name not in read
-    ]
+    found: Named = []
+    for name in X.names:
+        if name in read:
+            continue
+        witness: Any = CompanionScorer(name, **common)
+        if name == "sidekick":
+            witness = SidekickScorer(**common)
+        if np.isnan(X.block(name)).any():  # as later rows will lack it too
+            witness.fallback = "softmax response"
+        found.append((name, witness))
     return [*found, (layers.card.name, layers)] if read else found
+
+
+def witnesses_in(estimator: UncertaintyEstimator) -> Iterator[WitnessScorer]:
+    """Yield the fitted witnesses that a fitted score is or holds."""
+    if isinstance(estimator, WitnessScorer):
+        yield estimator
+    for inner in estimator._scores_inside():
+        yield from witnesses_in(inner)
+
+
+def views_read_by(estimator: UncertaintyEstimator) -> list[str]:
+    """Return the names of the views that a fitted score reads."""
+    return list(
+        dict.fromkeys(name for witness in witnesses_in(estimator) for name in witness.views_read)
+    )
 
 
 def _are_probabilities(block: FloatArray) -> bool:

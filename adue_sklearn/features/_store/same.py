@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _MODEL = (
     "precision",
 )
 #: The same for a view: where it lies in a model, or which other model gave it.
-_VIEW_MODEL = ("layer", "pool", *_MODEL)
+_VIEW_MODEL = ("layer", "pool", "sidekick_sha256", *_MODEL)
 _FORM = ("n_features", "n_classes", "classes", "labelled")
 
 
@@ -50,6 +51,47 @@ def check_same_model(folder: Path, store: Mapping[str, Any], rows: Mapping[str, 
             f"The rows appended to '{folder}' come from the same model, but were made under other "
             f"conditions ({'; '.join(changes)})."
         )
+
+
+def check_same_views(
+    path: Path,
+    mine: Mapping[str, Mapping[str, Any]],
+    other: Path,
+    theirs: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise StoreError unless the views that two stores both have were made in the same way."""
+    found = []
+    for name in mine:
+        if name not in theirs:
+            continue
+        then, now = mine[name]["provenance"], theirs[name]["provenance"]
+        shared = [key for key in _VIEW_MODEL if key in then and key in now]
+        different = _differences(mine[name], theirs[name], ["n_columns"])
+        different += _differences(then, now, shared)
+        found += [f"view {name}: {one}" for one in different]
+    if found:
+        raise StoreError(
+            f"The views of '{other}' are not those of '{path}': {'; '.join(found)}. Extract both "
+            "stores with the same options."
+        )
+
+
+def extract_options(names: Iterable[str]) -> str:
+    """Return the options of ``adue extract`` that make views of these names."""
+    layers, options = [], []
+    for name in names:
+        layer = re.fullmatch(r"layer_(\d+)", name)
+        if layer:
+            layers.append(layer[1])
+        elif name == "base":
+            options.append("--base-view")
+        elif name == "sidekick":
+            options.append("--sidekick SIDEKICK")
+        else:
+            options.append(f"--companion {name}=ADAPTER")
+    if layers:
+        options.insert(0, f"--layers {','.join(layers)}")
+    return " ".join(options)
 
 
 def check_same_writing(
