@@ -358,7 +358,7 @@ class UncertaintyEstimator(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _lacking(self, X: Features) -> BoolArray:
         lacking = np.zeros(X.shape[0], dtype=bool)
-        for score in self._scores_inside():
+        for score in self.scores_inside():
             lacking |= score._lacking(X)
         return lacking
 

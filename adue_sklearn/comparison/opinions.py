@@ -16,6 +16,7 @@ _NOTE = (
 
 def opinion_tables(fitted: Any) -> list[Table]:
     """Return weights and gains of fitted second opinions; nothing for any other score."""
+    fitted = getattr(fitted, "estimator_", fitted)  # of an automatic choice
     if not isinstance(fitted, SecondOpinionScorer) or not hasattr(fitted, "weights_"):
         return []
     columns = [Column("score", of_numbers=False), Column("weight"), Column("gain [95 %]")]

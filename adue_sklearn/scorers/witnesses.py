@@ -796,7 +796,7 @@ def witnesses_in(estimator: UncertaintyEstimator) -> Iterator[WitnessScorer]:
     """Yield the fitted witnesses that a fitted score is or holds."""
     if isinstance(estimator, WitnessScorer):
         yield estimator
-    for inner in estimator._scores_inside():
+    for inner in estimator.scores_inside():
         yield from witnesses_in(inner)
 
 
