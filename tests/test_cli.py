@@ -15,7 +15,7 @@ import pytest
 import typer
 
 import adue_sklearn
-from adue_sklearn import cli
+from adue_sklearn import ErrorProbability, cli
 from adue_sklearn.adue import search
 from adue_sklearn.cli.app import app
 from adue_sklearn.cli.console import console
@@ -621,6 +621,35 @@ def test_fit_takes_any_score_and_the_commands_after_it_too(
     )
     assert status == 0, err
     assert len(scored.read_text().splitlines()) == 80
+
+
+def test_fit_takes_a_score_that_holds_others(adue, stores, tmp_path):
+    status, _, err = adue(
+        "fit", stores / "calibration", "--out", tmp_path / "head", "--score", "HUQ", "--folds", 2
+    )
+    assert status == 0, err
+    assert type(load_head(tmp_path / "head").estimator).__name__ == "HUQScorer"
+
+
+def test_predict_and_evaluate_take_a_saved_probability_of_an_error(
+    adue, labelled, stores, tmp_path
+):
+    case, folder = labelled
+    store = FeatureStore.open(stores / "calibration")
+    fitted = ErrorProbability(method="sigmoid").fit(store.features, store.labels, store.head)
+    save_head(
+        fitted, tmp_path / "head", provenance=store.provenance, class_names=store.classes,
+        fitted_on=store.features,
+    )  # fmt: skip
+    status, out, err = adue("evaluate", tmp_path / "head", stores / "test")
+    assert status == 0, err
+    assert "error probability" in out
+    scored = tmp_path / "scored.jsonl"
+    status, _, err = adue(
+        "predict", tmp_path / "head", case.adapter, folder / "test.jsonl", "--out", scored,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def evaluate(
 def _warn_of_memorised_rows(estimator: Any, X: Any, y: Any) -> None:
     from adue_sklearn.model_selection import fit_rows_look_memorised
 
-    if not hasattr(estimator, "n_errors_"):  # a score that learns nothing from errors
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
+    if not hasattr(estimator, "n_samples_fit_"):  # a score that learns nothing from errors
         return
     few, n_fit = estimator.n_errors_, estimator.n_samples_fit_
     many = int(estimator.errors(X, y).sum())

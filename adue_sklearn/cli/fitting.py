@@ -21,7 +21,7 @@ from adue_sklearn.comparison.opinions import opinion_tables
 from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
-from adue_sklearn.persistence import CHOICE_ROWS, check_saveable
+from adue_sklearn.persistence import CHOICE_ROWS
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.scorers.witnesses import witnesses_of
 
@@ -70,10 +70,6 @@ def named_score(name: str, activation: str | None, X: Any, X_train: Any) -> tupl
             f"--score: {name} names {len(found)} scores; expected one. They are: {names}."
         )
     label, scorer = found[0]
-    try:
-        check_saveable(scorer)
-    except TypeError as error:
-        raise ValueError(f"--score: {error}") from error
     if scorer.card.needs == "training rows" and X_train is None:
         raise ValueError(
             f"--score: {label} describes the rows that the model was trained on; pass their "
