@@ -28,6 +28,7 @@ from adue_sklearn.metrics import (
     fpr_at_tpr_score,
 )
 from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.scorers.witnesses import WitnessScorer
 
 #: What is measured besides the ROC-AUC.
 DEFAULT_METRICS: dict[str, Callable[[Any, Any], float]] = {
@@ -226,7 +227,9 @@ def without_shared(
     *,
     cv: Any = None,
 ) -> FitRows:
-    """Drop, with a warning, rows that are also in ``others`` or that fitted a frozen scorer.
+    """Drop, with a warning, rows that are also in ``others`` or that fitted a scorer.
+
+    Frozen scorers and second opinions come fitted.
 
     Raises
     ------
@@ -241,8 +244,11 @@ def without_shared(
     for label, scorer in scorers or ():
         fitted = scorer.estimator if isinstance(scorer, FrozenEstimator) else None
         new = unseen_rows(fitted, rows.X) if isinstance(fitted, UncertaintyEstimator) else None
-        if new is not None and not new.all():
-            shared |= ~new
+        seen = np.zeros(len(rows.y), dtype=bool) if new is None else ~new
+        for witness in _witnesses_in(scorer):
+            seen |= witness.seen_rows(rows.X)
+        if seen.any():
+            shared |= seen
             places.append(f"the rows that {label} was fitted on")
     if not shared.any():
         return rows
@@ -257,6 +263,12 @@ def without_shared(
         )
     warn(f"{what}; they are left out.")
     return rows._replace(X=rows.X[~shared], y=rows.y[~shared])
+
+
+def _witnesses_in(scorer: Any) -> list[WitnessScorer]:
+    """Return a witness, or the witnesses among what a scorer combines."""
+    parts = [scorer, *scorer.get_params(deep=True).values()]
+    return [part for part in parts if isinstance(part, WitnessScorer)]
 
 
 def check_metrics(metrics: Any) -> dict[str, Callable[[Any, Any], float]]:

@@ -26,6 +26,7 @@ from adue_sklearn.comparison.compare import (
     reference_alone,
 )
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE, Comparison, holm
+from adue_sklearn.exceptions import MissingViewWarning
 from adue_sklearn.metrics import error_roc_auc_score
 from adue_sklearn.scorers import (
     EnergyScorer,
@@ -66,7 +67,8 @@ class AutoScorer(UncertaintyEstimator):
         a frozen score loaded by ``load_head``.
     witnesses : list of (str, estimator), default=None
         More second opinions for the default candidate that combines them, such as a
-        :class:`LayerProbeScorer` after ``fit_witness``.
+        :class:`LayerProbeScorer` after ``fit_witness``. One with the name of a view replaces what
+        would be made of that view. Not used with ``estimators``.
     significance : float in (0, 1), default=0.05
         Largest probability of choosing another score when none is better than softmax response.
     cv : int, default=5
@@ -115,6 +117,8 @@ class AutoScorer(UncertaintyEstimator):
         If rows that were used to fit a frozen score are left out. If, without ``init_W``, there
         are no errors or only errors, or if there are fewer than 20 errors or correct answers:
         softmax response is kept then. If a candidate fails; the others are compared.
+    MissingViewWarning
+        If there are ``witnesses``, but ``X`` has no views.
     MissingClassesWarning, ClassSharesWarning, LabelOrderWarning
         If the rows lack classes of a given head, hold one far less often than the head predicts
         it, or have labels in another order. No conclusion is drawn from such rows, and softmax
@@ -254,8 +258,16 @@ class AutoScorer(UncertaintyEstimator):
         else:
             adue = AdUEEstimator(**common)
         witnesses = [] if self.witnesses is None else check_scorers(self.witnesses, "witnesses")
-        if isinstance(X, Views) and (X.names or witnesses):
-            witnesses = [*opinions_of(X, linear=linear, **common), *witnesses]
+        if witnesses and not isinstance(X, Views):
+            warn(
+                "AutoScorer: X has no views, so witnesses have nothing to say; fit on "
+                "Views(features, NAME=block).",
+                MissingViewWarning,
+            )
+        elif isinstance(X, Views) and (X.names or witnesses):
+            own = opinions_of(X, linear=linear, **common)
+            own = [(name, scorer) for name, scorer in own if name not in dict(witnesses)]
+            witnesses = [*own, *witnesses]
             scores.insert(0, ("second opinions", SecondOpinionScorer(witnesses, **common)))
         return [("AdUE", adue), ("stack", stack), *scores]
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import binom
+from scipy.stats import hypergeom
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
+from torch import Tensor
 
-from adue_sklearn._utils.arrays import Features, as_numpy
+from adue_sklearn._utils.arrays import Features, as_numpy, rows_of, threads_for
 from adue_sklearn._utils.folds import stratified
 from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray
 from adue_sklearn._utils.validation import warn
@@ -26,12 +28,15 @@ from adue_sklearn.exceptions import WitnessDriftWarning
 from adue_sklearn.metrics import error_roc_auc_difference
 from adue_sklearn.scorers.learned import fit_scaler
 from adue_sklearn.scorers.stacks import Answers, Named, ScoreStack
-from adue_sklearn.scorers.witnesses import AnswerWitness, witnesses_of
+from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
 
 #: Agreement is compared on at least so many rows, and at this significance.
 _FEWEST_ROWS, _SIGNIFICANCE = 50, 0.001
 #: Scores of probabilities enter as log-odds; these keep them finite.
 _MARGIN = 1e-12
+_REFERENCE = "softmax response"
+#: In what share of rows a witness's class is the head's answer, by chance, and of how many rows.
+Agreement: TypeAlias = tuple[float, float, int]
 
 
 @dataclass(eq=False, repr=False)
@@ -72,9 +77,9 @@ class SecondOpinionScorer(ScoreStack):
     gains_ : dict of str to tuple of float
         What each score adds to the others: the difference in ROC-AUC without it, and its 95 %
         interval (DeLong, paired), from weights and scores of other folds.
-    agreement_ : dict of str to tuple of float
-        For each witness, in what share of the fit rows its class is the head's answer, and in
-        what share it would be by chance.
+    agreement_ : dict of str to tuple
+        For each witness, in what share of the fit rows its class is the head's answer, in what
+        share it would be by chance, and how many of the rows have its view.
     intercept_ : float
         The constant.
     n_errors_ : int
@@ -102,14 +107,15 @@ class SecondOpinionScorer(ScoreStack):
         If (without ``init_W``) there are no errors or only errors; the score is then softmax
         response.
     WitnessDriftWarning
-        In ``predict_uncertainty``, if a witness agrees with the head significantly less than on
-        the fit rows (50 rows or more, one in a thousand): it may know less of such rows. See
-        :meth:`adapted_to`.
+        In ``predict_uncertainty``, also in that of an estimator that holds this one, if a witness
+        agrees with the head significantly less than on the fit rows (50 rows or more; Fisher's
+        exact test, one in a thousand): it may know less of such rows. See :meth:`adapted_to`.
 
     Notes
     -----
-    A score that lies in [0, 1] on the fit rows, such as AdUE's, enters as its log-odds. A row's
-    score does not depend on the rows it comes with.
+    A score that lies in [0, 1] on the fit rows, such as AdUE's, enters as its log-odds; a
+    witness's enters as it is, since other rows may exceed 1. A row's score does not depend on the
+    rows it comes with.
 
     References
     ----------
@@ -163,8 +169,9 @@ class SecondOpinionScorer(ScoreStack):
         """Return a copy that trusts its witnesses less where they agree less with the head.
 
         The weight of a witness is multiplied by its agreement beyond chance on these rows over
-        that on the fit rows, at most one. Labels are not needed. A threshold that was set for the
-        original does not hold for the copy.
+        that on the fit rows, at most one. Labels are not needed. The copy warns of agreement that
+        is lower than on these rows. A threshold that was set for the original does not hold for
+        the copy.
 
         Parameters
         ----------
@@ -180,14 +187,22 @@ class SecondOpinionScorer(ScoreStack):
         adapted = copy(self)
         if not self._learned:
             return adapted
-        adapted.weights_ = dict(self.weights_)
-        for name, (now, chance) in self._agreement(X).items():
-            then, chance_then = self.agreement_[name]
-            beyond = max(0.0, (now - chance) / (1.0 - chance))
-            beyond_then = (then - chance_then) / (1.0 - chance_then)
+        adapted.weights_, adapted.agreement_ = dict(self.weights_), dict(self.agreement_)
+        for name, now, then in self._agreements(X):
+            beyond, beyond_then = max(0.0, _beyond_chance(now)), _beyond_chance(then)
             if beyond < beyond_then:
                 adapted.weights_[name] *= beyond / beyond_then
+                adapted.agreement_[name] = now
         return adapted
+
+    def _named(self, X: Features) -> Named:
+        named = super()._named(X)
+        if _REFERENCE in dict(named):
+            raise ValueError(
+                f"estimators holds {_REFERENCE!r}, which always has a weight of its own; leave it "
+                "out, or give the score another name."
+            )
+        return named
 
     def _default_scorers(self, X: Features) -> Named:
         found = opinions_of(
@@ -210,13 +225,14 @@ class SecondOpinionScorer(ScoreStack):
 
     def _weigh(self, answers: Answers, errors: BoolArray) -> None:
         within = (answers.scores >= 0).all(axis=0) & (answers.scores <= 1).all(axis=0)
-        self._as_log_odds = within
+        witness = [isinstance(_inside(scorer), WitnessScorer) for scorer in self.estimators_]
+        self._as_log_odds = within & ~np.array(witness)
         columns = self._columns(answers)
         scaler = fit_scaler(columns, "X is, or the scores of it are,")
         self._mean, self._scale = scaler.mean_, scaler.scale_
         columns = scaler.transform(columns)
         self.intercept_, weights = fit_weights(columns, errors, self.C)
-        names = ["softmax response", *self.names_]
+        names = [_REFERENCE, *self.names_]
         self.weights_ = dict(zip(names, weights.tolist(), strict=True))
         self.gains_ = self._gains(columns, errors)
 
@@ -257,63 +273,62 @@ class SecondOpinionScorer(ScoreStack):
         columns = (self._columns(answers) - self._mean) / self._scale
         return columns @ np.array(list(self.weights_.values())) + self.intercept_
 
-    def predict_uncertainty(self, X: Any) -> Any:
-        """Return the log-odds of an error; higher is more likely wrong.
-
-        Parameters
-        ----------
-        X : array-like, torch.Tensor or Views of shape (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        uncertainty : array of float64 of shape (n_samples,)
-            Log-odds.
-
-        Warns
-        -----
-        WitnessDriftWarning
-            If a witness agrees with the head significantly less than on the fit rows.
-        """
-        uncertainty = super().predict_uncertainty(X)
-        if self._learned:
-            self._warn_of_drift(self.check_features(X))
-        return uncertainty
+    def _apply(self, X: Features) -> Tensor:
+        self._warn_of_drift(X)
+        return super()._apply(X)
 
     def _warn_of_drift(self, X: Features) -> None:
-        n_rows = X.shape[0]
-        if n_rows < _FEWEST_ROWS:
-            return
-        for name, (now, _) in self._agreement(X).items():
-            then = self.agreement_[name][0]
-            p_value = binom.cdf(round(now * n_rows), n_rows, then)
-            if p_value < _SIGNIFICANCE and self.weights_[name] > 0:
+        for name, now, then in self._agreements(X):
+            share, _, n_rows = now
+            if n_rows < _FEWEST_ROWS or self.weights_[name] == 0:
+                continue
+            agreed, agreed_then = round(share * n_rows), round(then[0] * then[2])
+            p_value = hypergeom.cdf(agreed, n_rows + then[2], agreed + agreed_then, n_rows)
+            if p_value < _SIGNIFICANCE:
                 warn(
-                    f"{name} agrees with the original head in {now:.1%} of these {n_rows} rows, "
-                    f"but in {then:.1%} of the fit rows. These rows seem to be of another kind, "
+                    f"{name} agrees with the original head in {share:.1%} of {n_rows} rows, but "
+                    f"in {then[0]:.1%} of the fit rows. These rows seem to be of another kind, "
                     "on which the second opinion may mislead. Compare on labelled rows like "
                     "these, or use adapted_to(X), which lowers its weight.",
                     WitnessDriftWarning,
                 )
 
-    def _agreement(self, X: Features) -> dict[str, tuple[float, float]]:
-        """Return how often each witness says what the head says, and how often by chance."""
+    def _agreements(self, X: Features) -> Iterator[tuple[str, Agreement, Agreement]]:
+        """Yield each witness's agreement on these rows and on the fit rows, if there are both."""
+        for name, now in self._agreement(X).items():
+            if name in self.agreement_:
+                yield name, now, self.agreement_[name]
+
+    def _agreement(self, X: Features) -> dict[str, Agreement]:
+        """Return how often each witness says what the head says, by chance, and in how many."""
         answers = as_numpy(self.original_logits(X).argmax(dim=1))
         n_classes = len(self.classes_)
         found = {}
-        for name, scorer in zip(self.names_, self.estimators_, strict=True):
-            if not isinstance(scorer, AnswerWitness) or not scorer.has_view_:
+        for name, scorer in zip(self.names_, map(_inside, self.estimators_), strict=True):
+            if not isinstance(scorer, WitnessScorer) or not scorer.has_view_:
                 continue
             known = np.flatnonzero(~scorer.lacks_view(X))
             if len(known) == 0:
                 continue
-            theirs = scorer.answers(X)[known]
+            theirs = scorer.answers(rows_of(X, known))
             shares = [
                 np.bincount(part, minlength=n_classes) / len(known)
                 for part in (answers[known], theirs)
             ]
-            found[name] = float(np.mean(theirs == answers[known])), float(shares[0] @ shares[1])
+            agreed = float(np.mean(theirs == answers[known]))
+            found[name] = agreed, float(shares[0] @ shares[1]), len(known)
         return found
+
+
+def _inside(scorer: Any) -> Any:
+    """Return a scorer without its ``FrozenEstimator``."""
+    return scorer.estimator if isinstance(scorer, FrozenEstimator) else scorer
+
+
+def _beyond_chance(agreement: Agreement) -> float:
+    """Return Cohen's kappa; 1 where both give all rows the same class."""
+    share, chance, _ = agreement
+    return (share - chance) / (1.0 - chance) if chance < 1.0 else 1.0
 
 
 def opinions_of(
@@ -331,9 +346,10 @@ def opinions_of(
     found: Named = [("AdUE", AdUEEstimator(device=device))] if linear else []
     if isinstance(X, Views):
         witnesses = witnesses_of(X, activation=activation, device=device)
-        found += [
-            (name, scorer) for name, scorer in witnesses if with_probes or not scorer.lacks_probe(X)
-        ]
+        for name, scorer in witnesses:
+            if with_probes or not scorer.lacks_probe(X):
+                taken = name in (_REFERENCE, *dict(found))
+                found.append((f"view {name}" if taken else name, scorer))
     return found
 
 
@@ -372,5 +388,6 @@ def fit_weights(columns: FloatArray, errors: BoolArray, C: float) -> tuple[float
 
     bounds = [(None, None)] + [(0.0, None)] * columns.shape[1]
     start = np.zeros(1 + columns.shape[1])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10)
+    with threads_for(columns.size):
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10)
     return float(found.x[0]), found.x[1:]

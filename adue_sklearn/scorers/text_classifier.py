@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -91,21 +91,22 @@ class TfidfClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are no words that occur in ``min_df`` texts, or fewer than two classes.
+            If nothing that is counted occurs in ``min_df`` texts, or for fewer than two classes.
         """
         texts = check_texts(texts)
         labels = check_labels(y, len(texts), type(self).__name__)
-        vectorizers = [
-            TfidfVectorizer(min_df=self.min_df, **counted) for counted in (_WORDS, _CHARACTERS)
-        ]
-        with naming("texts", f"texts with words that occur in min_df={self.min_df} of them"):
-            columns = hstack([each.fit_transform(texts) for each in vectorizers], format="csr")
+        parts = [_count(texts, self.min_df, counted) for counted in (_WORDS, _CHARACTERS)]
+        if not any(part.terms for part in parts):
+            raise ValueError(
+                f"texts has no words or groups of characters that occur in min_df={self.min_df} of "
+                f"its {len(texts)} texts; expected more texts, or set a smaller min_df."
+            )
+        columns = hstack([part.weights for part in parts], format="csr")
         with naming("y", "labels of at least two classes"):
             model = LogisticRegression(C=self.C, max_iter=1000).fit(columns, labels)
         self.classes_ = model.classes_
-        self.words_, self.characters_ = (each.get_feature_names_out() for each in vectorizers)
-        self.words_, self.characters_ = self.words_.tolist(), self.characters_.tolist()
-        self.idf_ = np.concatenate([each.idf_ for each in vectorizers])
+        self.words_, self.characters_ = (part.terms for part in parts)
+        self.idf_ = np.concatenate([part.idf for part in parts])
         self.coef_, self.intercept_ = model.coef_, model.intercept_
         if len(self.classes_) == 2:  # scikit-learn keeps one row, the logit of the second class
             self.coef_ = np.vstack([np.zeros_like(self.coef_), self.coef_])
@@ -182,13 +183,36 @@ class TfidfClassifier(ClassifierMixin, BaseEstimator):
         """Return the TF-IDF weights (n, n_terms)."""
         check_is_fitted(self)
         texts = check_texts(texts)
-        parts, start = [], 0
+        parts, start = [csr_array((len(texts), 0))], 0
         for counted, terms in ((_WORDS, self.words_), (_CHARACTERS, self.characters_)):
+            if not terms:
+                continue
             vectorizer = TfidfVectorizer(vocabulary=terms, **counted)
             vectorizer.idf_ = self.idf_[start : start + len(terms)]
             parts.append(vectorizer.transform(texts))
             start += len(terms)
         return hstack(parts, format="csr")
+
+
+class _Counted(NamedTuple):
+    """What is counted in texts: the terms, their inverse document frequencies, the weights."""
+
+    terms: list[str]
+    idf: FloatArray
+    weights: csr_array
+
+
+def _count(texts: list[str], min_df: int, counted: dict[str, Any]) -> _Counted:
+    """Return the weights (n, n_terms) of what occurs in ``min_df`` texts, if only of nothing.
+
+    Scripts without spaces have few words that occur twice, but characters that do.
+    """
+    vectorizer = TfidfVectorizer(min_df=min_df, **counted)
+    try:
+        weights = vectorizer.fit_transform(texts)
+    except ValueError:  # nothing occurs so often
+        return _Counted([], np.empty(0), csr_array((len(texts), 0)))
+    return _Counted(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, weights)
 
 
 def check_texts(texts: Any) -> list[str]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from adue_sklearn._utils.arrays import Features, as_numpy
 from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.label_order import label_order
-from adue_sklearn._utils.labels import as_row_numbers, check_class_labels, check_labels
+from adue_sklearn._utils.labels import as_row_numbers, check_class_labels, check_labels, shorten
 from adue_sklearn._utils.row_digests import row_digests, rows_among
 from adue_sklearn._utils.validation import warn
 from adue_sklearn._utils.views import Views, text_digests
@@ -44,8 +44,11 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Named = list[tuple[str, Any]]
 
-#: Logarithm of the smallest probability; smaller ones would make scores infinite.
-_SMALLEST = float(np.log(np.finfo(np.float64).tiny))
+#: Logarithm of the smallest probability. Smaller ones would make scores infinite, or so large
+#: that a probability that half precision rounds to zero outweighs all others in a stack.
+_SMALLEST = float(np.log(1e-12))
+#: Rounding may lift the logarithm of a probability above zero by so much.
+_ROUNDING = 1e-6
 #: Probabilities may miss a sum of one by so much: float16's rounding over many classes.
 _SUM_TOLERANCE = 0.02
 #: Share of fit rows that a witness may have been trained on: texts that occur in both sets.
@@ -63,6 +66,7 @@ class WitnessScorer(UncertaintyEstimator):
     taught: ClassVar[tuple[str, ...]] = ()
 
     fallback: str
+    has_view_: bool
 
     def __sklearn_clone__(self) -> Self:
         copy = _clone_parametrized(self)
@@ -87,9 +91,24 @@ class WitnessScorer(UncertaintyEstimator):
     def views_read(self) -> tuple[str, ...]:
         """Names of the views that the score was fitted with, none if they were missing."""
 
+    @abstractmethod
+    def answers(self, X: Features) -> IntArray:
+        """Return the class (n,) that the second opinion finds most probable, by row number."""
+
     def lacks_probe(self, X: Views) -> bool:
         """Tell whether the views are features for which ``fit_witness`` was not called yet."""
         return False
+
+    def _check_classes(self, head: Head) -> None:
+        """Raise if ``fit_witness`` was given the head's classes in another order."""
+        taught = vars(self).get("witness_classes_", head.classes)
+        ordered = np.array_equal(taught, head.classes)
+        if not ordered and set(taught.tolist()) == set(head.classes.tolist()):
+            raise ValueError(
+                f"{type(self).__name__}: fit_witness had the classes {shorten(taught)}, but the "
+                f"head's rows are {shorten(head.classes)}; expected the same order. Pass classes "
+                "to fit_witness."
+            )
 
     def seen_rows(self, X: Features) -> BoolArray:
         """Return the rows (n,) that ``fit_witness`` was given, as far as it can be told."""
@@ -143,7 +162,6 @@ class WitnessScorer(UncertaintyEstimator):
 class AnswerWitness(WitnessScorer):
     """Base class: one view, of which another classifier's log-probabilities follow."""
 
-    has_view_: bool
     view: str
 
     def view_names(self, X: Views) -> tuple[str, ...]:
@@ -166,6 +184,7 @@ class AnswerWitness(WitnessScorer):
         self.has_view_ = self._finds_views(X)
         if not self.has_view_:
             return
+        self._check_classes(head)
         self._check_unseen(X)
         witness = self._log_probabilities(X)
         known = np.flatnonzero(~np.isnan(witness).any(axis=1))
@@ -248,6 +267,10 @@ class CompanionScorer(AnswerWitness):
         The label probe, if ``fit_witness`` was called.
     probe_intercept_ : ndarray of float64 of shape (n_classes,)
         Its constants.
+    probe_view_ : str
+        The view that it was fitted on.
+    witness_classes_ : ndarray of shape (n_classes,)
+        The labels in the order of the label probe's rows.
     taught_rows_ : str
         Digests of the rows that ``fit_witness`` was given.
     init_coef_, init_intercept_ : ndarray of float64
@@ -291,7 +314,13 @@ class CompanionScorer(AnswerWitness):
         cost="fit nothing; row O(C), and what the other classifier costs",
     )
 
-    taught = ("probe_coef_", "probe_intercept_", "taught_rows_")
+    taught = (
+        "probe_coef_",
+        "probe_intercept_",
+        "probe_view_",
+        "witness_classes_",
+        "taught_rows_",
+    )
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "C": [Interval(Real, 0, None, closed="neither")],
         **_VIEW_CONSTRAINTS,
@@ -321,23 +350,31 @@ class CompanionScorer(AnswerWitness):
         self : CompanionScorer
             With the probe.
         """
-        labels, n_classes = _labels_of(y, classes, len(X), type(self).__name__)
         _require_view(X, self.view)
+        labels, self.witness_classes_ = _labels_of(y, classes, len(X), type(self).__name__)
         self.probe_coef_, self.probe_intercept_ = label_probe(
-            X.block(self.view), labels, n_classes, self.C
+            X.block(self.view), labels, len(self.witness_classes_), self.C, self.view
         )
+        self.probe_view_ = self.view
         self.taught_rows_ = row_digests(as_numpy(X))
         return self
 
     def lacks_probe(self, X: Views) -> bool:
         """Tell whether the view is features for which ``fit_witness`` was not called yet."""
-        return "probe_coef_" not in vars(self) and not _are_probabilities(X.block(self.view))
+        if "probe_coef_" in vars(self) or self.view not in X.names:
+            return False
+        return not _are_probabilities(X.block(self.view))
 
     def _log_probabilities(self, X: Any) -> FloatArray:
         """Return the other classifier's log-probabilities (n, C), NaN where it says nothing."""
         block = X.block(self.view)
         if not hasattr(self, "probe_coef_"):
             return as_log_probabilities(block, len(self.classes_), self.view)
+        if self.view != self.probe_view_:
+            raise ValueError(
+                f"view is {self.view!r}, but fit_witness was given {self.probe_view_!r}; call it "
+                "again."
+            )
         check_probe(block, self.probe_coef_, len(self.classes_), self.view)
         logits = block @ self.probe_coef_.T + self.probe_intercept_
         return np.asarray(log_softmax(logits, axis=1))
@@ -454,13 +491,12 @@ class SidekickScorer(AnswerWitness):
             If labels are not among the classes, or the text classifier cannot be fitted.
         """
         texts = check_texts(texts)
-        labels, n_classes = _labels_of(y, classes, len(texts), type(self).__name__)
+        if not texts:
+            raise ValueError("texts is empty; expected texts that the classifier was trained on.")
+        labels, self.witness_classes_ = _labels_of(y, classes, len(texts), type(self).__name__)
         _warn_of_contradictions(texts, labels)
         chosen = TfidfClassifier() if self.classifier is None else clone(self.classifier)
         self.classifier_ = chosen.fit(texts, labels)
-        self.witness_classes_ = np.arange(n_classes)
-        if classes is not None:
-            self.witness_classes_ = check_class_labels(classes)
         self.taught_texts_ = np.unique(text_digests(texts))
         return self
 
@@ -475,8 +511,9 @@ class SidekickScorer(AnswerWitness):
         Returns
         -------
         log_probabilities : ndarray of float64 of shape (n_samples, n_classes)
-            Columns in the order of the head's rows. A row is NaN if the default text classifier
-            knows nothing in its text, such as one in another alphabet.
+            Columns in the order of the head's rows. A class that ``fit_witness`` was given no
+            text of is improbable by Laplace's rule of succession. A row is NaN if the default
+            text classifier knows nothing in its text, such as one in another alphabet.
         """
         if "classifier_" not in vars(self):
             raise NotFittedError(
@@ -486,8 +523,12 @@ class SidekickScorer(AnswerWitness):
         texts = check_texts(texts)
         with np.errstate(divide="ignore"):
             found = np.log(self.classifier_.predict_proba(texts))
-        log_probabilities = np.full((len(texts), len(self.witness_classes_)), _SMALLEST)
-        log_probabilities[:, self.classifier_.classes_] = found.clip(min=_SMALLEST)
+        n_classes, known = len(self.witness_classes_), self.classifier_.classes_
+        # Laplace's rule of succession: so probable is a class that none of the texts was of.
+        unseen = 1.0 / (len(self.taught_texts_) + n_classes)
+        rest = np.log1p(-unseen * (n_classes - len(known)))
+        log_probabilities = np.full((len(texts), n_classes), np.log(unseen))
+        log_probabilities[:, known] = (found + rest).clip(min=_SMALLEST)
         if isinstance(self.classifier_, TfidfClassifier):
             log_probabilities[~self.classifier_.knows(texts)] = np.nan
         return log_probabilities
@@ -570,6 +611,8 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
         Names of the views.
     probe_coefs_, probe_intercepts_ : list of ndarray of float64
         The label probes, (n_classes, n_columns) and (n_classes,), one for each view.
+    witness_classes_ : ndarray of shape (n_classes,)
+        The labels in the order of the label probes' rows.
     taught_rows_ : str
         Digests of the rows that ``fit_witness`` was given.
     has_view_ : bool
@@ -626,7 +669,7 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
         cost="fit O(ndL) per iteration, L layers; row O(dCL)",
     )
 
-    taught = ("views_", "probe_coefs_", "probe_intercepts_", "taught_rows_")
+    taught = ("views_", "probe_coefs_", "probe_intercepts_", "witness_classes_", "taught_rows_")
     _learned_names = ("coef_", "intercept_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "views": [list, None],
@@ -661,12 +704,15 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
         """
         for name in self.taught:
             self.__dict__.pop(name, None)
+        if self.views is not None and len(self.views) == 0:
+            raise ValueError("views is empty; expected names of views of X, or None.")
         names = self.view_names(X) if isinstance(X, Views) else ()
         for name in names or ("layer_1",):
             _require_view(X, name)
-        labels, n_classes = _labels_of(y, classes, len(X), type(self).__name__)
+        labels, self.witness_classes_ = _labels_of(y, classes, len(X), type(self).__name__)
         self.views_ = list(names)
-        probes = [label_probe(X.block(name), labels, n_classes, self.C) for name in names]
+        n_classes = len(self.witness_classes_)
+        probes = [label_probe(X.block(name), labels, n_classes, self.C, name) for name in names]
         self.probe_coefs_, self.probe_intercepts_ = map(list, zip(*probes, strict=True))
         self.taught_rows_ = row_digests(as_numpy(X))
         return self
@@ -704,6 +750,12 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
                 "LayerProbeScorer has no label probes; call fit_witness(X, y) first, with rows "
                 "that the classifier was trained on (X_train of compare_scorers, --train-store)."
             )
+        if self.views is not None and list(self.views) != self.views_:
+            raise ValueError(
+                f"views is {self.views!r}, but fit_witness was given {self.views_!r}; call it "
+                "again."
+            )
+        self._check_classes(head)
         self._check_unseen(X)
         super()._fit(X, labels, head)
 
@@ -744,6 +796,10 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
             found.append(log_softmax(X.block(name) @ coef.T + intercept, axis=1))
         return np.stack(found, axis=1)
 
+    def answers(self, X: Features) -> IntArray:
+        """Return the class (n,) that the layers find most probable on average, by row number."""
+        return self._log_probabilities(X).mean(axis=1).argmax(axis=1)
+
     def _lacking(self, X: Features) -> BoolArray:
         if not self.has_view_:
             return np.zeros(X.shape[0], dtype=bool)
@@ -764,6 +820,8 @@ def check_probe(block: FloatArray, coef: FloatArray, n_classes: int, view: str) 
             f"the view {view!r} has {block.shape[1]} columns, but fit_witness was given "
             f"{coef.shape[1]}; expected the same features."
         )
+    if np.isinf(block).any():
+        raise ValueError(f"the view {view!r} holds infinity; expected finite features.")
     if len(coef) != n_classes:
         raise ValueError(
             f"fit_witness found {len(coef)} classes, but the head has {n_classes}; pass its "
@@ -833,7 +891,7 @@ def as_log_probabilities(block: FloatArray, n_classes: int, view: str) -> FloatA
             f"classes; {expected}."
         )
     known = block[~np.isnan(block).any(axis=1)]
-    are_logarithms = bool((known <= 0).all())
+    are_logarithms = bool((known <= _ROUNDING).all())
     with np.errstate(divide="ignore"):
         logarithms = block if are_logarithms else np.log(block.clip(min=0.0))
     sums = np.exp(known).sum(axis=1) if are_logarithms else known.sum(axis=1)
@@ -846,12 +904,22 @@ def as_log_probabilities(block: FloatArray, n_classes: int, view: str) -> FloatA
 
 
 def label_probe(
-    block: FloatArray, labels: IntArray, n_classes: int, C: float
+    block: FloatArray, labels: IntArray, n_classes: int, C: float, view: str
 ) -> tuple[FloatArray, FloatArray]:
     """Return weights (C, k) and constants (C,) of a logistic regression on one view.
 
-    Columns are standardised inside. A class without rows gets a probability near zero.
+    Columns are standardised inside. A class without rows gets a probability near zero. Rows of
+    NaN, which lack the view, are left out.
     """
+    there = ~np.isnan(block).any(axis=1)
+    block, labels = block[there], labels[there]
+    if np.isinf(block).any():
+        raise ValueError(f"the view {view!r} holds infinity; expected finite features.")
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"y has {len(np.unique(labels))} class(es) in the {len(labels)} rows with the view "
+            f"{view!r}; expected rows of two classes or more."
+        )
     scaler = StandardScaler().fit(block)
     model = LogisticRegression(C=C, max_iter=1000).fit(scaler.transform(block), labels)
     coef, intercept = model.coef_, model.intercept_
@@ -863,11 +931,11 @@ def label_probe(
     return weights, constants
 
 
-def _labels_of(y: Any, classes: Any, n_rows: int, name: str) -> tuple[IntArray, int]:
-    """Return labels as places among the classes, and how many classes there are."""
+def _labels_of(y: Any, classes: Any, n_rows: int, name: str) -> tuple[IntArray, npt.NDArray[Any]]:
+    """Return labels as places among the classes, and the classes."""
     labels = check_labels(y, n_rows, name)
     known = np.unique(labels) if classes is None else check_class_labels(classes)
-    return as_row_numbers(labels, known, named=True), len(known)
+    return as_row_numbers(labels, known, named=True), known
 
 
 def _require_view(X: Any, name: str) -> None:
