@@ -32,7 +32,7 @@ from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
 
 #: Agreement is compared on at least so many rows, and at this significance.
 _FEWEST_ROWS, _SIGNIFICANCE = 50, 0.001
-#: Scores of probabilities enter as log-odds; these keep them finite.
+#: Scores of probabilities enter as log-odds, which this keeps finite; a smaller weight is none.
 _MARGIN = 1e-12
 _REFERENCE = "softmax response"
 #: In what share of rows a witness's class is the head's answer, by chance, and of how many rows.
@@ -280,7 +280,7 @@ class SecondOpinionScorer(ScoreStack):
     def _warn_of_drift(self, X: Features) -> None:
         for name, now, then in self._agreements(X):
             share, _, n_rows = now
-            if n_rows < _FEWEST_ROWS or self.weights_[name] == 0:
+            if n_rows < _FEWEST_ROWS or self.weights_[name] < _MARGIN:
                 continue
             agreed, agreed_then = round(share * n_rows), round(then[0] * then[2])
             p_value = hypergeom.cdf(agreed, n_rows + then[2], agreed + agreed_then, n_rows)
