@@ -28,7 +28,7 @@ from adue_sklearn.base import FitRows
 from adue_sklearn.card import Card
 from adue_sklearn.metrics._arguments import FloatArray, IntArray, check_scores
 from adue_sklearn.scorers.wrapping import (
-    Rows,
+    ScoredRows,
     WrappingEstimator,
     learns_nothing,
     score_rows,
@@ -561,7 +561,7 @@ class SelectiveClassifier(WrappingEstimator):
             )
         return data.part(part).fit(wrapped), X, y, rest
 
-    def _set_thresholds(self, rows: Rows, names: npt.NDArray[Any] | None) -> None:
+    def _set_thresholds(self, rows: ScoredRows, names: npt.NDArray[Any] | None) -> None:
         self.__dict__.pop("groups_", None)
         if names is None:
             targets = [self._target(None)]
@@ -569,7 +569,7 @@ class SelectiveClassifier(WrappingEstimator):
         else:
             self.groups_ = np.unique(names)
             targets = [self._target(group) for group in self.groups_.tolist()]
-            parts = [Rows(*(part[names == group] for part in rows)) for group in self.groups_]
+            parts = [ScoredRows(*(part[names == group] for part in rows)) for group in self.groups_]
         confidence = 1.0 - (1.0 - self.confidence) / len(parts)
         found = []
         for number, (part, target) in enumerate(zip(parts, targets, strict=True)):

@@ -3,16 +3,19 @@
     python benchmarks/second_opinions.py views --out OUT
     python benchmarks/second_opinions.py scores --out OUT
     python benchmarks/second_opinions.py table --out OUT
+    python benchmarks/second_opinions.py curve --out OUT
 
 ``views`` extracts features, layers and companions of every finished adapter into OUT/views;
 ``scores`` compares scores by cross-validation on the calibration rows and on the test rows into
 OUT/scores; both skip what is there. ``table`` prints Markdown: gains over softmax response in
-points of ROC-AUC of error detection, paired, with Holm's adjustment over sets.
+points of ROC-AUC of error detection, paired, with Holm's adjustment over sets. ``curve`` prints the
+gain against the number of calibration rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 import warnings
@@ -23,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
+from sklearn.base import clone
 
 from adue_sklearn import (
     AdUEEstimator,
@@ -35,12 +39,14 @@ from adue_sklearn import (
     MaxLogitPNormScorer,
     SecondOpinionScorer,
     SidekickScorer,
+    SoftmaxResponseScorer,
     StackedScorer,
     Views,
     compare_scorers,
 )
 from adue_sklearn.comparison.result import holm
 from adue_sklearn.features import ModelViews, compute_views, load_classifier
+from adue_sklearn.metrics import error_roc_auc_score
 
 RECIPES = {"normal": "companion", "overfit": "overfit_companion"}
 PARTS = ("train", "calibration", "test")
@@ -79,11 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("step", choices=["views", "scores", "table"])
+    parser.add_argument("step", choices=["views", "scores", "table", "curve"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.step == "table":
         print(table(args.out))
+        return
+    if args.step == "curve":
+        print(curve(args.out))
         return
     for run in runs(args.out):
         suffix = "safetensors" if args.step == "views" else "json"
@@ -225,6 +234,42 @@ def judge(out: Path, run: Run, path: Path) -> None:
         }
         result[f"{step} failures"] = {r.name: r.failure for r in found.results if r.failure}
     path.write_text(json.dumps(result, indent=1))
+
+
+def curve(out: Path) -> str:
+    """Return mean gains over sets by the number of calibration rows, two draws for each."""
+    sizes = (100, 200, 400, 800, 1500)
+    gains: dict[str, dict[int, list[float]]] = {}
+    for run in runs(out):
+        if run.recipe != "normal" or run.seed or not views_path(out, run).exists():
+            continue
+        parts, head, sidekick, _ = load_views(out, run)
+        layers = LayerProbeScorer()
+        layers.fit_witness(*parts["train"], classes=np.arange(len(head.classes)))
+        (X, y), (X_test, y_test) = parts["calibration"], parts["test"]
+        errors = head.errors(X_test, y_test)
+        scorers = candidates(layers, sidekick)
+        response = error_roc_auc_score(
+            errors, SoftmaxResponseScorer().fit(X, y, head).predict_uncertainty(X_test)
+        )
+        for size, draw in itertools.product(sizes, range(2)):
+            rows = np.random.default_rng(draw).permutation(len(y))[:size]
+            for name in ("AdUE", "sidekick", "AdUE + sidekick + layers", "companion", "all"):
+                found = gains.setdefault(name, {}).setdefault(size, [])
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    try:
+                        fitted = clone(scorers[name]).fit(X[rows], y[rows], head)
+                    except ValueError:  # too few errors: nothing is learned, nothing gained
+                        found.append(0.0)
+                        continue
+                    scores = fitted.predict_uncertainty(X_test)
+                found.append(100 * (error_roc_auc_score(errors, scores) - response))
+    lines = ["| score | " + " | ".join(map(str, sizes)) + " |", "|---|" + "---|" * len(sizes)]
+    for name, by_size in gains.items():
+        cells = [f"{np.mean(by_size[size]):+.2f} ({min(by_size[size]):+.1f})" for size in sizes]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(out: Path) -> str:

@@ -43,7 +43,7 @@ from adue_sklearn.calibration.score_maps import METHODS, apply_score_map, fit_sc
 from adue_sklearn.card import Card
 from adue_sklearn.scorers import SoftmaxResponseScorer
 from adue_sklearn.scorers.wrapping import (
-    Rows,
+    ScoredRows,
     WrappingEstimator,
     learns_nothing,
     score_rows,
@@ -494,7 +494,7 @@ class ErrorProbability(WrappingEstimator):
 
     def _fit_wrapped(
         self, X: Any, y: Any, init_W: Any, init_b: Any, classes: Any
-    ) -> tuple[Any, Features, npt.NDArray[Any], Rows]:
+    ) -> tuple[Any, Features, npt.NDArray[Any], ScoredRows]:
         """Return the estimator fitted on all rows, the rows, and out-of-fold scores and errors."""
         wrapped = self._wrapped()
         X = validate_features(self, X, reset=True)
@@ -511,7 +511,7 @@ class ErrorProbability(WrappingEstimator):
             score_rows(data.part(rest).fit(wrapped), X[fold], checked[fold]) for rest, fold in folds
         ]
         uncertainty, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return data.fit(wrapped), X, checked, Rows(uncertainty, errors)
+        return data.fit(wrapped), X, checked, ScoredRows(uncertainty, errors)
 
     def _folds(self, data: FitRows, labels: IntArray, head: Head) -> list[Fold]:
         if not isinstance(self.cv, Integral):

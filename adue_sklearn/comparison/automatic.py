@@ -1,4 +1,4 @@
-"""A score that is softmax response unless another one is proved better."""
+"""The score that is expected to gain most over softmax response, at a small risk of a loss."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from adue_sklearn.comparison.compare import (
     Run,
     reference_alone,
 )
+from adue_sklearn.comparison.prior import choose, gain_of, prior_of
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE, Comparison, holm
 from adue_sklearn.exceptions import MissingViewWarning
 from adue_sklearn.metrics import error_roc_auc_score
@@ -48,11 +49,13 @@ _GRID, _FOLDS = {"beta": [0.001, 0.01, 0.1]}, 3
 
 @dataclass(eq=False, repr=False)
 class AutoScorer(UncertaintyEstimator):
-    """Softmax response, unless another score finds errors significantly better.
+    """The candidate that is expected to find errors best, or softmax response.
 
     The candidates are compared by nested cross-validation: they choose settings and learn only
-    on the other folds. The candidate with the largest significant gain over softmax response in
-    a paired test is fitted on all rows. Fit on rows that the classifier was not trained on.
+    on the other folds. Each gain over softmax response is shrunk towards what scores of its kind
+    gained on measured data sets, the more so the less certain it is. The candidate with the
+    largest expected gain is fitted on all rows; softmax response stays if none is expected to
+    gain, or if the risk is too high. Fit on rows that the classifier was not trained on.
 
     Parameters
     ----------
@@ -69,8 +72,12 @@ class AutoScorer(UncertaintyEstimator):
         More second opinions for the default candidate that combines them, such as a
         :class:`LayerProbeScorer` after ``fit_witness``. One with the name of a view replaces what
         would be made of that view. Not used with ``estimators``.
-    significance : float in (0, 1), default=0.05
-        Largest probability of choosing another score when none is better than softmax response.
+    risk : float in (0, 1], default=0.05
+        Largest chance that the chosen score is significantly worse than softmax response on as
+        many fresh rows (one-sided, at 5 %).
+    significance : float in (0, 1), default=None
+        If given, the rule is another one: the candidate with the largest gain among those that
+        are significantly better (p-values at most this), and softmax response if there is none.
     cv : int, default=5
         Number of folds, stratified on the original head's errors; fewer where there are fewer
         errors.
@@ -86,11 +93,16 @@ class AutoScorer(UncertaintyEstimator):
     Attributes
     ----------
     selected_ : str
-        Name of the chosen candidate; ``"softmax response"`` if none was better.
+        Name of the chosen candidate, or ``"softmax response"``.
     estimator_ : uncertainty estimator
         The chosen one, fitted on all rows, or the frozen one.
     comparison_ : Comparison
         Candidates side by side, on rows that they were not fitted on.
+    expected_gains_ : dict of str to tuple of float
+        Expected gain in ROC-AUC over softmax response and its standard deviation, of the same
+        candidates as ``p_values_``.
+    chances_of_loss_ : dict of str to float
+        Their chances of being significantly worse than softmax response.
     p_values_ : dict of str to float
         One-sided p-values of the candidates after Holm's adjustment, except those that failed or
         rank rows as softmax response does.
@@ -126,9 +138,13 @@ class AutoScorer(UncertaintyEstimator):
 
     Notes
     -----
-    The test is DeLong's, paired and one-sided, adjusted for the number of candidates by Holm's
-    method. It ignores the variance due to the fit rows, which the fits share. Candidates that
-    learn only noise lose by it, so fewer are chosen than ``significance`` allows.
+    A measured gain with DeLong's standard error and the kind's mean and deviation over data sets
+    (:mod:`adue_sklearn.comparison.prior`) are combined as normal variables: empirical Bayes
+    [3]_. A candidate of an unknown kind is shrunk towards no gain. Gains and errors of
+    cross-validation ignore the variance due to the fit rows, which the fits share.
+
+    P-values are DeLong's, paired and one-sided, adjusted for the number of candidates by Holm's
+    method.
 
     References
     ----------
@@ -136,6 +152,8 @@ class AutoScorer(UncertaintyEstimator):
        characteristic curves", Biometrics 44, 1988.
     .. [2] Varma and Simon, "Bias in error estimation when using cross-validation for model
        selection", BMC Bioinformatics 7, 2006.
+    .. [3] Efron and Morris, "Data analysis using Stein's estimator and its generalizations",
+       Journal of the American Statistical Association 70, 1975.
 
     Examples
     --------
@@ -152,7 +170,7 @@ class AutoScorer(UncertaintyEstimator):
         name="automatic choice",
         paper="Varma & Simon, Bias in error estimation when using cross-validation for model "
         "selection, BMC Bioinformatics 7, 2006",
-        formula="the candidate with the largest significant gain over 1 - max p, else 1 - max p",
+        formula="the candidate with the largest expected gain over 1 - max p, else 1 - max p",
         needs="held-out errors",
         cost="fit cv + 1 times the candidates'; row as the chosen one",
     )
@@ -162,7 +180,8 @@ class AutoScorer(UncertaintyEstimator):
         "estimators": [list, None],
         "frozen": [list, None],
         "witnesses": [list, None],
-        "significance": [Interval(Real, 0, 1, closed="neither")],
+        "risk": [Interval(Real, 0, 1, closed="right")],
+        "significance": [Interval(Real, 0, 1, closed="neither"), None],
         "cv": [Interval(Integral, 2, None, closed="left")],
         "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
         **UncertaintyEstimator._parameter_constraints,
@@ -172,7 +191,8 @@ class AutoScorer(UncertaintyEstimator):
     _: KW_ONLY
     frozen: list[tuple[str, Any]] | None = None
     witnesses: list[tuple[str, Any]] | None = None
-    significance: float = 0.05
+    risk: float = 0.05
+    significance: float | None = None
     cv: int = 5
     random_state: int = 0
 
@@ -192,6 +212,8 @@ class AutoScorer(UncertaintyEstimator):
         judge = Judge(errors, {"roc_auc": error_roc_auc_score}, 0.95, 1, 0)
         self.selected_ = REFERENCE
         self.p_values_: dict[str, float] = {}
+        self.expected_gains_: dict[str, tuple[float, float]] = {}
+        self.chances_of_loss_: dict[str, float] = {}
         self.estimator_ = rows.fit(response)
         if not can_learn(errors, head, instead="softmax response") or self._too_few(errors):
             scores = as_numpy(self.estimator_.predict_uncertainty(X))
@@ -200,22 +222,29 @@ class AutoScorer(UncertaintyEstimator):
         run = Run(rows, None, None, response, cv=self.cv, random_state=self.random_state)
         judge.errors = run.errors
         self.comparison_ = run.compare(candidates, judge)
-        self._choose()
+        self._choose(candidates)
         self._tell_of_failures()
         if self.selected_ != REFERENCE:
             self.estimator_ = run.fit(dict(candidates)[self.selected_])
 
-    def _choose(self) -> None:
-        """Set ``selected_`` and the p-values that decide it."""
+    def _choose(self, candidates: Named) -> None:
+        """Set ``selected_`` and what decides it."""
         tested = {r.name: r.gain for r in self.comparison_.results if not math.isnan(r.p_adjusted)}
+        gains = {name: gain_of(gain) for name, gain in tested.items()}
+        priors = {name: prior_of(scorer) for name, scorer in candidates}
+        best, expected, self.chances_of_loss_ = choose(gains, priors, self.risk)
+        self.expected_gains_ = {name: (gain.value, gain.error) for name, gain in expected.items()}
         one_sided = [
             gain.p_value / 2 if gain.value > 0 else 1.0 - gain.p_value / 2
             for gain in tested.values()
         ]
         self.p_values_ = dict(zip(tested, holm(one_sided), strict=True))
-        better = [name for name, p in self.p_values_.items() if p <= self.significance]
-        if better and self.comparison_.can_tell and not self.comparison_.reservations:
-            self.selected_ = max(better, key=lambda name: tested[name].value)
+        if not self.comparison_.can_tell or self.comparison_.reservations:
+            return
+        if self.significance is not None:
+            better = [name for name, p in self.p_values_.items() if p <= self.significance]
+            best = max(better, key=lambda name: tested[name].value, default=None)
+        self.selected_ = best or REFERENCE
 
     def _candidates(self, X: Features, *, linear: bool) -> Named:
         frozen = [] if self.frozen is None else check_scorers(self.frozen, "frozen")

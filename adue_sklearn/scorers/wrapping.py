@@ -20,7 +20,7 @@ from adue_sklearn.metrics import prediction_errors
 from adue_sklearn.scorers import SoftmaxResponseScorer
 
 
-class Rows(NamedTuple):
+class ScoredRows(NamedTuple):
     """Scores (n,) and errors (n,) of rows that the score was not fitted on."""
 
     uncertainty: FloatArray
@@ -106,7 +106,7 @@ class WrappingEstimator(UncertaintyEstimator):
         return self.estimator_.uncertainty_of(X)
 
 
-def score_rows(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -> Rows:
+def score_rows(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -> ScoredRows:
     """Return scores and errors of validated rows."""
     uncertainty = as_numpy(fitted.uncertainty_of(X)).astype(np.float64)
     if not np.isfinite(uncertainty).all():
@@ -114,7 +114,7 @@ def score_rows(fitted: UncertaintyEstimator, X: Features, y: npt.NDArray[Any]) -
             f"X is too large: the uncertainty overflows in {int((~np.isfinite(uncertainty)).sum())}"
             f" of {len(uncertainty)} rows. Scale the features."
         )
-    return Rows(uncertainty, _errors(fitted, X, y))
+    return ScoredRows(uncertainty, _errors(fitted, X, y))
 
 
 def learns_nothing(estimator: UncertaintyEstimator, *, head_given: bool) -> bool:

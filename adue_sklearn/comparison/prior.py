@@ -1,0 +1,122 @@
+"""What a score is expected to gain: what it gained here, shrunk towards what its kind gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from scipy.stats import norm
+from sklearn.frozen import FrozenEstimator
+
+from adue_sklearn.metrics._bootstrap import Difference
+from adue_sklearn.scorers.witnesses import CompanionScorer
+
+
+class Gain(NamedTuple):
+    """A gain in ROC-AUC over softmax response, and its standard error."""
+
+    value: float
+    error: float
+
+
+class Prior(NamedTuple):
+    """Mean and standard deviation of a kind's true gains over data sets."""
+
+    mean: float
+    deviation: float
+
+    def posterior(self, gain: Gain) -> Gain:
+        """Return the expected gain and its standard deviation, given a measured one.
+
+        Both are normal: the mean is weighed by inverse variances (empirical Bayes).
+
+        Examples
+        --------
+        >>> from adue_sklearn.comparison.prior import Gain, Prior
+        >>> expected = Prior(mean=0.01, deviation=0.01).posterior(Gain(0.03, 0.01))
+        >>> round(expected.value, 3), round(expected.error, 4)
+        (0.02, 0.0071)
+        """
+        if gain.error == 0.0:
+            return gain
+        if self.deviation == 0.0:
+            return Gain(self.mean, 0.0)
+        here, there = gain.error**-2, self.deviation**-2
+        variance = 1.0 / (here + there)
+        return Gain(variance * (here * gain.value + there * self.mean), math.sqrt(variance))
+
+
+#: Gains of scores on the test rows of ten data sets, by the name on a score's card; measured by
+#: ``benchmarks/automatic_rule.py``, as ``docs/second-opinions.md`` says.
+MEASURED = {
+    "AdUE": Prior(0.009, 0.010),
+}
+#: Of any other score no gain is expected; it has to show it.
+UNKNOWN = Prior(0.0, 0.005)
+
+
+def prior_of(scorer: Any) -> Prior:
+    """Return what scores of this kind gained on measured sets."""
+    if isinstance(scorer, FrozenEstimator):
+        scorer = scorer.estimator
+    kind = getattr(getattr(scorer, "card", None), "name", "")
+    members = getattr(scorer, "estimators", None) or []
+    if any(type(member) is CompanionScorer for _, member in members):
+        kind += " with a companion"
+    return MEASURED.get(kind, UNKNOWN)
+
+
+def gain_of(difference: Difference) -> Gain:
+    """Return a measured gain with the standard error that its 95 % interval has."""
+    return Gain(
+        difference.value, (difference.high - difference.low) / (2.0 * float(norm.ppf(0.975)))
+    )
+
+
+def chance_of_loss(expected: Gain, error: float) -> float:
+    """Return the chance that rows like the fit rows call the score significantly worse.
+
+    That is, that a gain measured on as many fresh rows, with standard error ``error``, is more
+    than 1.645 of these below zero (one-sided, at 5 %).
+
+    Examples
+    --------
+    >>> from adue_sklearn.comparison.prior import Gain, chance_of_loss
+    >>> round(chance_of_loss(Gain(0.0, 0.0), 0.01), 3)
+    0.05
+    """
+    spread = math.hypot(expected.error, error)
+    if spread == 0.0:
+        return float(expected.value < 0.0)
+    return float(norm.cdf((norm.ppf(0.05) * error - expected.value) / spread))
+
+
+def choose(
+    gains: Mapping[str, Gain], priors: Mapping[str, Prior], risk: float
+) -> tuple[str | None, dict[str, Gain], dict[str, float]]:
+    """Return the score with the largest expected gain, and what was expected of each.
+
+    Parameters
+    ----------
+    gains : mapping of str to Gain
+        Gains measured on rows that the scores were not fitted on.
+    priors : mapping of str to Prior
+        One for each.
+    risk : float
+        Largest chance that the chosen score is significantly worse than softmax response.
+
+    Returns
+    -------
+    name : str or None
+        None if no score is expected to gain at this risk.
+    expected : dict of str to Gain
+        Expected gains.
+    chances : dict of str to float
+        Chances of being significantly worse.
+    """
+    expected = {name: priors[name].posterior(gain) for name, gain in gains.items()}
+    chances = {name: chance_of_loss(expected[name], gains[name].error) for name in gains}
+    eligible = [name for name in gains if expected[name].value > 0 and chances[name] <= risk]
+    best = max(eligible, key=lambda name: expected[name].value, default=None)
+    return best, expected, chances
