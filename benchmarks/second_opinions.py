@@ -4,12 +4,14 @@
     python benchmarks/second_opinions.py scores --out OUT
     python benchmarks/second_opinions.py table --out OUT
     python benchmarks/second_opinions.py curve --out OUT
+    python benchmarks/second_opinions.py drift --out OUT
 
 ``views`` extracts features, layers and companions of every finished adapter into OUT/views;
 ``scores`` compares scores by cross-validation on the calibration rows and on the test rows into
 OUT/scores; both skip what is there. ``table`` prints Markdown: gains over softmax response in
 points of ROC-AUC of error detection, paired, with Holm's adjustment over sets. ``curve`` prints the
-gain against the number of calibration rows.
+gain against the number of calibration rows, ``drift`` the gain on test texts with more and more
+misspelt words, of weights as they are and of adapted ones.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from adue_sklearn import (
     compare_scorers,
 )
 from adue_sklearn.comparison.result import holm
-from adue_sklearn.features import ModelViews, compute_views, load_classifier
+from adue_sklearn.features import LoadedClassifier, ModelViews, compute_views, load_classifier
 from adue_sklearn.metrics import error_roc_auc_score
 
 RECIPES = {"normal": "companion", "overfit": "overfit_companion"}
@@ -85,14 +87,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("step", choices=["views", "scores", "table", "curve"])
+    parser.add_argument("step", choices=["views", "scores", "table", "curve", "drift"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.step == "table":
         print(table(args.out))
         return
-    if args.step == "curve":
-        print(curve(args.out))
+    if args.step in ("curve", "drift"):
+        print((curve if args.step == "curve" else drift)(args.out))
         return
     for run in runs(args.out):
         suffix = "safetensors" if args.step == "views" else "json"
@@ -134,14 +136,7 @@ def read_part(out: Path, run: Run, part: str) -> tuple[list[str], np.ndarray]:
 
 def extract(out: Path, run: Run, path: Path) -> None:
     """Write features, layers (as float16) and the companion's log-probabilities of all parts."""
-    classes = json.loads((out / "sets" / run.dataset / "classes.json").read_text())
-
-    def load(recipe: str) -> Any:
-        folder = out / "adapters" / run.dataset / recipe / f"seed{run.seed}"
-        return load_classifier(folder, max_length=64, classes=classes)
-
-    classifier = load(run.recipe)
-    wanted = ModelViews(layers="all", companions={"companion": load(RECIPES[run.recipe])})
+    classifier, wanted = load_models(out, run)
     arrays = {"W": classifier.head.weights[-1], "b": classifier.head.filled_biases()[-1]}
     for part in PARTS:
         texts, labels = read_part(out, run, part)
@@ -154,6 +149,18 @@ def extract(out: Path, run: Run, path: Path) -> None:
     written = path.with_suffix(".part")
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, written)
     written.rename(path)
+
+
+def load_models(out: Path, run: Run) -> tuple[LoadedClassifier, ModelViews]:
+    """Return the classifier, and its layers and its companion."""
+    classes = json.loads((out / "sets" / run.dataset / "classes.json").read_text())
+
+    def load(recipe: str) -> LoadedClassifier:
+        folder = out / "adapters" / run.dataset / recipe / f"seed{run.seed}"
+        return load_classifier(folder, max_length=64, classes=classes)
+
+    companions = {"companion": load(RECIPES[run.recipe])}
+    return load(run.recipe), ModelViews(layers="all", companions=companions)
 
 
 def load_views(
@@ -270,6 +277,58 @@ def curve(out: Path) -> str:
         cells = [f"{np.mean(by_size[size]):+.2f} ({min(by_size[size]):+.1f})" for size in sizes]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def drift(out: Path) -> str:
+    """Return gains on misspelt test texts, set by set."""
+    lines = [
+        "| set | misspelt words | errors | SR | AdUE | sidekick + companion | adapted | agreement of "
+        "sidekick, companion |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for dataset, share in itertools.product(("sst2", "tweet_emotion", "trec"), (0.0, 0.3, 0.9)):
+        run = Run(dataset, "normal", 0)
+        parts, head, sidekick, _ = load_views(out, run)
+        (X, y), y_test = parts["calibration"], parts["test"][1]
+        texts = misspelt(read_part(out, run, "test")[0], share)
+        classifier, wanted = load_models(out, run)
+        X_test = sidekick.views(compute_views(classifier, texts, wanted), texts)
+        errors = head.errors(X_test, y_test)
+        members = [("sidekick", sidekick), ("companion", CompanionScorer())]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opinions = SecondOpinionScorer(members).fit(X, y, head)
+            fitted = [
+                SoftmaxResponseScorer().fit(X, y, head),
+                AdUEEstimator().fit(X, y, head),
+                opinions,
+                opinions.adapted_to(X_test),
+            ]
+            scores = [scorer.predict_uncertainty(X_test) for scorer in fitted]
+        response, *values = (100 * error_roc_auc_score(errors, score) for score in scores)
+        answers = head.logits(X_test.main).argmax(dim=1).numpy()
+        agreement = ", ".join(
+            f"{np.mean(X_test.block(name).argmax(axis=1) == answers):.0%}" for name, _ in members
+        )
+        gains = " | ".join(f"{value - response:+.1f}" for value in values)
+        lines.append(
+            f"| {dataset} | {share:.0%} | {errors.mean():.1%} | {response:.1f} | {gains} "
+            f"| {agreement} |"
+        )
+    return "\n".join(lines)
+
+
+def misspelt(texts: list[str], share: float) -> list[str]:
+    """Return texts in which two neighbouring letters of a share of the words are swapped."""
+    rng = np.random.default_rng(0)
+
+    def swapped(word: str) -> str:
+        if len(word) < 2 or rng.random() >= share:
+            return word
+        place = int(rng.integers(len(word) - 1))
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+
+    return [" ".join(swapped(word) for word in text.split()) for text in texts]
 
 
 def table(out: Path) -> str:
