@@ -282,7 +282,7 @@ def curve(out: Path) -> str:
 def drift(out: Path) -> str:
     """Return gains on misspelt test texts, set by set."""
     lines = [
-        "| set | misspelt words | errors | SR | AdUE | sidekick + companion | adapted | agreement of "
+        "| set | misspelt words | errors | SR | AdUE | both opinions | adapted | agreement of "
         "sidekick, companion |",
         "|---|---|---|---|---|---|---|---|",
     ]
