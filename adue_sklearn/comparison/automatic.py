@@ -25,7 +25,7 @@ from adue_sklearn.comparison.compare import (
     Run,
     reference_alone,
 )
-from adue_sklearn.comparison.prior import choose, gain_of, prior_of
+from adue_sklearn.comparison.prior import RISK, choose_among
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE, Comparison, holm
 from adue_sklearn.exceptions import MissingViewWarning
 from adue_sklearn.metrics import error_roc_auc_score
@@ -191,7 +191,7 @@ class AutoScorer(UncertaintyEstimator):
     _: KW_ONLY
     frozen: list[tuple[str, Any]] | None = None
     witnesses: list[tuple[str, Any]] | None = None
-    risk: float = 0.05
+    risk: float = RISK
     significance: float | None = None
     cv: int = 5
     random_state: int = 0
@@ -230,21 +230,22 @@ class AutoScorer(UncertaintyEstimator):
     def _choose(self, candidates: Named) -> None:
         """Set ``selected_`` and what decides it."""
         tested = {r.name: r.gain for r in self.comparison_.results if not math.isnan(r.p_adjusted)}
-        gains = {name: gain_of(gain) for name, gain in tested.items()}
-        priors = {name: prior_of(scorer) for name, scorer in candidates}
-        best, expected, self.chances_of_loss_ = choose(gains, priors, self.risk)
-        self.expected_gains_ = {name: (gain.value, gain.error) for name, gain in expected.items()}
+        choice = choose_among(self.comparison_, candidates, self.risk)
+        self.chances_of_loss_ = choice.chances
+        self.expected_gains_ = {
+            name: (gain.value, gain.error) for name, gain in choice.expected.items()
+        }
         one_sided = [
             gain.p_value / 2 if gain.value > 0 else 1.0 - gain.p_value / 2
             for gain in tested.values()
         ]
         self.p_values_ = dict(zip(tested, holm(one_sided), strict=True))
-        if not self.comparison_.can_tell or self.comparison_.reservations:
+        if self.significance is None:
+            self.selected_ = choice.name or REFERENCE
             return
-        if self.significance is not None:
-            better = [name for name, p in self.p_values_.items() if p <= self.significance]
-            best = max(better, key=lambda name: tested[name].value, default=None)
-        self.selected_ = best or REFERENCE
+        better = [name for name, p in self.p_values_.items() if p <= self.significance]
+        if better and self.comparison_.can_tell and not self.comparison_.reservations:
+            self.selected_ = max(better, key=lambda name: tested[name].value)
 
     def _candidates(self, X: Features, *, linear: bool) -> Named:
         frozen = [] if self.frozen is None else check_scorers(self.frozen, "frozen")

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from scipy.stats import norm
 from sklearn.frozen import FrozenEstimator
 
+from adue_sklearn.comparison.arguments import Named
+from adue_sklearn.comparison.result import Comparison
 from adue_sklearn.metrics._bootstrap import Difference
 from adue_sklearn.scorers.witnesses import CompanionScorer
 
@@ -52,6 +54,8 @@ class Prior(NamedTuple):
 MEASURED = {
     "AdUE": Prior(0.009, 0.010),
 }
+#: Default for the largest chance of being significantly worse.
+RISK = 0.05
 #: Of any other score no gain is expected; it has to show it.
 UNKNOWN = Prior(0.0, 0.005)
 
@@ -67,11 +71,10 @@ def prior_of(scorer: Any) -> Prior:
     return MEASURED.get(kind, UNKNOWN)
 
 
-def gain_of(difference: Difference) -> Gain:
-    """Return a measured gain with the standard error that its 95 % interval has."""
-    return Gain(
-        difference.value, (difference.high - difference.low) / (2.0 * float(norm.ppf(0.975)))
-    )
+def gain_of(difference: Difference, confidence: float = 0.95) -> Gain:
+    """Return a measured gain with the standard error that its interval has."""
+    width = 2.0 * float(norm.ppf((1.0 + confidence) / 2.0))
+    return Gain(difference.value, (difference.high - difference.low) / width)
 
 
 def chance_of_loss(expected: Gain, error: float) -> float:
@@ -92,9 +95,35 @@ def chance_of_loss(expected: Gain, error: float) -> float:
     return float(norm.cdf((norm.ppf(0.05) * error - expected.value) / spread))
 
 
-def choose(
-    gains: Mapping[str, Gain], priors: Mapping[str, Prior], risk: float
-) -> tuple[str | None, dict[str, Gain], dict[str, float]]:
+class Choice(NamedTuple):
+    """The best score, and what was expected of each.
+
+    Attributes
+    ----------
+    name : str or None
+        The score with the largest expected gain; None if none is expected to gain at the risk.
+    expected : dict of str to Gain
+        Expected gains and their standard deviations.
+    chances : dict of str to float
+        Chances of being significantly worse than softmax response.
+    """
+
+    name: str | None
+    expected: dict[str, Gain]
+    chances: dict[str, float]
+
+
+def choose_among(comparison: Comparison, named: Named, risk: float) -> Choice:
+    """Return the choice among compared scores; none of them where nothing can be concluded."""
+    tested = {r.name: r.gain for r in comparison.results if not math.isnan(r.p_adjusted)}
+    gains = {name: gain_of(gain, comparison.confidence) for name, gain in tested.items()}
+    choice = choose(gains, {name: prior_of(scorer) for name, scorer in named}, risk)
+    if comparison.can_tell and not comparison.reservations:
+        return choice
+    return choice._replace(name=None)
+
+
+def choose(gains: Mapping[str, Gain], priors: Mapping[str, Prior], risk: float) -> Choice:
     """Return the score with the largest expected gain, and what was expected of each.
 
     Parameters
@@ -108,15 +137,11 @@ def choose(
 
     Returns
     -------
-    name : str or None
-        None if no score is expected to gain at this risk.
-    expected : dict of str to Gain
-        Expected gains.
-    chances : dict of str to float
-        Chances of being significantly worse.
+    Choice
+        The score, and what was expected of each.
     """
     expected = {name: priors[name].posterior(gain) for name, gain in gains.items()}
     chances = {name: chance_of_loss(expected[name], gains[name].error) for name in gains}
     eligible = [name for name in gains if expected[name].value > 0 and chances[name] <= risk]
     best = max(eligible, key=lambda name: expected[name].value, default=None)
-    return best, expected, chances
+    return Choice(best, expected, chances)

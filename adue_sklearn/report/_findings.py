@@ -36,6 +36,7 @@ from adue_sklearn.comparison.compare import (
     predicted_uncertainty,
 )
 from adue_sklearn.comparison.opinions import opinion_tables
+from adue_sklearn.comparison.prior import RISK, choose_among
 from adue_sklearn.comparison.result import FEW_ERRORS, REFERENCE
 from adue_sklearn.comparison.stores import rows_with_training
 from adue_sklearn.exceptions import FitRowsWarning
@@ -96,6 +97,7 @@ class Findings:
 
     comparison: Comparison
     chosen: str
+    expected_gain: float
     target_risk: float
     confidence: float
     threshold: SelectiveThreshold
@@ -243,7 +245,8 @@ def find(
         scorers=named,
     )
     comparison = run.judged(named, check_metrics(None))
-    chosen = comparison.winners[0] if comparison.winners else REFERENCE
+    choice = choose_among(comparison, named, RISK)
+    chosen = choice.name or REFERENCE
     n_trained_on = len(store) - len(untrained)
     doubts = _doubts_of_comparison(comparison, train)
     if n_trained_on and train is not None:
@@ -267,6 +270,7 @@ def find(
     return Findings(
         comparison=comparison,
         chosen=chosen,
+        expected_gain=choice.expected[chosen].value if choice.name else 0.0,
         target_risk=float(target_risk),
         confidence=float(confidence),
         threshold=threshold,

@@ -15,7 +15,7 @@ import numpy as np
 import adue_sklearn
 from adue_sklearn._utils.messages import printable
 from adue_sklearn._utils.tables import Table
-from adue_sklearn.comparison.result import REFERENCE
+from adue_sklearn.comparison.result import REFERENCE, points
 from adue_sklearn.report import _plots as plots
 from adue_sklearn.report._findings import (
     Findings,
@@ -173,13 +173,20 @@ def _recommendation(found: Findings) -> str:
 def _which_score(found: Findings) -> str:
     if found.chosen == REFERENCE:
         return (
-            "Decisions use the model's own confidence (softmax response): no other score was "
-            "shown to find errors better."
+            "Decisions use the model's own confidence (softmax response): no other score is "
+            "expected to find errors better at a small risk of finding them worse."
         )
-    gain = 100 * found.comparison[found.chosen].gain.value
+    result = found.comparison[found.chosen]
+    measured = (
+        f"it found errors significantly better, by {points(result.gain, sign=True)} of ROC-AUC"
+        if result.beats_reference
+        else f"it gained {points(result.gain, sign=True)} of ROC-AUC, which is not significant on "
+        "these rows alone"
+    )
     return (
-        f"Decisions use the score “{found.chosen}”: it finds errors significantly better than the "
-        f"model's own confidence, by {gain:.1f} points of ROC-AUC."
+        f"Decisions use the score “{found.chosen}”. Compared with the model's own confidence, "
+        f"{measured}. With what scores of its kind gained on other data sets, the expected gain "
+        f"is {100 * found.expected_gain:.1f} points."
     )
 
 
