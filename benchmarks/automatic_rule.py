@@ -55,21 +55,20 @@ def as_gain(row: Mapping[str, float]) -> Gain:
 
 
 def prior_of(results: list[dict[str, Any]], name: str) -> Prior:
-    """Return mean and deviation of true gains (DerSimonian and Laird), one value a set."""
-    sets: dict[str, list[Gain]] = {}
+    """Return mean and deviation of true gains: all sets and recipes count alike.
+
+    The deviation is what measured gains vary by beyond their standard errors. Weights by precision
+    would let the few sets with small errors, and small gains, speak for all.
+    """
+    groups: dict[tuple[str, str], list[Gain]] = {}
     for result in results:
         if name in result["test"]:
-            sets.setdefault(result["run"]["dataset"], []).append(as_gain(result["test"][name]))
-    gains = [gain for found in sets.values() for gain in found]
-    values = np.array([gain.value for gain in gains])
-    variances = np.array([max(gain.error, 1e-6) ** 2 for gain in gains])
-    weights = 1 / variances
-    mean = float(weights @ values / weights.sum())
-    excess = float(weights @ (values - mean) ** 2) - (len(values) - 1)
-    between = excess / (weights.sum() - (weights**2).sum() / weights.sum())
-    deviation = np.sqrt(max(0.0, between))
-    weights = 1 / (variances + deviation**2)
-    return Prior(float(weights @ values / weights.sum()), float(deviation))
+            key = result["run"]["dataset"], result["run"]["recipe"]
+            groups.setdefault(key, []).append(as_gain(result["test"][name]))
+    means = [np.mean([gain.value for gain in found]) for found in groups.values()]
+    noise = [np.mean([gain.error**2 for gain in found]) for found in groups.values()]
+    excess = float(np.var(means, ddof=1) - np.mean(noise))
+    return Prior(float(np.mean(means)), float(np.sqrt(max(excess, 0.0))))
 
 
 def table(results: list[dict[str, Any]], names: tuple[str, ...]) -> str:
