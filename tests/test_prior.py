@@ -63,8 +63,8 @@ def test_a_score_that_ranks_alike_is_no_risk():
 
 
 def test_the_largest_expected_gain_within_the_risk_is_chosen():
-    gains = {"sure": Gain(0.01, 0.002), "wild": Gain(0.03, 0.05), "lost": Gain(-0.02, 0.01)}
-    priors = {"sure": Prior(0.0, 0.01), "wild": Prior(0.02, 0.05), "lost": Prior(0.0, 0.01)}
+    gains = {"sure": Gain(0.01, 0.002), "wild": Gain(0.02, 0.05), "lost": Gain(-0.02, 0.01)}
+    priors = {"sure": Prior(0.0, 0.01), "wild": Prior(0.014, 0.05), "lost": Prior(0.0, 0.01)}
     assert choose(gains, priors, 1.0)[0] == "wild"
     name, expected, chances = choose(gains, priors, 0.05)
     assert name == "sure"

@@ -163,7 +163,9 @@ class AutoScorer(UncertaintyEstimator):
     >>> auto = AutoScorer([("energy", EnergyScorer()), ("stack", StackedScorer())])
     >>> auto = auto.fit(*data.calibration, data.init_W, data.init_b)
     >>> auto.selected_
-    'softmax response'
+    'stack'
+    >>> auto.chances_of_loss_["stack"] < 0.05
+    True
     """
 
     card: ClassVar[Card] = Card(
