@@ -7,6 +7,7 @@ rows are identified by their length and three projections of their direction, up
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -90,10 +91,30 @@ def unseen_rows(estimator: Any, X: Any) -> npt.NDArray[np.bool_] | None:
     """
     if estimator.card.needs == "head":
         return np.ones(len(X), dtype=bool)
+    taught = taught_rows(estimator, X)
     if estimator.card.needs == "second view":
-        return ~np.asarray(estimator.seen_rows(X))
+        return ~taught
     digests = vars(estimator).get(FITTED_ON)
-    return None if digests is None else ~rows_among(as_numpy(X), digests)
+    return None if digests is None else ~(taught | rows_among(as_numpy(X), digests))
+
+
+def taught_rows(scorer: Any, X: Any) -> npt.NDArray[np.bool_]:
+    """Return which rows second opinions were taught that a scorer is or holds, fitted or not."""
+    taught = np.zeros(len(X), dtype=bool)
+    for part in _parts(scorer):
+        if hasattr(part, "seen_rows"):
+            taught |= part.seen_rows(X)
+    return taught
+
+
+def _parts(scorer: Any) -> Iterator[Any]:
+    """Yield a scorer and what it holds: parameters, and fitted scores inside."""
+    yield scorer
+    if hasattr(scorer, "get_params") and not isinstance(scorer, type):
+        yield from scorer.get_params(deep=True).values()
+    if hasattr(scorer, "scores_inside"):
+        for inner in scorer.scores_inside():
+            yield from _parts(inner)
 
 
 def rows_new_to(estimator: Any, X: Any, *, name: str = "X") -> npt.NDArray[np.int64]:
@@ -110,7 +131,9 @@ def rows_new_to(estimator: Any, X: Any, *, name: str = "X") -> npt.NDArray[np.in
         If it was fitted on some of them.
     """
     new = unseen_rows(estimator, X)
-    if new is None or new.all():
+    if new is None:
+        new = ~taught_rows(estimator, X)
+    if new.all():
         return np.arange(len(X))
     kind = type(estimator).__name__
     what = f"{name}: {int((~new).sum())} of {len(new)} rows were used to fit the {kind}"

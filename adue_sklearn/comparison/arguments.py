@@ -18,7 +18,7 @@ from adue_sklearn._utils.arrays import as_numpy, validate_features
 from adue_sklearn._utils.folds import Divisible
 from adue_sklearn._utils.head import BoolArray, Head, IntArray, check_head
 from adue_sklearn._utils.labels import check_labels
-from adue_sklearn._utils.row_digests import row_digests, rows_among, unseen_rows
+from adue_sklearn._utils.row_digests import row_digests, rows_among, taught_rows, unseen_rows
 from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.metrics import (
@@ -28,7 +28,6 @@ from adue_sklearn.metrics import (
     fpr_at_tpr_score,
 )
 from adue_sklearn.scorers import SoftmaxResponseScorer
-from adue_sklearn.scorers.witnesses import WitnessScorer
 
 #: What is measured besides the ROC-AUC.
 DEFAULT_METRICS: dict[str, Callable[[Any, Any], float]] = {
@@ -244,9 +243,9 @@ def without_shared(
     for label, scorer in scorers or ():
         fitted = scorer.estimator if isinstance(scorer, FrozenEstimator) else None
         new = unseen_rows(fitted, rows.X) if isinstance(fitted, UncertaintyEstimator) else None
-        seen = np.zeros(len(rows.y), dtype=bool) if new is None else ~new
-        for witness in _witnesses_in(scorer):
-            seen |= witness.seen_rows(rows.X)
+        seen = taught_rows(scorer if fitted is None else fitted, rows.X)
+        if new is not None:
+            seen |= ~new
         if seen.any():
             shared |= seen
             places.append(f"the rows that {label} was fitted on")
@@ -263,12 +262,6 @@ def without_shared(
         )
     warn(f"{what}; they are left out.")
     return rows._replace(X=rows.X[~shared], y=rows.y[~shared])
-
-
-def _witnesses_in(scorer: Any) -> list[WitnessScorer]:
-    """Return a witness, or the witnesses among what a scorer combines."""
-    parts = [scorer, *scorer.get_params(deep=True).values()]
-    return [part for part in parts if isinstance(part, WitnessScorer)]
 
 
 def check_metrics(metrics: Any) -> dict[str, Callable[[Any, Any], float]]:

@@ -27,7 +27,7 @@ from adue_sklearn.card import Card
 from adue_sklearn.exceptions import WitnessDriftWarning
 from adue_sklearn.metrics import error_roc_auc_difference
 from adue_sklearn.scorers.learned import fit_scaler
-from adue_sklearn.scorers.stacks import Answers, Named, ScoreStack
+from adue_sklearn.scorers.stacks import Answers, Named, ScoreStack, check_enough
 from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
 
 #: Agreement is compared on at least so many rows, and at this significance.
@@ -220,6 +220,8 @@ class SecondOpinionScorer(ScoreStack):
         return found
 
     def _learn(self, X: Features, labels: IntArray, errors: BoolArray, head: Any) -> None:
+        if head.given:
+            check_enough(errors)  # for gains, whether or not a scorer learns
         super()._learn(X, labels, errors, head)
         self.agreement_ = self._agreement(X)
 

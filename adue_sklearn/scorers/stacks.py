@@ -163,13 +163,8 @@ class ScoreStack(ErrorLearner, _BaseComposition):
         self, labels: IntArray, errors: BoolArray, head: Head
     ) -> Iterator[tuple[IntArray, IntArray]]:
         if head.given:
+            check_enough(errors)
             few = min(int(errors.sum()), int((~errors).sum()))
-            if few < 2:
-                raise ValueError(
-                    f"The original head (init_W, init_b) makes {int(errors.sum())} error(s) on "
-                    f"{len(errors)} fit rows (X, y); a stack needs at least two errors and two "
-                    "correct answers for its folds. Fit on more held-out rows."
-                )
             yield from stratified(errors, min(self.cv, few))
         else:  # the folds in which the errors were counted
             rarest = int(np.bincount(labels).min())
@@ -342,6 +337,16 @@ def _fitted(scorer: Any, rows: FitRows) -> Any:
         return scorer
     on_head = rows.head is not None and (rows.head.given or _learns_nothing(scorer))
     return (rows if on_head else rows._replace(head=None)).fit(scorer)
+
+
+def check_enough(errors: BoolArray) -> None:
+    """Raise unless a given head makes two errors and two correct answers."""
+    if min(int(errors.sum()), int((~errors).sum())) < 2:
+        raise ValueError(
+            f"The original head (init_W, init_b) makes {int(errors.sum())} error(s) on "
+            f"{len(errors)} fit rows (X, y); a stack needs at least two errors and two "
+            "correct answers for its folds. Fit on more held-out rows."
+        )
 
 
 def _is_frozen(scorer: Any) -> bool:

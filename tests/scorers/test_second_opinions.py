@@ -33,6 +33,7 @@ from adue_sklearn import (
 from adue_sklearn.exceptions import MissingViewWarning, WitnessDriftWarning
 from adue_sklearn.metrics import error_roc_auc_difference
 from adue_sklearn.scorers.opinions import fit_weights
+from tests import marks
 from tests.toy_scorers import Constant, ToyScorer
 from tests.witness_cases import Witnessed
 
@@ -400,6 +401,29 @@ def test_comparisons_leave_out_what_witnesses_inside_were_taught():
         )
     assert len(found.errors) == 150
     assert not found["stack"].failure
+
+
+@marks.odd_rows
+@pytest.mark.parametrize("wrong", [1, 49])
+def test_one_error_or_one_correct_answer_teaches_no_weights(wrong):
+    y = np.where(np.arange(50) < wrong, 1 - BINARY.answers[:50], BINARY.answers[:50])
+    with pytest.raises(ValueError, match=rf"makes {wrong} error\(s\) on 50 .* at least two errors"):
+        SecondOpinionScorer(companions("companion")).fit(BINARY.views()[:50], y, BINARY.head)
+
+
+def test_what_a_frozen_score_inside_was_taught_sets_no_threshold():
+    X = BINARY.views(hidden=BINARY.X)
+    taught = CompanionScorer("hidden").fit_witness(X[:100], BINARY.y[:100])
+    stack = SecondOpinionScorer([("hidden", taught)], cv=2)
+    frozen = FrozenEstimator(stack.fit(X[200:], BINARY.y[200:], BINARY.head))
+    for holder in (SelectiveClassifier(frozen, target_risk=0.6), ErrorProbability(frozen)):
+        with pytest.warns(UserWarning, match="50 of 150 rows were used to fit"):
+            holder.fit(X[50:200], BINARY.y[50:200])
+    with pytest.warns(UserWarning, match="50 of 150 rows .* that stack was fitted on"):
+        found = compare_scorers(
+            X[50:200], BINARY.y[50:200], BINARY.head, scorers={"stack": frozen}, cv=2
+        )
+    assert len(found.errors) == 100
 
 
 def test_a_witness_of_ones_own_replaces_the_default_of_its_name():
