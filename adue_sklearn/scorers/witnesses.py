@@ -287,7 +287,8 @@ class CompanionScorer(AnswerWitness):
     ValueError
         In ``fit``, if the view has other columns than the head has classes, holds no
         probabilities, or agrees with the labels far better in another order of the classes; if
-        ``fit_witness`` was given more than 5 % of the rows.
+        ``fit_witness`` was given another view, the classes in another order, or more than 5 % of
+        the rows.
 
     Warns
     -----
@@ -349,6 +350,12 @@ class CompanionScorer(AnswerWitness):
         -------
         self : CompanionScorer
             With the probe.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` lacks the view, if labels are not among the classes, or if the rows with the
+            view hold fewer than two classes or infinity.
         """
         _require_view(X, self.view)
         labels, self.witness_classes_ = _labels_of(y, classes, len(X), type(self).__name__)
@@ -433,6 +440,10 @@ class SidekickScorer(AnswerWitness):
     -----
     MissingViewWarning
         If ``X`` lacks the view in ``fit``.
+    FitRowsWarning
+        If the text classifier agrees with the labels no better than chance.
+    UserWarning
+        If ``fit_witness`` was given a few of the rows' texts.
 
     Examples
     --------
@@ -489,6 +500,11 @@ class SidekickScorer(AnswerWitness):
         ------
         ValueError
             If labels are not among the classes, or the text classifier cannot be fitted.
+
+        Warns
+        -----
+        UserWarning
+            If texts occur with different labels.
         """
         texts = check_texts(texts)
         if not texts:
@@ -638,8 +654,9 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
     Raises
     ------
     ValueError
-        In ``fit``, if ``X`` has the views but ``fit_witness`` was not called or was given more
-        than 5 % of these rows; with ``init_W``, if the head makes no errors or only errors.
+        In ``fit``, if ``X`` has the views but ``fit_witness`` was not called or was given other
+        views, the classes in another order, or more than 5 % of these rows; with ``init_W``, if
+        the head makes no errors or only errors.
 
     Warns
     -----
@@ -701,6 +718,12 @@ class LayerProbeScorer(WitnessScorer, ErrorLearner):
         -------
         self : LayerProbeScorer
             With the probes.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` lacks the views, if labels are not among the classes, or if the rows with a
+            view hold fewer than two classes or infinity.
         """
         for name in self.taught:
             self.__dict__.pop(name, None)

@@ -509,15 +509,19 @@ def test_witnesses_on_an_emulated_gpu_score_as_on_the_cpu():
     X = CASE.views(companion=CASE.q, layer_1=CASE.X)
     layers = LayerProbeScorer().fit_witness(X[:200], CASE.y[:200])
     some = CASE.views(companion=np.where(ROWS[:, None] == 300, np.nan, CASE.q), layer_1=CASE.X)
-    for scorer in (CompanionScorer(**FALLBACK), clone(layers)):
-        expected = scorer.fit(X[200:], CASE.y[200:], CASE.head).predict_uncertainty(some[200:])
+    witnesses = [CompanionScorer(**FALLBACK), layers]
+    stack = SecondOpinionScorer([("companion", witnesses[0]), ("layers", layers)], cv=2)
+    for scorer in (*witnesses, stack):
+        here = clone(scorer).fit(X[200:], CASE.y[200:], CASE.head)
+        expected = here.predict_uncertainty(some[200:])
         with emulated_cuda():
             there = Views(
                 to_cuda(CASE.X),
                 companion=to_cuda(some.block("companion")),
                 layer_1=to_cuda(CASE.X),
             )
-            copy = clone(scorer).fit(there[200:], CASE.y[200:], CASE.head)
+            whole = there[200:].with_blocks(companion=CASE.q[200:])
+            copy = clone(scorer).fit(whole, CASE.y[200:], CASE.head)
             found = copy.predict_uncertainty(there[200:]).cpu().numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
