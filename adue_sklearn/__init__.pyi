@@ -18,6 +18,7 @@ from . import (
     report as report,
     scorers as scorers,
     selective as selective,
+    serving as serving,
     thresholds as thresholds,
 )
 from ._utils.head import Head as Head

@@ -17,6 +17,7 @@ from adue_sklearn.cli.compare import compare
 from adue_sklearn.cli.console import console, say, warning_printer
 from adue_sklearn.cli.demo import demo
 from adue_sklearn.cli.evaluate import evaluate
+from adue_sklearn.cli.export import export
 from adue_sklearn.cli.extract import extract
 from adue_sklearn.cli.fit import fit
 from adue_sklearn.cli.predict import predict
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (extract, fit, threshold, report, predict, evaluate, compare, demo):
+for command in (extract, fit, threshold, report, predict, evaluate, compare, export, demo):
     app.command()(command)
 app.add_typer(store_commands, name="store")
 

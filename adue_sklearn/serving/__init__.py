@@ -1,0 +1,5 @@
+"""A classifier with its uncertainty, served: as an ordinary checkpoint, or as one object."""
+
+from adue_sklearn.serving.stacked import export_stacked
+
+__all__ = ["export_stacked"]
