@@ -104,7 +104,9 @@ def _view(view: dict[str, Any]) -> str:
     """Say what a view of a store is, and where it comes from."""
     origin = view["provenance"]
     # A layer is one of the store's own model, whose adapter stands above.
-    told = ("layer", "pool") if "layer" in origin else ("model", "adapter_sha256")
+    told: tuple[str, ...] = ("model", "adapter_sha256", "sidekick_sha256")
+    if "layer" in origin:
+        told = ("layer", "pool")
     facts = [f"{key.replace('_', ' ')} {origin[key]}" for key in told if origin.get(key)]
     off = ["adapter switched off"] if origin.get("without_adapter") else []
     return ", ".join([f"{view['n_columns']} {view['kind']}", *facts, *off])

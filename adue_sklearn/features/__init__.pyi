@@ -4,7 +4,10 @@ from ._model.loading import (
     LoadedClassifier as LoadedClassifier,
     load_classifier as load_classifier,
 )
-from ._model.views import ModelViews as ModelViews
+from ._model.views import (
+    ModelViews as ModelViews,
+    TextView as TextView,
+)
 from ._store.store import (
     FeatureStore as FeatureStore,
     FeatureStoreWriter as FeatureStoreWriter,

@@ -31,6 +31,7 @@ from adue_sklearn.features._model.loading import LoadedClassifier, load_classifi
 from adue_sklearn.features._model.views import (
     BASE,
     ModelViews,
+    TextView,
     ViewPlan,
     mask_of,
     padded,
@@ -52,6 +53,7 @@ __all__ = [
     "FeatureBatch",
     "LoadedClassifier",
     "ModelViews",
+    "TextView",
     "compute_features",
     "compute_views",
     "extract_features",
@@ -140,7 +142,8 @@ def iter_features(
     def batches() -> Iterator[FeatureBatch]:
         encoded = _encode(classifier, plan, checked)
         warn_of_cut_texts(int(encoded.truncated.sum()), len(checked), classifier.max_length)
-        yield from _iterate(classifier, plan, encoded, batch_tokens, verify)
+        known = plan.of_texts(checked)
+        yield from _iterate(classifier, plan, encoded, known, batch_tokens, verify)
 
     return batches()
 
@@ -441,7 +444,16 @@ def extract_features(
         for rows, encoded in _windows_after(
             n_done, classifier, plan, checked, rows_kept, shard_rows, batch_tokens
         ):
-            window = _collect(classifier, plan, encoded, batch_tokens, progress, rows.start, n_done)
+            window = _collect(
+                classifier,
+                plan,
+                encoded,
+                checked[rows.start : rows.stop],
+                batch_tokens,
+                progress,
+                rows.start,
+                n_done,
+            )
             for start in range(max(rows.start, n_done), rows.stop, shard_rows):
                 shard = slice(start, min(start + shard_rows, rows.stop))
                 here = slice(shard.start - rows.start, shard.stop - rows.start)
@@ -531,6 +543,7 @@ def _iterate(
     classifier: LoadedClassifier,
     plan: ViewPlan,
     encoded: Encoded,
+    of_texts: dict[str, Rows],
     batch_tokens: int,
     verify: bool,
 ) -> Iterator[FeatureBatch]:
@@ -541,6 +554,7 @@ def _iterate(
         for name, (companion, order) in plan.companions.items():
             _, others = _run(companion, encoded, rows, verify)
             blocks[name] = log_proba_in_order(others, order)
+        blocks |= {name: block[rows] for name, block in of_texts.items()}
         yield FeatureBatch(rows, features, logits, encoded.truncated[rows], blocks)
 
 
@@ -586,13 +600,14 @@ def collect_features(
     check_count("batch_tokens", batch_tokens)
     plan = plan_views(classifier, None) if plan is None else plan
     encoded = _encode(classifier, plan, checked, range(first_row, first_row + len(checked)))
-    return _collect(classifier, plan, encoded, batch_tokens, progress, first_row)
+    return _collect(classifier, plan, encoded, checked, batch_tokens, progress, first_row)
 
 
 def _collect(
     classifier: LoadedClassifier,
     plan: ViewPlan,
     encoded: Encoded,
+    texts: Sequence[str],
     batch_tokens: int,
     progress: Progress | None,
     first_row: int,
@@ -609,7 +624,8 @@ def _collect(
             for name, view in plan.facts.items()
         },
     )
-    for batch in _iterate(classifier, plan, encoded, batch_tokens, True):
+    known = plan.of_texts(texts)
+    for batch in _iterate(classifier, plan, encoded, known, batch_tokens, True):
         result.features[batch.rows] = batch.features
         result.logits[batch.rows] = batch.logits
         for name, block in batch.views.items():

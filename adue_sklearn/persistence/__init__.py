@@ -10,6 +10,12 @@ from adue_sklearn.persistence.heads import (
     load_head,
     save_head,
 )
+from adue_sklearn.persistence.sidekicks import (
+    load_sidekick,
+    save_sidekick,
+    sidekick_sha256,
+    sidekick_view,
+)
 from adue_sklearn.persistence.state import as_json, check_saveable, described, essence
 
 __all__ = [
@@ -25,5 +31,9 @@ __all__ = [
     "described",
     "essence",
     "load_head",
+    "load_sidekick",
     "save_head",
+    "save_sidekick",
+    "sidekick_sha256",
+    "sidekick_view",
 ]

@@ -187,6 +187,25 @@ def save_head(
     known = _rows_fitted_on(estimator, fitted_on)
     if class_names is not None:
         class_names = _check_names(class_names, len(estimator.classes_))
+    provenance = {
+        name: as_json(f"provenance[{name!r}]", value) for name, value in {**facts, **known}.items()
+    }
+    write_folder(
+        directory, description, arrays, provenance, class_names=class_names, overwrite=overwrite
+    )
+    return directory
+
+
+def write_folder(
+    directory: Path,
+    description: Mapping[str, Any],
+    arrays: dict[str, npt.NDArray[Any]],
+    provenance: Mapping[str, Any],
+    *,
+    class_names: list[str] | None,
+    overwrite: bool,
+) -> None:
+    """Write a described estimator as a folder, atomically."""
     content = save(arrays)
     arrays_name = _ARRAYS.replace("*", hashlib.sha256(content).hexdigest()[:16])
     document = {
@@ -196,10 +215,7 @@ def save_head(
         "arrays": arrays_name,
         "params": description["params"],
         "attributes": description["attributes"],
-        "provenance": {
-            name: as_json(f"provenance[{name!r}]", value)
-            for name, value in {**facts, **known}.items()
-        },
+        "provenance": provenance,
         "class_names": class_names,
     }
     make_folder(directory)
@@ -211,7 +227,6 @@ def save_head(
         for file in directory.glob(_ARRAYS):
             if file.name != arrays_name:
                 file.unlink(missing_ok=True)
-    return directory
 
 
 def _rows_fitted_on(estimator: UncertaintyEstimator, X: Any) -> dict[str, str]:
@@ -251,16 +266,17 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     """
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
-    if not (directory / _JSON).is_file():
-        what = what_instead(directory, "a fitted head")
-        what = what or f"'{directory}' is not a fitted head: it does not contain {_JSON}."
-        raise FileNotFoundError(f"{what} 'adue fit STORE --out HEAD' writes one.")
+    document, content = read_folder(directory, "a fitted head", "adue fit STORE --out HEAD")
     file = directory / _JSON
-    document, content = _read_whole(directory)
+    if document.class_name == "SidekickScorer" and "classes_" not in document.attributes:
+        raise ValueError(
+            f"'{directory}' is a sidekick, not a fitted head. Pass it as --sidekick; "
+            "'adue fit STORE --sidekick SIDEKICK --out HEAD' writes a head that holds it."
+        )
     try:
         if document.class_name not in SCORES:
             raise ValueError(f"it holds a {document.class_name}; expected {', '.join(SCORES)}")
-        estimator, inside = _restore(document, _check_arrays(document.arrays, content))
+        estimator, inside = _restore(document, checked_arrays(document.arrays, content))
         if document.class_names is not None:
             _check_names(document.class_names, len(estimator.classes_))
     except Exception as error:  # whatever a constructor or a score makes of other values
@@ -326,13 +342,19 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_whole(directory: Path) -> tuple[_Document, bytes]:
+def read_folder(directory: Path, wanted: str, command: str) -> tuple[_Document, bytes]:
     """Return the JSON and the bytes of the arrays that it names.
+
+    ``wanted`` is what the folder should be, and ``command`` what writes one.
 
     Between reading the one and the other, a writer may have replaced both. Then the JSON is read
     again.
     """
     file, missing = directory / _JSON, list[str]()
+    if not file.is_file():
+        what = what_instead(directory, wanted)
+        what = what or f"'{directory}' is not {wanted}: it does not contain {_JSON}."
+        raise FileNotFoundError(f"{what} '{command}' writes one.")
     while True:
         document = check_document(read_document(file, _KIND), _Document, file, _KIND)
         try:
@@ -346,7 +368,7 @@ def _read_whole(directory: Path) -> tuple[_Document, bytes]:
             raise _KIND.broken(file, error) from error
 
 
-def _check_arrays(name: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
+def checked_arrays(name: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays; raise unless they are those the JSON names."""
     if hashlib.sha256(content).hexdigest()[:16] not in name:
         raise ValueError(f"{name} is damaged: its hash differs from the one in its name")

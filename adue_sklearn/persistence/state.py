@@ -87,15 +87,16 @@ def as_json(name: str, value: Any) -> Any:
 
 
 def described(
-    estimator: UncertaintyEstimator,
+    estimator: UncertaintyEstimator, *, with_head: bool = True
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return a fitted estimator as JSON, and its arrays by name.
 
     The rows that it was fitted on are not part of it; those of estimators that it holds are.
+    Without a head, as a sidekick is, it need not be fitted.
     """
     check_saveable(estimator)
     name = type(estimator).__name__
-    if not hasattr(estimator, "classes_"):
+    if with_head and not hasattr(estimator, "classes_"):
         raise ValueError(f"estimator: this {name} is not fitted; call fit before saving it.")
     if isinstance(estimator, AdUESearchCV) and not estimator.refit:
         raise ValueError(

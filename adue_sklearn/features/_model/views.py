@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -33,6 +33,29 @@ def check_pool(pool: Any) -> Pool:
 
 
 @dataclass(frozen=True, eq=False)
+class TextView:
+    """Another classifier of the texts themselves, which needs no forward pass.
+
+    Attributes
+    ----------
+    log_proba : callable
+        Takes a list of n texts and returns log-probabilities (n, n_classes); a row of NaN where
+        it knows nothing of a text.
+    n_classes : int
+        Number of its classes.
+    classes : sequence of str, optional
+        Their names. None: the main classifier's, in the same order.
+    provenance : mapping, optional
+        Facts about its origin, anything JSON can hold.
+    """
+
+    log_proba: Callable[[Sequence[str]], npt.ArrayLike]
+    n_classes: int
+    classes: Sequence[str] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class ModelViews:
     """Which views of each row are extracted beside what enters the head, in the same pass.
 
@@ -53,12 +76,15 @@ class ModelViews:
     companions : mapping of str to LoadedClassifier, optional
         Other classifiers of the same classes, with an equal tokenizer, by the names of their views
         (n, n_classes): log-probabilities in the order of the main classifier's classes.
+    texts : mapping of str to TextView, optional
+        Classifiers of the texts, by the names of their views (n, n_classes); also in that order.
     """
 
     layers: Sequence[int] | Literal["all"] = ()
     pool: Pool = "mean"
     base: LoadedClassifier | None = None
     companions: Mapping[str, LoadedClassifier] = field(default_factory=dict)
+    texts: Mapping[str, TextView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no classifier could give."""
@@ -73,6 +99,7 @@ class ModelViews:
         check_pool(self.pool)
         _check_base(self.base)
         _check_companions(self.companions)
+        _check_text_views(self.texts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +118,8 @@ class ViewPlan:
         The model whose adapter is switched off.
     companions : dict of str to (LoadedClassifier, list of int)
         Other classifiers, and where in their classes each of the main one's is.
+    texts : dict of str to (TextView, list of int)
+        Classifiers of the texts, likewise.
     vocabulary : int
         Number of token embeddings that all the models have.
     """
@@ -100,6 +129,7 @@ class ViewPlan:
     pool: Pool
     base: LoadedClassifier | None
     companions: dict[str, tuple[LoadedClassifier, list[int]]]
+    texts: dict[str, tuple[TextView, list[int]]]
     vocabulary: int
 
     def pooled(
@@ -108,6 +138,13 @@ class ViewPlan:
         """Return the pooled layers (B, n_hidden) of hidden states (B, T, n_hidden)."""
         return {
             name: _pooled(states[layer], mask, self.pool) for name, layer in self.layers.items()
+        }
+
+    def of_texts(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        """Return the views (n, n_classes) that need the texts alone."""
+        return {
+            name: np.asarray(view.log_proba(list(texts)), dtype=np.float32)[:, order]
+            for name, (view, order) in self.texts.items()
         }
 
 
@@ -139,8 +176,25 @@ def plan_views(classifier: LoadedClassifier, views: ModelViews | None) -> ViewPl
         companions[name] = companion, order
         facts[name] = _facts(companion, companion.n_classes, "log-probabilities")
         models.append(companion)
+    text_views = {}
+    for name, view in views.texts.items():
+        if name in facts:
+            raise ValueError(f"texts: {name!r} also names another view; use another name.")
+        try:
+            order = class_order(
+                classifier.classes, classifier.n_classes, view.classes, view.n_classes
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        text_views[name] = view, order
+        facts[name] = {
+            "n_columns": view.n_classes,
+            "kind": "log-probabilities",
+            "may_lack_rows": True,
+            "provenance": dict(view.provenance),
+        }
     vocabulary = min(model.vocabulary for model in models)
-    return ViewPlan(facts, layers, views.pool, views.base, companions, vocabulary)
+    return ViewPlan(facts, layers, views.pool, views.base, companions, text_views, vocabulary)
 
 
 def _layer_facts(classifier: LoadedClassifier, views: ModelViews) -> dict[str, dict[str, Any]]:
@@ -246,6 +300,18 @@ def _check_companions(companions: Any) -> None:
                 f"companion {name!r}: expected a result of load_classifier, got "
                 f"{type(companion).__name__}."
             )
+
+
+def _check_text_views(views: Any) -> None:
+    if not isinstance(views, Mapping):
+        raise ValueError(
+            "texts: expected names and text classifiers, such as {'sidekick': TextView(...)}, got "
+            f"{type(views).__name__}."
+        )
+    for name, view in views.items():
+        check_view_name(name, "texts")
+        if not isinstance(view, TextView):
+            raise ValueError(f"texts: {name!r} is a {type(view).__name__}; expected a TextView.")
 
 
 def _check_base(base: Any) -> None:

@@ -119,9 +119,22 @@ def check_blocks(
             "they must be the same."
         )
     return {
-        name: array(f"views['{name}']", (blocks or {})[name], "f", (n_rows, view["n_columns"]))
+        name: _check_block(f"views['{name}']", (blocks or {})[name], n_rows, view)
         for name, view in views.items()
     }
+
+
+def _check_block(
+    name: str, block: Any, n_rows: int, view: Mapping[str, Any]
+) -> npt.NDArray[np.float32]:
+    """Return a view's block; of some views a row may be NaN, which is then without the view."""
+    shape = (n_rows, view["n_columns"])
+    if not view.get("may_lack_rows"):
+        return array(name, block, "f", shape)
+    given = as_numpy(block)
+    lacking = np.isnan(given).all(axis=-1, keepdims=True)
+    checked = array(name, np.where(lacking, 0.0, given), "f", shape)
+    return np.where(lacking, np.float32(np.nan), checked)
 
 
 def _listed(names: Iterable[str]) -> str:
