@@ -22,6 +22,7 @@ from adue_sklearn.cli.extract import extract
 from adue_sklearn.cli.fit import fit
 from adue_sklearn.cli.predict import predict
 from adue_sklearn.cli.report import report
+from adue_sklearn.cli.sidekick import sidekick
 from adue_sklearn.cli.store import store_commands
 from adue_sklearn.cli.threshold import threshold
 
@@ -31,7 +32,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (extract, fit, threshold, report, predict, evaluate, compare, export, demo):
+commands = (
+    extract, sidekick, fit, threshold, report, predict, evaluate, compare, export, demo,
+)  # fmt: skip
+for command in commands:
     app.command()(command)
 app.add_typer(store_commands, name="store")
 

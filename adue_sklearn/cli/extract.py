@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,9 @@ from adue_sklearn.cli.views import (
     Companions,
     Layers,
     PoolOfLayers,
+    Sidekick,
     load_models,
+    load_unseen_sidekick,
     parse_companions,
     parse_layers,
 )
@@ -56,6 +59,7 @@ def extract(
     pool: PoolOfLayers = "mean",
     base_view: BaseView = False,
     companion: Companions = None,
+    sidekick: Sidekick = None,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -95,6 +99,11 @@ def extract(
     check_labels(labels, data, names, model, base_model, rows=rows)
     if len(rows) < len(texts):
         say_left_out(data, BlankRows.of(texts), len(texts))
+    if sidekick is not None:
+        from adue_sklearn.persistence import sidekick_view
+
+        found = load_unseen_sidekick(sidekick, [texts[row] for row in rows], data)
+        views = replace(views, texts={"sidekick": sidekick_view(found)})
     replaces = force and (out / MANIFEST).exists()
     place = replacement_of(out) if replaces else out
     try:

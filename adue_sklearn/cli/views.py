@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from adue_sklearn.cli.console import warn
+
 if TYPE_CHECKING:
     from adue_sklearn.features import LoadedClassifier, ModelViews
+    from adue_sklearn.scorers import SidekickScorer
 
 Layers = Annotated[
     str | None,
@@ -27,6 +31,13 @@ BaseView = Annotated[
         "--base-view",
         help="Also store what would enter the head with the adapter switched off: view base. One "
         "more pass.",
+    ),
+]
+Sidekick = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that 'adue sidekick' wrote: also store the log-probabilities of this text "
+        "classifier, view sidekick."
     ),
 ]
 Companions = Annotated[
@@ -69,6 +80,34 @@ def parse_companions(companions: Sequence[str] | None) -> dict[str, str]:
             raise ValueError(f"--companion: {name!r} was given twice; name each companion once.")
         places[name] = place
     return places
+
+
+def load_unseen_sidekick(folder: Path, texts: Sequence[str], source: str) -> SidekickScorer:
+    """Load a sidekick for texts that it was not fitted on; warn of a few that it was.
+
+    Raises
+    ------
+    ValueError
+        If it was fitted on more than 5 % of them: its view of these means nothing.
+    """
+    import numpy as np
+
+    from adue_sklearn._utils.views import text_digests
+    from adue_sklearn.persistence import load_sidekick
+    from adue_sklearn.scorers.witnesses import MOST_SHARED
+
+    sidekick = load_sidekick(folder)
+    seen = np.isin(text_digests(texts), sidekick.taught_texts_)
+    if seen.any():
+        what = f"--sidekick: {int(seen.sum())} of {len(seen)} texts of {source} were used to fit it"
+        if seen.mean() > MOST_SHARED:
+            raise ValueError(
+                f"{what}. Of its own training texts it says nothing new. If these are the training "
+                "rows of the model, leave --sidekick out: no score reads the view there. Else fit "
+                "the sidekick on training texts alone."
+            )
+        warn(f"{what}, such as texts that occur twice. Its view of them is too optimistic.")
+    return sidekick
 
 
 def load_models(

@@ -52,7 +52,7 @@ _ROUNDING = 1e-6
 #: Probabilities may miss a sum of one by so much: float16's rounding over many classes.
 _SUM_TOLERANCE = 0.02
 #: Share of fit rows that a witness may have been trained on: texts that occur in both sets.
-_MOST_SHARED = 0.05
+MOST_SHARED = 0.05
 
 
 class WitnessScorer(UncertaintyEstimator):
@@ -144,7 +144,7 @@ class WitnessScorer(UncertaintyEstimator):
             "of X. A second opinion seems better on these than on others"
         )
         mend = "Fit on rows that neither the classifier nor its second opinion was trained on."
-        if seen.mean() > _MOST_SHARED:
+        if seen.mean() > MOST_SHARED:
             raise ValueError(f"{what}. {mend}")
         warn(f"{what}; there are few of them, such as texts that occur twice. {mend}")
 
