@@ -13,6 +13,7 @@ from adue_sklearn._utils.views import Views
 from adue_sklearn.adue import AdUEEstimator, AdUESearchCV, search as grid_search
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.comparing import chosen_scorers, comparison_table
+from adue_sklearn.cli.opinions import with_sidekick
 from adue_sklearn.cli.tables import cross_validated_table, doubts_of_rows
 from adue_sklearn.comparison import AutoScorer
 from adue_sklearn.comparison.arguments import check_metrics, check_other_rows, check_rows
@@ -22,7 +23,7 @@ from adue_sklearn.exceptions import FitRowsWarning
 from adue_sklearn.features import FeatureStore
 from adue_sklearn.model_selection import error_stratified_folds
 from adue_sklearn.persistence import CHOICE_ROWS
-from adue_sklearn.scorers import SoftmaxResponseScorer
+from adue_sklearn.scorers import SidekickScorer, SoftmaxResponseScorer
 from adue_sklearn.scorers.witnesses import witnesses_of
 
 Rows = tuple[Any, Any]
@@ -107,13 +108,19 @@ def fit_score(
 
 
 def fit_auto(
-    store: FeatureStore, rows: Rows, train: Rows | None, *, folds: int, width: int
+    store: FeatureStore,
+    rows: Rows,
+    train: Rows | None,
+    sidekick: SidekickScorer | None,
+    *,
+    folds: int,
+    width: int,
 ) -> Fitted:
     """Fit the automatic choice; its second opinions have label probes of the training rows."""
     X = rows[0]
-    probed = witnesses_of(X, activation=store.activation) if isinstance(X, Views) else []
-    probed = [(name, witness) for name, witness in probed if witness.lacks_probe(X)]
-    auto = AutoScorer(witnesses=probed or None, activation=store.activation, cv=folds)
+    known = witnesses_of(X, activation=store.activation) if isinstance(X, Views) else []
+    witnesses = [(name, with_sidekick(witness, sidekick)) for name, witness in known]
+    auto = AutoScorer(witnesses=witnesses or None, activation=store.activation, cv=folds)
     doubts_of_rows(store, *rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name

@@ -8,7 +8,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from adue_sklearn.cli.options import (
 )
 from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import facts_of
+from adue_sklearn.cli.views import parse_companions
 
 
 def predict(
@@ -56,6 +57,20 @@ def predict(
         bool, typer.Option("--with-text", help="Also write the text to each line.")
     ] = False,
     skip_empty: SkipEmpty = False,
+    companion: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--companion",
+            metavar="NAME=ADAPTER",
+            help="Another adapter whose view NAME the head reads; may be repeated.",
+        ),
+    ] = None,
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback", help="Score by softmax response where a view of the head is missing."
+        ),
+    ] = False,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,
@@ -69,7 +84,10 @@ def predict(
     """Score texts: write one line per text with label, probability and uncertainty.
 
     Texts are read, scored and written in blocks of a thousand, so their number is not limited.
+    Views that the head reads are made from the same texts; "fallback" marks rows without one.
     """
+    from adue_sklearn._utils.views import Views
+    from adue_sklearn.cli.opinions import check_rows_with_views, views_to_predict
     from adue_sklearn.cli.tables import score_rows
     from adue_sklearn.cli.texts import iter_texts
     from adue_sklearn.features import load_classifier, stream_features
@@ -105,6 +123,11 @@ def predict(
     )
     check_same_model(fitted.facts, facts_of(classifier), allow_other_model=allow_other_model)
 
+    views = views_to_predict(
+        fitted, model, parse_companions(companion), fallback=fallback,
+        classes=fitted.class_names, features=fitted.view, base_model=base_model, device=device,
+        dtype=parse_dtype(dtype), max_length=classifier.max_length,
+    )  # fmt: skip
     n_rows = 0
 
     def scored(advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
@@ -117,8 +140,14 @@ def predict(
                 known.append(row)
                 yield row[1]
 
-        for batch in stream_features(classifier, texts(), batch_tokens=batch_tokens):
-            rows = score_rows(fitted.estimator, batch.features, fitted.class_names, limit)
+        for batch in stream_features(classifier, texts(), batch_tokens=batch_tokens, views=views):
+            X: Any = batch.features
+            if views is not None:
+                blocks: dict[str, Any] = batch.views
+                X = Views(X, **blocks)
+                numbers = [number for number, _ in islice(known, len(X))]
+                check_rows_with_views(fitted.estimator, X, numbers, data)
+            rows = score_rows(fitted.estimator, X, fitted.class_names, limit)
             for row in rows:
                 number, text = known.popleft()
                 yield {name: number, **({"text": text} if with_text else {}), **row}

@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.head import Head
 from adue_sklearn._utils.tables import Column, Table
+from adue_sklearn._utils.views import Views
 from adue_sklearn.adue import AdUESearchCV
 from adue_sklearn.adue.objective import softmax_response
 from adue_sklearn.base import FitRows, UncertaintyEstimator
@@ -154,16 +155,22 @@ def score_rows(
     class_names: list[str] | None,
     limit: SavedThreshold | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield label, its probability and the uncertainty of every row, and whether to accept it."""
+    """Yield label, its probability and the uncertainty of every row, and whether to accept it.
+
+    Where there are views, also whether softmax response stood for one that a row lacks.
+    """
+    lacking = estimator.lacks_view(X) if isinstance(X, Views) else None
     labels = as_numpy(estimator.predict(X))
     probabilities = as_numpy(estimator.predict_proba(X)).max(axis=1)
     uncertainties = as_numpy(estimator.predict_uncertainty(X))
-    for label, probability, uncertainty in zip(labels, probabilities, uncertainties, strict=True):
+    answers = zip(labels, probabilities, uncertainties, strict=True)
+    for number, (label, probability, uncertainty) in enumerate(answers):
         yield {
             "label": label.item() if class_names is None else class_names[label],
             "probability": float(probability),
             "uncertainty": float(uncertainty),
             **({} if limit is None else {"accept": bool(uncertainty <= limit.threshold)}),
+            **({} if lacking is None else {"fallback": bool(lacking[number])}),
         }
 
 

@@ -54,6 +54,55 @@ class TextView:
     classes: Sequence[str] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a store records of the view."""
+        return {
+            "n_columns": self.n_classes,
+            "kind": "log-probabilities",
+            "may_lack_rows": True,
+            "provenance": dict(self.provenance),
+        }
+
+    def order(self, classes: Sequence[str] | None, n_classes: int) -> list[int]:
+        """Return where in its classes each of a head's is.
+
+        Parameters
+        ----------
+        classes : sequence of str or None
+            Names of the head's classes.
+        n_classes : int
+            Their number.
+
+        Returns
+        -------
+        list of int
+            One place for each of the head's classes.
+
+        Raises
+        ------
+        ValueError
+            If the classes are others.
+        """
+        return class_order(classes, n_classes, self.classes, self.n_classes)
+
+    def of(self, texts: Sequence[str], order: Sequence[int]) -> FloatArray:
+        """Return the view of texts, its columns in another order.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The n texts.
+        order : sequence of int
+            Which of its classes each column is.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float32
+        """
+        log_proba: FloatArray = np.asarray(self.log_proba(list(texts)), dtype=np.float32)
+        return log_proba[:, list(order)]
+
 
 @dataclass(frozen=True, eq=False)
 class ModelViews:
@@ -142,10 +191,7 @@ class ViewPlan:
 
     def of_texts(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Return the views (n, n_classes) that need the texts alone."""
-        return {
-            name: np.asarray(view.log_proba(list(texts)), dtype=np.float32)[:, order]
-            for name, (view, order) in self.texts.items()
-        }
+        return {name: view.of(texts, order) for name, (view, order) in self.texts.items()}
 
 
 def plan_views(classifier: LoadedClassifier, views: ModelViews | None) -> ViewPlan:
@@ -181,18 +227,11 @@ def plan_views(classifier: LoadedClassifier, views: ModelViews | None) -> ViewPl
         if name in facts:
             raise ValueError(f"texts: {name!r} also names another view; use another name.")
         try:
-            order = class_order(
-                classifier.classes, classifier.n_classes, view.classes, view.n_classes
-            )
+            order = view.order(classifier.classes, classifier.n_classes)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         text_views[name] = view, order
-        facts[name] = {
-            "n_columns": view.n_classes,
-            "kind": "log-probabilities",
-            "may_lack_rows": True,
-            "provenance": dict(view.provenance),
-        }
+        facts[name] = view.facts
     vocabulary = min(model.vocabulary for model in models)
     return ViewPlan(facts, layers, views.pool, views.base, companions, text_views, vocabulary)
 

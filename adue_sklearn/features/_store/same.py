@@ -76,13 +76,19 @@ def check_same_views(
         )
 
 
+def layer_number(name: str) -> int | None:
+    """Return which layer a view is of, None for other views."""
+    layer = re.fullmatch(r"layer_(\d+)", name)
+    return int(layer[1]) if layer else None
+
+
 def extract_options(names: Iterable[str]) -> str:
     """Return the options of ``adue extract`` that make views of these names."""
     layers, options = [], []
     for name in names:
-        layer = re.fullmatch(r"layer_(\d+)", name)
-        if layer:
-            layers.append(layer[1])
+        layer = layer_number(name)
+        if layer is not None:
+            layers.append(str(layer))
         elif name == "base":
             options.append("--base-view")
         elif name == "sidekick":
