@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adue_sklearn.cli.console import show, tell, warn
-from adue_sklearn.cli.options import FittedHeadFolder, OtherModel
+from adue_sklearn.cli.options import Fallback, FittedHeadFolder, OtherModel
 from adue_sklearn.cli.stores import facts_of, open_labelled, unseen_rows_of
 
 
@@ -19,14 +19,15 @@ def evaluate(
         Path | None,
         typer.Option(help="File from 'adue threshold': also report how many answers it accepts."),
     ] = None,
+    fallback: Fallback = False,
     allow_other_model: OtherModel = False,
 ) -> None:
     """Measure a fitted head on fresh rows and compare it with softmax response."""
     import numpy as np
 
+    from adue_sklearn.cli.opinions import rows_for_head
     from adue_sklearn.cli.tables import doubts_of_rows, fresh_rows_table
     from adue_sklearn.cli.thresholding import acceptance, rows_without_threshold
-    from adue_sklearn.comparison.stores import rows_for
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
 
@@ -36,11 +37,12 @@ def evaluate(
         limit.check_score(fitted.estimator)
     test = open_labelled(store)
     check_same_model(fitted.facts, facts_of(test), allow_other_model=allow_other_model)
-    rows, said, known = unseen_rows_of(test, fitted, head, "show how good it is")
+    every = rows_for_head(fitted, head, test, fallback=fallback)
+    rows, said, known = unseen_rows_of(every, test, fitted, head, "show how good it is")
     if limit is not None:
         rows, lines = rows_without_threshold(test, rows, limit, threshold)
         said += lines
-    X, y = rows_for(fitted.estimator, test)[rows], np.asarray(test.labels)[rows]
+    X, y = every[rows], np.asarray(test.labels)[rows]
     for line in said:
         tell(line)
     _warn_of_memorised_rows(fitted.estimator, X, y)

@@ -13,11 +13,12 @@ from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.cli.console import warn
 from adue_sklearn.cli.views import load_models, load_unseen_sidekick
 from adue_sklearn.comparison.arguments import Named
+from adue_sklearn.comparison.stores import rows_for
 from adue_sklearn.features import FeatureStore, ModelViews
-from adue_sklearn.features._store.same import extract_options, layer_number
+from adue_sklearn.features._store.same import check_same_views, extract_options, layer_number
 from adue_sklearn.persistence import FittedHead, load_sidekick, sidekick_sha256, sidekick_view
 from adue_sklearn.scorers import SecondOpinionScorer, SidekickScorer
-from adue_sklearn.scorers.witnesses import views_read_by, witnesses_in
+from adue_sklearn.scorers.witnesses import use_fallback, views_read_by, witnesses_in
 
 SIDEKICK = "sidekick"
 Facts = dict[str, dict[str, Any]]
@@ -109,8 +110,7 @@ def views_to_predict(
             f"{mend}, or --fallback to score by softmax response where a view is missing."
         )
     if fallback:
-        for witness in witnesses_in(estimator):
-            witness.fallback = "softmax response"
+        use_fallback(estimator)
     if not read:
         return None
     facts: Facts = fitted.provenance.get("views") or {}
@@ -128,6 +128,25 @@ def views_to_predict(
                 f"view {name!r} the head was fitted with; pass that one."
             )
     return views
+
+
+def rows_for_head(fitted: FittedHead, head: Path, store: FeatureStore, *, fallback: bool) -> Any:
+    """Return the rows of a store with the views that a head reads.
+
+    With ``fallback``, the head scores rows without a view by softmax response.
+
+    Raises
+    ------
+    ValueError
+        If the store or some of its rows lack a view, without ``fallback``; if a view was made in
+        another way than that which the head was fitted with.
+    """
+    check_same_views(head, fitted.provenance.get("views") or {}, store.path, store.view_facts)
+    if fallback:
+        use_fallback(fitted.estimator)
+    X = rows_for(fitted.estimator, store, fallback=fallback)
+    check_rows_with_views(fitted.estimator, X, list(range(len(store))), str(store.path))
+    return X
 
 
 def check_rows_with_views(

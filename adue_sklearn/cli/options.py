@@ -43,6 +43,12 @@ SkipEmpty = Annotated[
     bool, typer.Option("--skip-empty", help="Leave out texts that are empty or blank.")
 ]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the true labels.")]
+Fallback = Annotated[
+    bool,
+    typer.Option(
+        "--fallback", help="Score by softmax response where a view of the head is missing."
+    ),
+]
 OtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Only warn if the model is a different one.")
 ]

@@ -22,6 +22,7 @@ from adue_sklearn.cli.options import (
     BaseModel,
     BatchTokens,
     Device,
+    Fallback,
     FittedHeadFolder,
     Model,
     OtherModel,
@@ -65,12 +66,7 @@ def predict(
             help="Another adapter whose view NAME the head reads; may be repeated.",
         ),
     ] = None,
-    fallback: Annotated[
-        bool,
-        typer.Option(
-            "--fallback", help="Score by softmax response where a view of the head is missing."
-        ),
-    ] = False,
+    fallback: Fallback = False,
     device: Device = "auto",
     dtype: Precision = None,
     batch_tokens: BatchTokens = 8192,

@@ -77,9 +77,11 @@ def rows_not_in(store: FeatureStore, others: Sequence[FeatureStore | None]) -> I
 
 
 def unseen_rows_of(
-    store: FeatureStore, fitted: FittedHead, head: Path, purpose: str
+    X: Any, store: FeatureStore, fitted: FittedHead, head: Path, purpose: str
 ) -> tuple[IntArray, list[str], bool]:
     """Return the rows that a head was not fitted on, notes, and whether its rows are known.
+
+    ``X`` are the rows of the store as the head takes them.
 
     Raises
     ------
@@ -89,10 +91,9 @@ def unseen_rows_of(
     import numpy as np
 
     from adue_sklearn._utils.row_digests import rows_among, unseen_rows
-    from adue_sklearn.comparison.stores import rows_for
     from adue_sklearn.persistence import CHOICE_ROWS
 
-    new = unseen_rows(fitted.estimator, rows_for(fitted.estimator, store))
+    new = unseen_rows(fitted.estimator, X)
     if new is None:
         warn(
             f"{head} does not record which rows it was fitted on. If rows of {store.path} are "

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adue_sklearn.cli.console import tell
-from adue_sklearn.cli.options import Confidence, OtherModel, TargetRisk, UnseenStore
+from adue_sklearn.cli.options import Confidence, Fallback, OtherModel, TargetRisk, UnseenStore
 from adue_sklearn.cli.outputs import Force, check_output
 from adue_sklearn.cli.stores import open_labelled
 
@@ -26,6 +26,7 @@ def threshold(
     ] = None,
     method: Annotated[str, typer.Option(help="binomial, sgr or ltt.")] = "binomial",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    fallback: Fallback = False,
     force: Force = False,
     allow_other_model: OtherModel = False,
 ) -> None:
@@ -40,6 +41,7 @@ def threshold(
         target_risk=target_risk,
         confidence=confidence,
         method=method,
+        fallback=fallback,
         allow_other_model=allow_other_model,
     )
     for line in [as_json(found, said)] if json_ else [found.describe(), *said]:

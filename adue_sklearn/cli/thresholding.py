@@ -12,8 +12,8 @@ import numpy as np
 from adue_sklearn._utils.arrays import as_numpy
 from adue_sklearn._utils.messages import percent
 from adue_sklearn._utils.row_digests import rows_among
+from adue_sklearn.cli.opinions import rows_for_head
 from adue_sklearn.cli.stores import facts_of, unseen_rows_of
-from adue_sklearn.comparison.stores import rows_for
 from adue_sklearn.metrics._arguments import IntArray
 from adue_sklearn.persistence import check_same_model, load_head
 from adue_sklearn.scorers import SoftmaxResponseScorer
@@ -36,22 +36,25 @@ def set_threshold(
     target_risk: float,
     confidence: float,
     method: str,
+    fallback: bool,
     allow_other_model: bool,
 ) -> tuple[SavedThreshold, list[str]]:
     """Return the threshold, and lines that explain it."""
     said = []
+    X: Any
     estimator: UncertaintyEstimator
     if head is None:
         estimator = SoftmaxResponseScorer()
         estimator.fit(store.features, store.labels, store.head)
-        rows = np.arange(len(store))
+        X, rows = store.features, np.arange(len(store))
     else:
         fitted = load_head(head)
         check_same_model(fitted.facts, facts_of(store), allow_other_model=allow_other_model)
         estimator = fitted.estimator
-        rows, lines, _ = unseen_rows_of(store, fitted, head, "set its threshold")
+        X = rows_for_head(fitted, head, store, fallback=fallback)
+        rows, lines, _ = unseen_rows_of(X, store, fitted, head, "set its threshold")
         said += lines
-    X, y = rows_for(estimator, store)[rows], np.asarray(store.labels)[rows]
+    X, y = X[rows], np.asarray(store.labels)[rows]
     found = SavedThreshold.of(
         estimator, X, y, target_risk=target_risk, confidence=confidence, method=method,
         provenance={**store.provenance, "store": str(store.path)},

@@ -81,22 +81,26 @@ def rows_to_judge(store: FeatureStore, X: Features, test: FeatureStore) -> Featu
     return test.views(*X.names)
 
 
-def rows_for(estimator: UncertaintyEstimator, store: FeatureStore) -> Features:
+def rows_for(
+    estimator: UncertaintyEstimator, store: FeatureStore, *, fallback: bool = False
+) -> Features:
     """Return the rows of a store with the views that a fitted score reads.
 
     Raises
     ------
     StoreError
-        If the store lacks one.
+        If the store lacks one, without ``fallback``.
     """
     wanted = views_read_by(estimator)
     lacking = [name for name in wanted if name not in store.view_facts]
-    if lacking:
+    if lacking and not fallback:
         raise StoreError(
             f"'{store.path}' lacks the views {', '.join(lacking)}, which the head was fitted with. "
-            f"Extract it with {extract_options(lacking)}."
+            f"Extract it with {extract_options(lacking)}, or pass --fallback to score its rows by "
+            "softmax response."
         )
-    return store.views(*wanted) if wanted else store.features
+    there = [name for name in wanted if name not in lacking]
+    return store.views(*there) if there else store.features
 
 
 def _views_of_features(X: Views) -> list[str]:

@@ -82,12 +82,20 @@ _PROVENANCE_KIND = Kind(
 )
 
 
+class _ViewFacts(Schema):
+    """What a store records of a view that the head reads."""
+
+    n_columns: PositiveInt
+    provenance: dict[str, Any]
+
+
 class _Provenance(Schema):
     """Where features came from: the fields that are read; others may hold anything."""
 
     max_length: PositiveInt | None = None
     fit_row_digests: Digests = ""
     choice_row_digests: Digests = ""
+    views: dict[str, _ViewFacts] = {}
 
 
 class _Document(Schema):

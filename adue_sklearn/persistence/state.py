@@ -61,6 +61,9 @@ _RECORDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (Comparison, ScoreResult, Estimate, Difference, ErrorScorer, KFold, StratifiedKFold)
 }
+#: Parameters that do not change what a score means: where it computes, and what a row gets that
+#: has no score otherwise.
+_NO_MATTER = ("device", "fallback")
 _STRING_TYPES: dict[str, Any] = {"U": str, "T": str, "O": object}
 _DIGESTS: TypeAdapter[str] = TypeAdapter(Digests)
 
@@ -312,7 +315,7 @@ def essence(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     if "params" in node:
-        params = {k: essence(v) for k, v in node["params"].items() if k != "device"}
+        params = {k: essence(v) for k, v in node["params"].items() if k not in _NO_MATTER}
         attributes = {
             k: essence(v)
             for k, v in node["attributes"].items()

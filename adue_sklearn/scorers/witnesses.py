@@ -888,6 +888,12 @@ def views_read_by(estimator: UncertaintyEstimator) -> list[str]:
     )
 
 
+def use_fallback(estimator: UncertaintyEstimator) -> None:
+    """Let softmax response stand for views that rows lack, in a fitted score and those inside."""
+    for witness in witnesses_in(estimator):
+        witness.fallback = "softmax response"
+
+
 def _are_probabilities(block: FloatArray) -> bool:
     try:
         as_log_probabilities(block, block.shape[1], "view")
