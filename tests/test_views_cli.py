@@ -5,6 +5,10 @@ import pytest
 
 from adue_sklearn._utils.views import text_digests
 from adue_sklearn.features import FeatureStore
+from adue_sklearn.persistence import load_head
+from adue_sklearn.report import make_report
+from adue_sklearn.scorers import CompanionScorer, SecondOpinionScorer
+from adue_sklearn.scorers.witnesses import views_read_by
 from tests.problems import Problem
 
 PROBLEM = Problem(n=900, noise=1.0)
@@ -102,3 +106,44 @@ def test_test_rows_without_a_view_are_refused_with_the_option_that_makes_it(
     assert status == 1
     assert f"'{tmp_path / 'test'}' lacks the views" in err
     assert f"Extract '{tmp_path / 'test'}' with {options} too." in err
+
+
+def test_the_automatic_choice_takes_second_opinions_with_label_probes(adue, stores, tmp_path):
+    status, out, err = adue(
+        "fit", stores / "held", "--train-store", stores / "train", "--score", "auto", "--folds", 2,
+        "--out", tmp_path / "head",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "second opinions" in out[out.index("Chosen:") :]
+    for name in ("friend", "layer probes"):
+        assert f"\n{name} " in out[out.index("Second opinions") :]
+    fitted = load_head(tmp_path / "head")
+    assert views_read_by(fitted.estimator) == ["friend", "layer_1", "layer_2"]
+    assert set(fitted.provenance["views"]) == {"friend", "layer_1", "layer_2"}
+
+
+def test_a_head_says_which_view_a_store_lacks_and_scores_it_with_fallback(adue, stores, tmp_path):
+    make_store(tmp_path / "test", "test", ["layer_1"])
+    head = tmp_path / "head"
+    status, _, err = adue("fit", stores / "held", "--score", "friend", "--folds", 2, "--out", head)
+    assert status == 0, err
+    for command in (
+        ("evaluate", head, tmp_path / "test"),
+        ("threshold", tmp_path / "test", "--target-risk", 0.5, "--head", head),
+    ):
+        status, _, err = adue(*command)
+        assert status == 1
+        assert f"'{tmp_path / 'test'}' lacks the views friend" in err
+        assert "with --companion friend=ADAPTER, or pass --fallback" in err
+        status, _, err = adue(*command, "--fallback")
+        assert status == 0, err
+
+
+def test_a_report_shows_weights_and_gains_of_chosen_second_opinions(stores):
+    pytest.importorskip("matplotlib")
+    store, train = (FeatureStore.open(stores / part) for part in ("held", "train"))
+    opinions = SecondOpinionScorer([("friend", CompanionScorer("friend"))])
+    page = make_report(store, train=train, scorers=[opinions], target_risk=0.2)
+    table = page[page.index("Second opinions. Weights are") :]
+    for name in ("softmax response", "friend"):
+        assert f'<th scope="row">{name}</th>' in table

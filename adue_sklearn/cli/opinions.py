@@ -96,10 +96,10 @@ def views_to_predict(
     """
     estimator = fitted.estimator
     read = views_read_by(estimator)
-    others = [name for name in read if layer_number(name) is None]
-    others = [name for name in others if name not in (SIDEKICK, "base")]
-    _check_companions(companions, others)
     texts = _sidekicks(estimator)
+    made = {*texts, SIDEKICK, "base"}
+    others = [name for name in read if layer_number(name) is None and name not in made]
+    _check_companions(companions, others)
     lacking = [name for name in others if name not in companions]
     lacking += [SIDEKICK] if SIDEKICK in read and not texts else []
     if lacking and not fallback:

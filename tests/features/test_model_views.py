@@ -16,6 +16,7 @@ from adue_sklearn.exceptions import FeatureMismatchError, StoreError
 from adue_sklearn.features import (
     FeatureStore,
     ModelViews,
+    TextView,
     compute_features,
     compute_views,
     extract_features,
@@ -359,3 +360,61 @@ def test_an_adapter_that_cannot_be_taken_off_is_refused():
     live = train_as_it_were(peft.get_peft_model(whole, lora))
     with pytest.raises(ValueError, match="this LORA adapter has trained biases of the base model"):
         load(live, tokenizer=tokenizer, without_adapter=True)
+
+
+# --- views of the texts themselves -------------------------------------------------------------
+
+
+def by_words(texts):
+    """Return log-probabilities by the number of words; nothing of a single word."""
+    n_words = np.array([len(text.split()) for text in texts], dtype=float)
+    odds = np.log([n_words, 40 - n_words + 1]).T - np.log(41)
+    odds[n_words == 1] = np.nan
+    return odds
+
+
+@pytest.fixture(scope="module")
+def by_text():
+    return ModelViews(texts={"sidekick": TextView(by_words, 2, classes=CLASSES[::-1])})
+
+
+def test_a_view_of_the_texts_comes_with_every_batch_in_the_order_of_the_classes(
+    main, by_text, tmp_path
+):
+    expected = by_words(TEXTS)[:, ::-1]
+    views = compute_views(main, TEXTS, by_text, batch_tokens=60)
+    np.testing.assert_allclose(views.block("sidekick"), expected, atol=1e-6)
+    for batch in iter_features(main, TEXTS, views=by_text, batch_tokens=60):
+        np.testing.assert_allclose(batch.views["sidekick"], expected[batch.rows], atol=1e-6)
+    store = extract_features(main, TEXTS, tmp_path / "store", views=by_text, **OPTIONS)
+    np.testing.assert_allclose(store.view("sidekick"), expected, atol=1e-6)
+    assert np.isnan(store.view("sidekick")).any()
+    FeatureStore.open(tmp_path / "store").verify()
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (TextView(by_words, 3), r"its classes have no names"),
+        (TextView(by_words, 2, classes=["a", "b"]), "lacks the classes 'no', 'yes'"),
+        (TextView(lambda texts: np.full((len(texts), 2), np.inf), 2, CLASSES), "NaN or inf"),
+        (TextView(lambda texts: np.array([[np.nan, 0.0]] * len(texts)), 2, CLASSES), "NaN or inf"),
+    ],
+)
+def test_a_view_of_the_texts_that_cannot_be_is_refused(main, view, message, tmp_path):
+    views = ModelViews(texts={"sidekick": view})
+    with pytest.raises(ValueError, match=message):
+        extract_features(main, TEXTS, tmp_path / "store", views=views, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([by_words], "texts: expected names and text classifiers"),
+        ({"sidekick": by_words}, "'sidekick' is a function; expected a TextView"),
+        ({"main": TextView(by_words, 2)}, "'main' cannot name a view"),
+    ],
+)
+def test_text_classifiers_are_given_by_the_names_of_their_views(texts, message):
+    with pytest.raises(ValueError, match=message):
+        ModelViews(texts=texts)

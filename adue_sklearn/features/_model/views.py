@@ -84,6 +84,11 @@ class TextView:
         ValueError
             If the classes are others.
         """
+        if classes is not None and self.classes is None:
+            raise ValueError(
+                "its classes have no names, but those of the main head have; fit it on the same "
+                "names (--classes)."
+            )
         return class_order(classes, n_classes, self.classes, self.n_classes)
 
     def of(self, texts: Sequence[str], order: Sequence[int]) -> FloatArray:
