@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +13,14 @@ from adue_sklearn.features import compute_features, load_classifier
 from adue_sklearn.persistence import FittedHead
 from tests.lora_cases import make_texts
 
+DOCS = Path(__file__).parents[1] / "docs" / "serving.md"
 TEXTS = make_texts(12, longest=15, seed=3)
+
+
+def snippets(section):
+    """Return the snippets of Python in a section of the page."""
+    text = DOCS.read_text(encoding="utf-8").split(f"## {section}")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 def names_of(n_classes):
@@ -33,8 +42,14 @@ def rows_of(classifier):
 def fitted_head(classifier, score=None):
     """Fit a score, by default AdUE, on the classifier's features."""
     score = AdUEEstimator(max_iter=20) if score is None else score
-    score.set_params(activation=classifier.head.activation)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # few rows, few steps
-        score.fit(*rows_of(classifier), classifier.head)
+    if classifier.head.activation is not None:
+        score.set_params(activation=classifier.head.activation)
+    fit_quietly(score, *rows_of(classifier), classifier.head)
     return FittedHead(score, dict(classifier.provenance), classifier.classes)
+
+
+def fit_quietly(score, X, y, head):
+    """Fit on few rows, in few steps, without being told so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return score.fit(X, y, head)

@@ -1,5 +1,6 @@
 """A classifier with its uncertainty, served: as an ordinary checkpoint, or as one object."""
 
+from adue_sklearn.serving.classifier import Answer, UncertaintyClassifier
 from adue_sklearn.serving.stacked import export_stacked
 
-__all__ = ["export_stacked"]
+__all__ = ["Answer", "UncertaintyClassifier", "export_stacked"]

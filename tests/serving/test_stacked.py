@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,27 +17,13 @@ from adue_sklearn.features import compute_features, load_classifier
 from adue_sklearn.persistence import save_head
 from adue_sklearn.serving import export_stacked
 from adue_sklearn.thresholds import SavedThreshold, save_threshold
-from tests.serving_cases import TEXTS, fitted_head, loaded, names_of, rows_of
-
-DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
-
-
-def snippets(section):
-    text = DOCS.read_text(encoding="utf-8").split(f"## {section}")[1].split("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+from tests.serving_cases import DOCS, TEXTS, fitted_head, loaded, names_of, rows_of, snippets
 
 
 def decoder():
     names = {}
     exec(snippets("An ordinary checkpoint")[0], names)
     return names["decode"]
-
-
-@pytest.fixture(scope="module")
-def roberta(make_saved_case):
-    case = make_saved_case("roberta", 2)
-    classifier = loaded(case)
-    return case, classifier, fitted_head(classifier)
 
 
 def outputs_of(folder, texts, **options):
