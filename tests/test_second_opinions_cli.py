@@ -294,3 +294,19 @@ def test_a_sidekick_and_a_head_are_not_taken_for_each_other(adue, head, case, st
     file.write_text(json.dumps(document))
     with pytest.raises(ValueError, match="cannot be read as a sidekick"):
         load_sidekick(tmp_path / "sidekick")
+
+
+def test_a_sidekick_and_a_head_do_not_replace_each_other(adue, head, stores, tmp_path):
+    status, _, err = adue("sidekick", stores / "train.jsonl", "--out", head[0], "--force")
+    assert status == 1
+    assert "holds a fitted head, which a sidekick does not replace" in err
+    sidekick = stores / "sidekick"
+    fit = ("fit", stores / "held", "--score", "entropy", "--folds", 2, "--out", sidekick)
+    status, _, err = adue(*fit, "--force")
+    assert status == 1
+    assert "holds a sidekick, which a fitted head does not replace" in err
+    status, _, err = adue("sidekick", stores / "train.jsonl", "--out", sidekick)
+    assert status == 1
+    assert f"{sidekick} already holds a sidekick. Name a new folder" in err
+    run("sidekick", stores / "train.jsonl", "--out", tmp_path / "sidekick")
+    run("sidekick", stores / "train.jsonl", "--out", tmp_path / "sidekick", "--force")

@@ -90,6 +90,7 @@ def predict(
     from adue_sklearn.persistence import check_same_model, load_head
     from adue_sklearn.thresholds import load_threshold
 
+    source = "standard input" if data == "-" else data
     to_stdout = str(out) == "-"
     if not to_stdout:
         check_output(out, "--out", [".jsonl", ".csv"], force=force)
@@ -142,7 +143,7 @@ def predict(
                 blocks: dict[str, Any] = batch.views
                 X = Views(X, **blocks)
                 numbers = [number for number, _ in islice(known, len(X))]
-                check_rows_with_views(fitted.estimator, X, numbers, data)
+                check_rows_with_views(fitted.estimator, X, numbers, source)
             rows = score_rows(fitted.estimator, X, fitted.class_names, limit)
             for row in rows:
                 number, text = known.popleft()
@@ -158,7 +159,6 @@ def predict(
         else:
             _write_file(out, scored(advance))
     if left_out is not None and left_out.n:
-        source = "standard input" if data == "-" else data
         say_left_out(source, left_out, n_rows + left_out.n)
     if not to_stdout:
         tell(f"Wrote {n_rows} rows to {out}.")

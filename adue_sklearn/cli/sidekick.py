@@ -39,7 +39,7 @@ def sidekick(
     from adue_sklearn.persistence import check_target, save_sidekick
     from adue_sklearn.scorers import SidekickScorer
 
-    check_target(out, overwrite=force)
+    check_target(out, overwrite=force, kind="sidekick")
     check_folder(out, "--out")
     texts, labels = read_texts(
         data, text_column=text_column, label_column=label_column, skip_empty=skip_empty

@@ -212,6 +212,7 @@ def write_folder(
     *,
     class_names: list[str] | None,
     overwrite: bool,
+    kind: str = "fitted head",
 ) -> None:
     """Write a described estimator as a folder, atomically."""
     content = save(arrays)
@@ -228,7 +229,8 @@ def write_folder(
     }
     make_folder(directory)
     with _one_at_a_time(directory):
-        check_target(directory, overwrite=overwrite)  # another process may have saved meanwhile
+        # Another process may have saved meanwhile.
+        check_target(directory, overwrite=overwrite, kind=kind)
         clear_leftovers(directory, _is_of_a_head)
         write_file(directory / arrays_name, content)
         write_file(directory / _JSON, (json.dumps(document, indent=2) + "\n").encode())
@@ -276,7 +278,7 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
         directory = Path(directory)
     document, content = read_folder(directory, "a fitted head", "adue fit STORE --out HEAD")
     file = directory / _JSON
-    if document.class_name == "SidekickScorer" and "classes_" not in document.attributes:
+    if _is_sidekick(document.class_name, document.attributes):
         raise ValueError(
             f"'{directory}' is a sidekick, not a fitted head. Pass it as --sidekick; "
             "'adue fit STORE --sidekick SIDEKICK --out HEAD' writes a head that holds it."
@@ -296,8 +298,10 @@ def load_head(directory: str | os.PathLike[str]) -> FittedHead:
     return FittedHead(estimator, provenance, document.class_names)
 
 
-def check_target(directory: Path, *, overwrite: bool = True) -> None:
+def check_target(directory: Path, *, overwrite: bool = True, kind: str = "fitted head") -> None:
     """Reject a folder that holds anything but a head, or a head that must not be replaced.
+
+    The same of a "sidekick", if that is the ``kind``.
 
     Raises
     ------
@@ -317,14 +321,41 @@ def check_target(directory: Path, *, overwrite: bool = True) -> None:
     if strangers:
         raise FileExistsError(
             f"directory: {directory} holds other files "
-            f"({', '.join(sorted(strangers)[:3])}), so a head is not saved there; name a new "
+            f"({', '.join(sorted(strangers)[:3])}), so a {kind.rpartition(' ')[2]} is not saved "
+            "there; name a new folder."
+        )
+    if _JSON not in names:
+        return
+    there = _kind_of(directory)
+    if there != kind:
+        raise FileExistsError(
+            f"directory: {directory} holds a {there}, which a {kind} does not replace; name a new "
             "folder."
         )
-    if _JSON in names and not overwrite:
+    if not overwrite:
         raise FileExistsError(
-            f"directory: {directory} already holds a fitted head. Name a new folder, or replace it "
+            f"directory: {directory} already holds a {kind}. Name a new folder, or replace it "
             "with overwrite=True (--force)."
         )
+
+
+def _kind_of(directory: Path) -> str:
+    """Return what a folder holds; what cannot be read counts as a head."""
+    try:
+        document = read_document(directory / _JSON, _KIND)
+        found = _is_sidekick(document["class"], document["attributes"])
+    except (ValueError, OSError, KeyError, TypeError):
+        found = False
+    return "sidekick" if found else "fitted head"
+
+
+def _is_sidekick(class_name: Any, attributes: Any) -> bool:
+    """Tell whether this is a text classifier that was not fitted to a head."""
+    return (
+        class_name == "SidekickScorer"
+        and "classifier_" in attributes
+        and "classes_" not in attributes
+    )
 
 
 def _is_of_a_head(name: str) -> bool:

@@ -17,6 +17,8 @@ from adue_sklearn.persistence.heads import check_target, checked_arrays, read_fo
 from adue_sklearn.persistence.state import Reader, described, essence
 from adue_sklearn.scorers import SidekickScorer
 
+#: What a folder of one is called.
+KIND = "sidekick"
 _COMMAND = "adue sidekick TRAIN.jsonl --out SIDEKICK"
 
 
@@ -61,9 +63,11 @@ def save_sidekick(
     with naming("directory", "the path of a folder"):
         directory = Path(directory)
     plain = _plain(sidekick)
-    check_target(directory, overwrite=overwrite)
+    check_target(directory, overwrite=overwrite, kind=KIND)
     description, arrays = described(plain, with_head=False)
-    write_folder(directory, description, arrays, {}, class_names=None, overwrite=overwrite)
+    write_folder(
+        directory, description, arrays, {}, class_names=None, overwrite=overwrite, kind=KIND
+    )
     return directory
 
 
