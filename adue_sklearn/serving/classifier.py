@@ -142,6 +142,11 @@ class UncertaintyClassifier:
         return self.head.class_names or self.classifier.classes
 
     @property
+    def labels(self) -> list[Any]:
+        """What the answers' labels are, in the order of the head's rows."""
+        return self.class_names or self.estimator.classes_.tolist()
+
+    @property
     def estimator(self) -> UncertaintyEstimator:
         """The fitted score."""
         return self.head.estimator
@@ -289,8 +294,8 @@ class UncertaintyClassifier:
             One for a text, a list for several, in their order.
         """
         if isinstance(texts, str):
-            return self._answers([texts])[0]
-        return self._answers(texts) if len(texts) else []
+            return self.with_probabilities([texts])[1][0]
+        return self.with_probabilities(texts)[1] if len(texts) else []
 
     def stream(self, texts: Iterable[str], *, window_rows: int = 256) -> Iterator[Answer]:
         """Answer any number of texts, in order; only a window of them is in memory.
@@ -311,9 +316,39 @@ class UncertaintyClassifier:
         check_count("window_rows", window_rows)
         coming = iter(texts)
         while window := list(islice(coming, window_rows)):
-            yield from self._answers(window)
+            yield from self.with_probabilities(window)[1]
 
-    def _answers(self, texts: Sequence[str]) -> list[Answer]:
+    def as_pipeline(self, **options: Any) -> Any:
+        """Return a pipeline of transformers, ``"uncertainty-classification"``.
+
+        Parameters
+        ----------
+        **options
+            ``top_k``, ``batch_size``, ``num_workers``.
+
+        Returns
+        -------
+        UncertaintyClassificationPipeline
+        """
+        from adue_sklearn.serving.pipeline import as_pipeline
+
+        return as_pipeline(self, **options)
+
+    def with_probabilities(self, texts: Sequence[str]) -> tuple[FloatArray, list[Answer]]:
+        """Return the probabilities of all classes (n, C) besides the answers.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            One text or more.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, C)
+            Columns in the order of the head's rows.
+        answers : list of Answer
+            One for each text.
+        """
         # Hooks of the forward pass, a tokenizer's setting of truncation and torch's precision are
         # shared by all threads.
         with self._lock, torch.inference_mode():
@@ -324,7 +359,11 @@ class UncertaintyClassifier:
             wrong = self._probability_of_error(X, uncertainty)
             lacking = self.estimator.lacks_view(X) if isinstance(X, Views) else None
         probabilities = as_numpy(torch.softmax(logits, dim=1))
-        return self._as_answers(probabilities, uncertainty, wrong, batch.truncated, lacking)
+        columns = (wrong, self._accepted(uncertainty), batch.truncated, lacking)
+        return probabilities, _as_answers(self.labels, probabilities, uncertainty, columns)
+
+    def _accepted(self, uncertainty: FloatArray) -> npt.NDArray[np.bool_] | None:
+        return None if self.threshold is None else uncertainty <= self.threshold.threshold
 
     def _rows(self, batch: FeatureBatch, texts: Sequence[str]) -> Any:
         """Return the rows as the score reads them."""
@@ -342,29 +381,22 @@ class UncertaintyClassifier:
             return self._map.of(uncertainty)
         return as_numpy(self._map.uncertainty_of(X)).astype(np.float64)
 
-    def _as_answers(
-        self,
-        probabilities: FloatArray,
-        uncertainty: FloatArray,
-        error_probability: FloatArray | None,
-        truncated: npt.NDArray[np.bool_],
-        lacking: npt.NDArray[np.bool_] | None,
-    ) -> list[Answer]:
-        names, classes = self.class_names, self.estimator.classes_.tolist()
-        rows = probabilities.argmax(axis=1)
-        accepted = None if self.threshold is None else uncertainty <= self.threshold.threshold
-        columns = (error_probability, accepted, truncated, lacking)
-        others = zip(*(_plain(column, len(rows)) for column in columns), strict=True)
-        return [
-            Answer(
-                (names or classes)[row], float(probabilities[n, row]), float(uncertainty[n]), *rest
-            )
-            for n, (row, rest) in enumerate(zip(rows, others, strict=True))
-        ]
 
-
-def _plain(column: npt.NDArray[Any] | None, n_rows: int) -> list[Any]:
-    return [None] * n_rows if column is None else column.tolist()
+def _as_answers(
+    labels: list[Any],
+    probabilities: FloatArray,
+    uncertainty: FloatArray,
+    columns: Sequence[npt.NDArray[Any] | None],
+) -> list[Answer]:
+    """Return answers; ``columns`` are their last fields, None where there is no such thing."""
+    rows, n_rows = probabilities.argmax(axis=1), len(probabilities)
+    lists = [[None] * n_rows if column is None else column.tolist() for column in columns]
+    return [
+        Answer(labels[row], probability, doubt, *rest)
+        for row, probability, doubt, *rest in zip(
+            rows, probabilities.max(axis=1).tolist(), uncertainty.tolist(), *lists, strict=True
+        )
+    ]
 
 
 @dataclass(frozen=True)
