@@ -73,7 +73,16 @@ def stores(labelled):
 @pytest.fixture(scope="module")
 def head(stores):
     """Fit a head on the calibration store, once."""
-    command = ["adue", "fit", stores / "calibration", "--out", stores / "head", "--folds", "2"]
+    command = [
+        "adue",
+        "fit",
+        "--score=AdUE",
+        stores / "calibration",
+        "--out",
+        stores / "head",
+        "--folds",
+        "2",
+    ]
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", list(map(str, command)))
@@ -185,7 +194,7 @@ def test_a_whole_head_goes_from_extraction_to_scored_lines(adue, labelled, tmp_p
         assert status == 0, err
         assert "2 classes" in out
     status, out, err = adue(
-        "fit", tmp_path / "calibration", "--out", tmp_path / "head", "--folds", 2,
+        "fit", "--score=AdUE", tmp_path / "calibration", "--out", tmp_path / "head", "--folds", 2,
         "--train-store", tmp_path / "test",
     )  # fmt: skip
     assert status == 0, err
@@ -223,6 +232,7 @@ def test_a_head_of_the_other_view_is_refused(adue, head, labelled, tmp_path):
 def test_a_train_store_is_what_mahalanobis_describes(adue, stores, tmp_path, small_grid):
     status, out, _ = adue(
         "fit",
+        "--score=AdUE",
         stores / "calibration",
         "--out",
         tmp_path / "head",
@@ -253,7 +263,8 @@ def test_calibration_rows_that_are_training_rows_are_warned_about(
     source = FeatureStore.open(stores / "calibration")
     train = store_from(source, tmp_path / "train", slice(0, 40), source.labels[:40])
     status, _, err = adue(
-        "fit", stores / "calibration", "--out", tmp_path / "head", "--train-store", train,
+        "fit", "--score=AdUE", stores / "calibration", "--out", tmp_path / "head", "--train-store",
+        train,
         "--folds", 2,
     )  # fmt: skip
     assert status == 0
@@ -266,7 +277,9 @@ def test_a_head_fitted_on_memorised_rows_is_warned_about(adue, stores, tmp_path,
     predicted = np.asarray(source.logits).argmax(axis=1)
     labels = np.where(np.arange(160) < 3, 1 - predicted, predicted)
     memorised = store_from(source, tmp_path / "memorised", slice(None), labels)
-    status, _, err = adue("fit", memorised, "--out", tmp_path / "head", "--folds", 2)
+    status, _, err = adue(
+        "fit", "--score=AdUE", memorised, "--out", tmp_path / "head", "--folds", 2
+    )
     assert status == 0, err
     status, _, err = adue("evaluate", tmp_path / "head", stores / "test")
     assert status == 0
@@ -290,7 +303,7 @@ def test_unlabelled_texts_can_be_extracted_but_not_fitted(adue, labelled, tmp_pa
         "extract", case.adapter, folder / "test.jsonl", "--out", tmp_path / "store", "--unlabelled"
     )
     assert status == 0, err
-    status, _, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
+    status, _, err = adue("fit", "--score=AdUE", tmp_path / "store", "--out", tmp_path / "head")
     assert status == 1
     assert "has no labels" in err
 
@@ -399,7 +412,9 @@ def test_labels_in_another_order_than_the_head_are_said_once(adue, problem, tmp_
     moved = (problem.y + 1) % 3
     FeatureStore.create(store, features=problem.X, labels=moved, init_W=problem.W, init_b=problem.b)
     for number in range(2):
-        status, _, err = adue("fit", store, "--out", tmp_path / f"head{number}", "--folds", 2)
+        status, _, err = adue(
+            "fit", "--score=AdUE", store, "--out", tmp_path / f"head{number}", "--folds", 2
+        )
         assert status == 0
         assert err.count("answers agree with the labels") == 1
         assert "now label 1 is row 0, 2 is row 1, 0 is row 2" in err
@@ -453,7 +468,7 @@ def test_no_errors_in_the_calibration_rows_is_one_clear_line(adue, stores, tmp_p
         init_W=source.init_W,
         init_b=source.init_b,
     )
-    status, out, err = adue("fit", tmp_path / "store", "--out", tmp_path / "head")
+    status, out, err = adue("fit", "--score=AdUE", tmp_path / "store", "--out", tmp_path / "head")
     assert status == 1
     assert err.startswith("error: The original head makes 0 errors on 80 rows, too few for")
     assert out == ""
@@ -538,7 +553,14 @@ def test_what_cannot_be_written_to_is_said_before_the_work(adue, stores, head, l
 
 
 def test_a_train_store_of_another_model_is_refused(adue, stores, other_store, tmp_path):
-    arguments = ("fit", stores / "calibration", "--out", tmp_path / "head", "--train-store")
+    arguments = (
+        "fit",
+        "--score=AdUE",
+        stores / "calibration",
+        "--out",
+        tmp_path / "head",
+        "--train-store",
+    )
     status, _, err = adue(*arguments, other_store[1])
     assert status == 1
     assert "adapter_sha256" in err
@@ -568,7 +590,16 @@ def test_rows_without_errors_are_said_in_one_line(adue, head, stores, tmp_path):
 
 def test_on_a_terminal_a_search_shows_one_bar(stores, tmp_path, monkeypatch, capfd, small_grid):
     monkeypatch.setattr(console, "_force_terminal", True)
-    arguments = ["adue", "fit", stores / "calibration", "--out", tmp_path / "head", "--folds", 2]
+    arguments = [
+        "adue",
+        "fit",
+        "--score=AdUE",
+        stores / "calibration",
+        "--out",
+        tmp_path / "head",
+        "--folds",
+        2,
+    ]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     with pytest.raises(SystemExit, match="0"), printed_warnings():
         cli.main()

@@ -140,7 +140,7 @@ def test_a_store_of_one_or_two_rows_is_said_to_be_too_small(adue, tmp_path, n_ri
         store, features=problem.X[rows], labels=problem.y[rows], init_W=problem.W, init_b=problem.b
     )
     n_rows = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
-    fit = ("fit", store, "--out", tmp_path / "head")
+    fit = ("fit", "--score=AdUE", store, "--out", tmp_path / "head")
     for command in (("compare", store), (*fit, "--score", "Entropy")):
         status, _, err = adue(*command)
         assert status == 1

@@ -238,7 +238,7 @@ SMALL_GRID = {"alpha": [0.0], "beta": [0.001]}
 def test_fit_prints_no_gain_from_odd_rows(adue, tmp_path, monkeypatch, rows, y, reason):
     monkeypatch.setattr("adue_sklearn.adue.search.DEFAULT_GRID", SMALL_GRID)
     path = make_store(tmp_path / "calibration", rows, y).path
-    status, out, err = adue("fit", path, "--out", tmp_path / "head", "--folds", 2)
+    status, out, err = adue("fit", "--score=AdUE", path, "--out", tmp_path / "head", "--folds", 2)
     assert status == 0, err
     assert err.count(reason if rows is HALF else "agree with the labels") == 1
     line = next(line for line in out.splitlines() if line.startswith("AdUE "))
@@ -275,7 +275,16 @@ def test_fit_leaves_out_rows_that_the_model_was_trained_on(adue, tmp_path, monke
     monkeypatch.setattr("adue_sklearn.adue.search.DEFAULT_GRID", SMALL_GRID)
     path = make_store(tmp_path / "calibration", slice(0, 600)).path
     train = make_store(tmp_path / "train", slice(500, 1200)).path
-    arguments = ("fit", path, "--out", tmp_path / "head", "--folds", 2, "--train-store")
+    arguments = (
+        "fit",
+        "--score=AdUE",
+        path,
+        "--out",
+        tmp_path / "head",
+        "--folds",
+        2,
+        "--train-store",
+    )
     status, out, err = adue(*arguments, train)
     assert status == 0, err
     assert f"100 of 600 rows in {path} are also in {train}. They are left out." in err

@@ -216,7 +216,8 @@ def test_a_head_is_fitted_with_the_sidekick_of_its_store(adue, stores, tmp_path)
     status, _, err = adue(*fit)
     assert status == 0
     assert "does not hold the sidekick, so 'adue predict' cannot make the view" in err
-    status, _, err = adue(*fit[:-4], "--sidekick", stores / "sidekick", "--force")
+    alone = (*fit[:-4], "--score=AdUE", "--sidekick", stores / "sidekick", "--force")
+    status, _, err = adue(*alone)
     assert status == 1
     assert "--sidekick needs --score" in err
 

@@ -178,7 +178,15 @@ def test_a_head_that_learned_nothing_takes_all_rows(adue, store, tmp_path):
 def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "DEFAULT_GRID", {"beta": [0.1]})
     status, out, err = adue(
-        "fit", store.path, "--out", tmp_path / "half", "--folds", 2, "--leave-out", 0.5
+        "fit",
+        "--score=AdUE",
+        store.path,
+        "--out",
+        tmp_path / "half",
+        "--folds",
+        2,
+        "--leave-out",
+        0.5,
     )
     assert (status, err) == (0, "")
     assert "600 rows" in out
@@ -194,7 +202,9 @@ def test_fit_leaves_rows_out_that_then_set_the_threshold(adue, store, tmp_path, 
 
 @pytest.mark.parametrize("share", [1.0, -0.1])
 def test_a_share_that_is_none_is_refused(adue, store, tmp_path, share):
-    status, _, err = adue("fit", store.path, "--out", tmp_path / "head2", f"--leave-out={share}")
+    status, _, err = adue(
+        "fit", "--score=AdUE", store.path, "--out", tmp_path / "head2", f"--leave-out={share}"
+    )
     assert status == 1
     assert "--leave-out is" in err
 

@@ -110,7 +110,7 @@ def test_test_rows_without_a_view_are_refused_with_the_option_that_makes_it(
 
 def test_the_automatic_choice_takes_second_opinions_with_label_probes(adue, stores, tmp_path):
     status, out, err = adue(
-        "fit", stores / "held", "--train-store", stores / "train", "--score", "auto", "--folds", 2,
+        "fit", stores / "held", "--train-store", stores / "train", "--folds", 2,
         "--out", tmp_path / "head",
     )  # fmt: skip
     assert status == 0, err

@@ -24,10 +24,10 @@ def fit(
     score: Annotated[
         str,
         typer.Option(
-            help="Score to fit: tuned AdUE, another class, such as 'RelU' or 'ViM', or 'auto': "
-            "softmax response unless another one is proved better."
+            help="Score to fit: 'auto', the one with the largest expected gain over softmax "
+            "response; 'AdUE', tuned; or another class, such as 'RelU' or 'ViM'."
         ),
-    ] = "AdUE",
+    ] = "auto",
     folds: Annotated[int, typer.Option(min=2, help="Number of cross-validation folds.")] = 5,
     leave_out: Annotated[
         float,
@@ -47,7 +47,7 @@ def fit(
     text_column: TextColumnName = "text",
     force: Force = False,
 ) -> None:
-    """Tune and fit AdUE or another score; print how well it does on unseen rows."""
+    """Choose and fit a score; print how well it does on unseen rows."""
     from adue_sklearn.cli.fitting import AUTOMATIC, fit_adue, fit_auto, fit_score, named_score
     from adue_sklearn.cli.opinions import facts_of_views, rows_with_sidekick, with_sidekick
     from adue_sklearn.cli.texts import read_texts
@@ -103,8 +103,8 @@ def _check_sidekick_options(sidekick: Path | None, texts: str | None, *, adue_al
         raise ValueError("--texts needs --sidekick: only a sidekick reads texts.")
     if sidekick is not None and adue_alone:
         raise ValueError(
-            "--sidekick needs --score: tuned AdUE reads no second opinion. Pass --score auto, "
-            "SecondOpinionScorer or sidekick."
+            "--sidekick needs --score: tuned AdUE reads no second opinion. Leave --score out, "
+            "or pass SecondOpinionScorer or sidekick."
         )
 
 
