@@ -38,7 +38,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml $(CONSTRAINTS)
-	$(INSTALL) -e '.[demo,data,test]'
+	$(INSTALL) -e '.[demo,data,onnx,test]'
 	@touch $@ $(VENV)/.demo
 
 clean:

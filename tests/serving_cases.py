@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def loaded(case):
     return load_classifier(case.adapter, classes=names_of(case.n_classes))
 
 
+@cache
 def rows_of(classifier):
     """Return features, and labels of which a quarter are other than the answers."""
     X, logits = compute_features(classifier, make_texts(120, longest=12, seed=1))

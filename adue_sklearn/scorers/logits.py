@@ -113,18 +113,22 @@ def _tempered(z: Tensor, temperature: float) -> Tensor:
     return torch.softmax((z - z.amax(dim=-1, keepdim=True)) / temperature, dim=-1)
 
 
-class _LogitScorer(UncertaintyEstimator):
+class LogitScorer(UncertaintyEstimator):
     """Base class of scores that are a function of the logits; ``fit`` only takes the head."""
 
     def _uncertainty(self, X: Array) -> Tensor:
         return self._score_logits(self.original_logits(X))
+
+    def uncertainty_of_logits(self, z: Tensor) -> Tensor:
+        """Return the uncertainty (n,) of the original head's logits (n, C) in float64."""
+        return self._score_logits(z)
 
     @abstractmethod
     def _score_logits(self, z: Tensor) -> Tensor:
         """Return the uncertainty (n,) of logits (n, C) in float64."""
 
 
-class SoftmaxResponseScorer(_LogitScorer):
+class SoftmaxResponseScorer(LogitScorer):
     """One minus the largest class probability of the original head.
 
     It costs nothing, learns nothing, and is hard to beat: every other score has to.
@@ -177,7 +181,7 @@ class SoftmaxResponseScorer(_LogitScorer):
         return softmax_response(z)
 
 
-class EntropyScorer(_LogitScorer):
+class EntropyScorer(LogitScorer):
     """Entropy of the original head's class probabilities, in nats.
 
     Parameters
@@ -221,7 +225,7 @@ class EntropyScorer(_LogitScorer):
         return entropy(z)
 
 
-class MarginScorer(_LogitScorer):
+class MarginScorer(LogitScorer):
     """One minus the gap between the two largest probabilities.
 
     Parameters
@@ -269,7 +273,7 @@ class MarginScorer(_LogitScorer):
         return margin(z)
 
 
-class MaxLogitScorer(_LogitScorer):
+class MaxLogitScorer(LogitScorer):
     """The negative of the largest logit.
 
     Parameters
@@ -318,7 +322,7 @@ class MaxLogitScorer(_LogitScorer):
 
 
 @dataclass(eq=False, repr=False)
-class EnergyScorer(_LogitScorer):
+class EnergyScorer(LogitScorer):
     """Free energy of the logits: the negative of their log-sum-exp.
 
     Parameters
@@ -371,7 +375,7 @@ class EnergyScorer(_LogitScorer):
 
 
 @dataclass(eq=False, repr=False)
-class GENScorer(_LogitScorer):
+class GENScorer(LogitScorer):
     """Generalised entropy of the largest probabilities (GEN).
 
     Parameters
@@ -430,7 +434,7 @@ class GENScorer(_LogitScorer):
 
 
 @dataclass(eq=False, repr=False)
-class DoctorScorer(_LogitScorer):
+class DoctorScorer(LogitScorer):
     """Odds that an answer is wrong, by the head's own probabilities (DOCTOR).
 
     Parameters
@@ -485,7 +489,7 @@ class DoctorScorer(_LogitScorer):
 
 
 @dataclass(eq=False, repr=False)
-class MaxLogitPNormScorer(_LogitScorer):
+class MaxLogitPNormScorer(LogitScorer):
     """The largest logit after centring and p-norm normalisation, p chosen on the fit rows.
 
     Fit it on rows that the classifier was not trained on. Softmax response is kept if no p has a
@@ -566,7 +570,7 @@ def _check_p_grid(p_grid: Any) -> list[float]:
 
 
 @dataclass(eq=False, repr=False)
-class RelUScorer(_LogitScorer):
+class RelUScorer(LogitScorer):
     """Relative uncertainty: pairs of classes are weighted by their association with errors (Rel-U).
 
     Fit it on rows that the classifier was not trained on: it learns from both wrong and correct

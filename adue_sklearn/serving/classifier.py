@@ -334,6 +334,73 @@ class UncertaintyClassifier:
 
         return as_pipeline(self, **options)
 
+    def as_module(self) -> Any:
+        """Return classifier and score as a ``torch.nn.Module``, for ``torch.export`` and others.
+
+        It takes ``input_ids`` and ``attention_mask`` (B, T) and returns logits (B, C) and the
+        uncertainty (B,), which is computed in float64. It shares its weights with the classifier
+        and needs neither hooks nor arrays.
+
+        Returns
+        -------
+        UncertaintyModule
+
+        Raises
+        ------
+        ValueError
+            If the score is neither a linear AdUE head nor a function of the logits.
+        """
+        from adue_sklearn.serving.module import as_module
+
+        return as_module(self.classifier, self.estimator)
+
+    def export_program(self) -> torch.export.ExportedProgram:
+        """Return the graph of :meth:`as_module` for any number of texts of any length.
+
+        Returns
+        -------
+        torch.export.ExportedProgram
+            For ``torch.export.save``, ahead-of-time compilation and others.
+
+        Raises
+        ------
+        ValueError
+            If the score is neither a linear AdUE head nor a function of the logits.
+        """
+        from adue_sklearn.serving.module import export_program
+
+        return export_program(self)
+
+    def export_onnx(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write that graph as ONNX, with the tokenizer and what a client has to know.
+
+        Parameters
+        ----------
+        folder : path
+            A folder that does not exist, is empty, or holds an older one. It will hold
+            ``model.onnx`` (and perhaps its weights beside it), the tokenizer, and ``served.json``:
+            labels, maximum length, padding, threshold.
+        overwrite : bool, default=False
+            Whether to replace an older one.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If the extra ``onnx`` is not installed.
+        ValueError
+            If the score is neither a linear AdUE head nor a function of the logits.
+        """
+        from adue_sklearn.serving.module import export_onnx
+
+        with naming("folder", "the path of a folder"):
+            folder = Path(folder)
+        return export_onnx(self, folder, overwrite=overwrite)
+
     def with_probabilities(self, texts: Sequence[str]) -> tuple[FloatArray, list[Answer]]:
         """Return the probabilities of all classes (n, C) besides the answers.
 
