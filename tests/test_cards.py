@@ -18,7 +18,7 @@ import adue_sklearn
 from adue_sklearn import scorers
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card, Needs
-from adue_sklearn.scorers.witnesses import WitnessScorer
+from adue_sklearn.scorers.witness import WitnessScorer
 from tests import marks
 from tests.estimator_cases import ESTIMATORS
 

@@ -14,7 +14,7 @@ from adue_sklearn.comparison import Comparison, compare_scorers, default_scorers
 from adue_sklearn.comparison.arguments import Named
 from adue_sklearn.comparison.stores import rows_to_judge, rows_with_training
 from adue_sklearn.features import FeatureStore
-from adue_sklearn.scorers.witnesses import WitnessScorer
+from adue_sklearn.scorers.witness import WitnessScorer
 
 #: Columns that the whole table takes.
 _WIDE = 136

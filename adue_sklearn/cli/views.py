@@ -94,7 +94,7 @@ def load_unseen_sidekick(folder: Path, texts: Sequence[str], source: str) -> Sid
 
     from adue_sklearn._utils.views import text_digests
     from adue_sklearn.persistence import load_sidekick
-    from adue_sklearn.scorers.witnesses import MOST_SHARED
+    from adue_sklearn.scorers.witness import MOST_SHARED
 
     sidekick = load_sidekick(folder)
     seen = np.isin(text_digests(texts), sidekick.taught_texts_)

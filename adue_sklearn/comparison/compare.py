@@ -74,7 +74,8 @@ from adue_sklearn.scorers import (
     SoftmaxResponseScorer,
 )
 from adue_sklearn.scorers.opinions import opinions_of
-from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
+from adue_sklearn.scorers.witness import WitnessScorer
+from adue_sklearn.scorers.witnesses import witnesses_of
 from adue_sklearn.scorers.wrapping import belongs_to
 
 __all__ = ["Comparison", "ScoreResult", "compare_scorers", "default_scorers"]

@@ -12,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from adue_sklearn.comparison.arguments import Named
 from adue_sklearn.comparison.result import Comparison
 from adue_sklearn.metrics._bootstrap import Difference
-from adue_sklearn.scorers.witnesses import CompanionScorer
+from adue_sklearn.scorers.companions import CompanionScorer
 
 
 class Gain(NamedTuple):

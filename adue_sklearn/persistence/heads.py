@@ -54,7 +54,7 @@ from adue_sklearn._utils.validation import naming
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.exceptions import OutputError
 from adue_sklearn.persistence.state import SCORES, Reader, as_json, described, from_version_1
-from adue_sklearn.scorers.witnesses import WitnessScorer
+from adue_sklearn.scorers.witness import WitnessScorer
 from adue_sklearn.scorers.wrapping import WrappingEstimator
 from adue_sklearn.selective import SelectiveClassifier
 

@@ -1,7 +1,9 @@
 """What AdUE is compared with."""
 
+from adue_sklearn.scorers.companions import CompanionScorer, SidekickScorer
 from adue_sklearn.scorers.density import DDUScorer, RDEScorer
 from adue_sklearn.scorers.hybrid import HUQScorer
+from adue_sklearn.scorers.label_probes import LayerProbeScorer
 from adue_sklearn.scorers.laplace import LastLayerLaplaceScorer
 from adue_sklearn.scorers.learned import ConfidNetScorer, LinearProbeScorer
 from adue_sklearn.scorers.logits import (
@@ -21,7 +23,6 @@ from adue_sklearn.scorers.opinions import SecondOpinionScorer
 from adue_sklearn.scorers.stacks import StackedScorer
 from adue_sklearn.scorers.subspace import ViMScorer
 from adue_sklearn.scorers.text_classifier import TfidfClassifier
-from adue_sklearn.scorers.witnesses import CompanionScorer, LayerProbeScorer, SidekickScorer
 
 __all__ = [
     "CompanionScorer",

@@ -28,7 +28,8 @@ from adue_sklearn.exceptions import WitnessDriftWarning
 from adue_sklearn.metrics import error_roc_auc_difference
 from adue_sklearn.scorers.learned import fit_scaler
 from adue_sklearn.scorers.stacks import Answers, Named, ScoreStack, check_enough
-from adue_sklearn.scorers.witnesses import WitnessScorer, witnesses_of
+from adue_sklearn.scorers.witness import WitnessScorer
+from adue_sklearn.scorers.witnesses import witnesses_of
 
 #: Agreement is compared on at least so many rows, and at this significance.
 _FEWEST_ROWS, _SIGNIFICANCE = 50, 0.001
