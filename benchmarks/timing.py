@@ -12,16 +12,20 @@ from typing import Any
 
 
 def medians(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: bool = True
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return each contender's median seconds; one round that is not counted warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(0 if warm_up else 1, rounds + 1):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

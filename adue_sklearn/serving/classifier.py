@@ -142,6 +142,11 @@ class UncertaintyClassifier:
         return self.head.class_names or self.classifier.classes
 
     @property
+    def config(self) -> Any:
+        """The model's configuration, which ``transformers.pipeline`` may ask for."""
+        return self.classifier.model.config
+
+    @property
     def labels(self) -> list[Any]:
         """What the answers' labels are, in the order of the head's rows."""
         return self.class_names or self.estimator.classes_.tolist()
