@@ -16,7 +16,14 @@ from adue_sklearn.comparison.arguments import Named
 from adue_sklearn.comparison.stores import rows_for
 from adue_sklearn.features import FeatureStore, ModelViews
 from adue_sklearn.features._store.same import check_same_views, extract_options, layer_number
-from adue_sklearn.persistence import FittedHead, load_sidekick, sidekick_sha256, sidekick_view
+from adue_sklearn.persistence import (
+    FittedHead,
+    load_sidekick,
+    sidekick_sha256,
+    sidekick_view,
+    sidekicks_in,
+    views_in,
+)
 from adue_sklearn.scorers import SecondOpinionScorer, SidekickScorer
 from adue_sklearn.scorers.witnesses import use_fallback, views_read_by, witnesses_in
 
@@ -69,7 +76,7 @@ def with_sidekick(scorer: Any, sidekick: SidekickScorer | None) -> Any:
 def facts_of_views(estimator: UncertaintyEstimator, facts: Facts) -> dict[str, Any]:
     """Return what a head's provenance records of the views that it reads; warn of a lost one."""
     read = views_read_by(estimator)
-    if SIDEKICK in read and not _sidekicks(estimator):
+    if SIDEKICK in read and not sidekicks_in(estimator):
         warn(
             "The head reads the view sidekick but does not hold the sidekick, so 'adue predict' "
             "cannot make the view. Pass the sidekick: adue fit STORE --sidekick SIDEKICK."
@@ -96,12 +103,12 @@ def views_to_predict(
     """
     estimator = fitted.estimator
     read = views_read_by(estimator)
-    texts = _sidekicks(estimator)
-    made = {*texts, SIDEKICK, "base"}
+    views = views_in(fitted)
+    made = {*views.texts, SIDEKICK, "base"}
     others = [name for name in read if layer_number(name) is None and name not in made]
     _check_companions(companions, others)
     lacking = [name for name in others if name not in companions]
-    lacking += [SIDEKICK] if SIDEKICK in read and not texts else []
+    lacking += [SIDEKICK] if SIDEKICK in read and not views.texts else []
     if lacking and not fallback:
         options = extract_options([name for name in lacking if name != SIDEKICK])
         mend = f"Pass {options}" if options else "Fit the head with --sidekick"
@@ -114,9 +121,6 @@ def views_to_predict(
     if not read:
         return None
     facts: Facts = fitted.provenance.get("views") or {}
-    layers = [number for number in map(layer_number, read) if number is not None]
-    pools = {facts[name]["provenance"].get("pool") for name in read if name in facts}
-    views = ModelViews(layers=layers, pool=next((p for p in pools if p), "mean"), texts=texts)
     views = load_models(
         views, model, base_view="base" in read, companions=dict(companions), **loading
     )
@@ -196,14 +200,6 @@ def _texts_of_rows(store: FeatureStore, texts: list[str], source: str | None) ->
             "extracted from."
         )
     return [known[digest] for digest in digests]
-
-
-def _sidekicks(estimator: UncertaintyEstimator) -> dict[str, Any]:
-    return {
-        witness.view: sidekick_view(witness)
-        for witness in witnesses_in(estimator)
-        if isinstance(witness, SidekickScorer) and hasattr(witness, "classifier_")
-    }
 
 
 def _check_companions(companions: Mapping[str, str], read: list[str]) -> None:

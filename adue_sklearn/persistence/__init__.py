@@ -17,6 +17,7 @@ from adue_sklearn.persistence.sidekicks import (
     sidekick_view,
 )
 from adue_sklearn.persistence.state import as_json, check_saveable, described, essence
+from adue_sklearn.persistence.views import sidekicks_in, views_in
 
 __all__ = [
     "CHOICE_ROWS",
@@ -36,4 +37,6 @@ __all__ = [
     "save_sidekick",
     "sidekick_sha256",
     "sidekick_view",
+    "sidekicks_in",
+    "views_in",
 ]

@@ -83,7 +83,8 @@ class UncertaintyClassifier:
         ``head`` is one.
     views : ModelViews, default=None
         Other models that give second views which the score reads: ``companions``, ``base``. Layers,
-        and sidekicks that the score holds, need not be given.
+        and sidekicks that the score holds, need not be given; ``pool`` only if the provenance of
+        ``head`` has no ``"views"`` (the ``view_facts`` of a store).
     fallback : bool, default=False
         Let softmax response stand for second views that a text lacks, instead of an error. This
         changes ``head``.

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -67,6 +67,7 @@ class _Document(Schema):
     model: _Model
     companions: dict[PlainName, _Model]
     base_view: bool
+    pool: Literal["mean", "first", "last"]
     threshold: bool
     error_probability: bool
     measured: dict[str, Any]
@@ -85,6 +86,7 @@ def save(clf: Any, folder: Path, *, include_model: bool, overwrite: bool) -> Pat
                 for name, companion in views.companions.items()
             },
             "base_view": views.base is not None,
+            "pool": views.pool,
             "threshold": clf.threshold is not None,
             "error_probability": clf.error_probability is not None,
             "measured": {name: as_json(name, value) for name, value in clf.measured.items()},
@@ -120,6 +122,7 @@ def load(
     main = common | {"features": head.view}
     classifier = _load_model(document.model, folder / _ADAPTER, **main)
     views = ModelViews(
+        pool=document.pool,
         base=_load_model(document.model, folder / _ADAPTER, without_adapter=True, **main)
         if document.base_view
         else None,

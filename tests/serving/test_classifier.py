@@ -130,11 +130,11 @@ def test_second_opinions_get_their_views_from_the_same_texts(roberta, tmp_path):
     sidekick = SidekickScorer().fit_witness(
         train, names[compute_features(classifier, train)[1].argmax(axis=1)], classes=names
     )
-    views = ModelViews(
-        layers=[1], companions={"friend": friend}, texts={"sidekick": sidekick_view(sidekick)}
-    )
+    base = load_classifier(case.adapter, classes=classifier.classes, without_adapter=True)
+    others = ModelViews(pool="first", base=base, companions={"friend": friend})
+    views = replace(others, layers=[1], texts={"sidekick": sidekick_view(sidekick)})
     X, learned = compute_views(classifier, texts, views), compute_views(classifier, train, views)
-    layers = LayerProbeScorer(["layer_1"]).fit_witness(
+    layers = LayerProbeScorer(["layer_1", "base"]).fit_witness(
         learned, names[np.arange(60) % 2], classes=names
     )
     opinions = [("s", sidekick), ("c", CompanionScorer(view="friend")), ("l", layers)]
@@ -143,7 +143,7 @@ def test_second_opinions_get_their_views_from_the_same_texts(roberta, tmp_path):
     clf = UncertaintyClassifier(
         classifier,
         head._replace(estimator=score),
-        views=ModelViews(companions={"friend": friend}),
+        views=others,
         fallback=True,
     )
     answers = clf(TEXTS)
@@ -155,8 +155,17 @@ def test_second_opinions_get_their_views_from_the_same_texts(roberta, tmp_path):
         UncertaintyClassifier.from_pretrained(clf.save_pretrained(tmp_path / "served"))(TEXTS),
         answers,
     )
-    with pytest.raises(ValueError, match="nothing gives friend"):
+    with pytest.raises(ValueError, match="nothing gives friend, base"):
         UncertaintyClassifier(classifier, head._replace(estimator=score))
+    known = {"views": {"friend": {"provenance": {"adapter_sha256": "another"}}}}
+    with pytest.raises(ModelMismatchError, match="'friend' is another adapter"):
+        UncertaintyClassifier(
+            classifier,
+            head._replace(estimator=score, provenance={**head.provenance, **known}),
+            views=others,
+        )
+    with pytest.raises(ValueError, match="reads no view 'friend'; it reads: none"):
+        UncertaintyClassifier(classifier, head, views=ModelViews(companions={"friend": friend}))
 
 
 def test_a_head_that_is_a_probability_of_an_error_needs_no_other(roberta):
