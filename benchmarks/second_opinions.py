@@ -261,7 +261,7 @@ def curve(out: Path) -> str:
         )
         for size, draw in itertools.product(sizes, range(2)):
             rows = np.random.default_rng(draw).permutation(len(y))[:size]
-            for name in ("AdUE", "sidekick", "AdUE + sidekick + layers", "companion", "all"):
+            for name in ("AdUE", "sidekick", "sidekick + layers", "companion + sidekick"):
                 found = gains.setdefault(name, {}).setdefault(size, [])
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
