@@ -8,10 +8,13 @@
 
 ``views`` extracts features, layers and companions of every finished adapter into OUT/views;
 ``scores`` compares scores by cross-validation on the calibration rows and on the test rows into
-OUT/scores; both skip what is there. ``table`` prints Markdown: gains over softmax response in
-points of ROC-AUC of error detection, paired, with Holm's adjustment over sets. ``curve`` prints the
-gain against the number of calibration rows, ``drift`` the gain on test texts with more and more
-misspelt words, of weights as they are and of adapted ones.
+OUT/scores (``--rows 300``: on the first 300 rows, into OUT/scores300); both skip what is there.
+``table`` prints Markdown: gains over softmax response in points of ROC-AUC of error detection,
+paired, with Holm's adjustment over classifiers. ``curve`` prints the gain against the number of
+calibration rows, ``drift`` the gain on test texts with more and more misspelt words, of weights as
+they are and of adapted ones.
+
+Other classifiers may be added in the same layout, without companions too.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ def main() -> None:
     )
     parser.add_argument("step", choices=["views", "scores", "table", "curve", "drift"])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, help="calibration rows for scores; all by default")
     args = parser.parse_args()
     if args.step == "table":
         print(table(args.out))
@@ -98,24 +102,28 @@ def main() -> None:
         return
     for run in runs(args.out):
         suffix = "safetensors" if args.step == "views" else "json"
-        path = args.out / args.step / f"{run.name}.{suffix}"
+        folder = args.out / f"{args.step}{args.rows or ''}"
+        path = folder / f"{run.name}.{suffix}"
         path.parent.mkdir(exist_ok=True)
         if path.exists() or not (args.step == "views" or views_path(args.out, run).exists()):
             continue
         start = time.perf_counter()
-        (extract if args.step == "views" else judge)(args.out, run, path)
+        if args.step == "views":
+            extract(args.out, run, path)
+        else:
+            judge(args.out, run, path, args.rows)
         print(f"{args.step} {run.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def runs(out: Path) -> Iterator[Run]:
-    """Yield the classifiers that are trained, with a companion, seed by seed."""
+    """Yield the classifiers that are trained, seed by seed, unless a companion is in training."""
     for seed in range(3):
         for recipe, companion in RECIPES.items():
             for folder in sorted((out / "adapters").iterdir()):
-                finished = [
-                    folder / kind / f"seed{seed}" / "training.json" for kind in (recipe, companion)
-                ]
-                if all(path.exists() for path in finished):
+                finished = [folder / kind / f"seed{seed}" for kind in (recipe, companion)]
+                started = [path for path in finished if path.exists()]
+                done = all((path / "training.json").exists() for path in started)
+                if done and finished[0] in started:
                     yield Run(folder.name, recipe, seed)
 
 
@@ -159,7 +167,9 @@ def load_models(out: Path, run: Run) -> tuple[LoadedClassifier, ModelViews]:
         folder = out / "adapters" / run.dataset / recipe / f"seed{run.seed}"
         return load_classifier(folder, max_length=64, classes=classes)
 
-    companions = {"companion": load(RECIPES[run.recipe])}
+    companion = RECIPES[run.recipe]
+    there = (out / "adapters" / run.dataset / companion / f"seed{run.seed}").exists()
+    companions = {"companion": load(companion)} if there else {}
     return load(run.recipe), ModelViews(layers="all", companions=companions)
 
 
@@ -184,7 +194,9 @@ def load_views(
     return parts, head, sidekick, seconds
 
 
-def candidates(layers: LayerProbeScorer, sidekick: SidekickScorer) -> dict[str, Any]:
+def candidates(
+    layers: LayerProbeScorer, sidekick: SidekickScorer, *, companion: bool
+) -> dict[str, Any]:
     """Return what is compared, by name."""
     opinions = {
         "AdUE": ("AdUE", AdUEEstimator()),
@@ -201,19 +213,19 @@ def candidates(layers: LayerProbeScorer, sidekick: SidekickScorer) -> dict[str, 
         "stack": StackedScorer(),
         "layer probes": layers,
     }
-    for name in PASSES:
-        if name not in found:
+    for name, passes in PASSES.items():
+        if name not in found and (companion or not passes):
             members = opinions if name == "all" else name.split(" + ")
             found[name] = SecondOpinionScorer([opinions[member] for member in members])
     return found
 
 
-def judge(out: Path, run: Run, path: Path) -> None:
+def judge(out: Path, run: Run, path: Path, n_rows: int | None = None) -> None:
     """Write gains over softmax response: by cross-validation, and on the test rows."""
     parts, head, sidekick, seconds = load_views(out, run)
     layers = LayerProbeScorer().fit_witness(*parts["train"], classes=np.arange(len(head.classes)))
-    scorers = candidates(layers, sidekick)
-    X, y = parts["calibration"]
+    scorers = candidates(layers, sidekick, companion="companion" in parts["test"][0].names)
+    X, y = (part[:n_rows] for part in parts["calibration"])
     X_test, y_test = parts["test"]
     result: dict[str, Any] = {
         "run": run._asdict(),
@@ -251,11 +263,13 @@ def curve(out: Path) -> str:
         if run.recipe != "normal" or run.seed or not views_path(out, run).exists():
             continue
         parts, head, sidekick, _ = load_views(out, run)
+        if "companion" not in parts["test"][0].names:
+            continue
         layers = LayerProbeScorer()
         layers.fit_witness(*parts["train"], classes=np.arange(len(head.classes)))
         (X, y), (X_test, y_test) = parts["calibration"], parts["test"]
         errors = head.errors(X_test, y_test)
-        scorers = candidates(layers, sidekick)
+        scorers = candidates(layers, sidekick, companion=True)
         response = error_roc_auc_score(
             errors, SoftmaxResponseScorer().fit(X, y, head).predict_uncertainty(X_test)
         )
@@ -344,19 +358,19 @@ def table(out: Path) -> str:
 
 def by_set(results: list[dict[str, Any]]) -> str:
     """Return mean gains over seeds, set by set."""
-    names = [name for name in PASSES if name in results[0]["test"]]
+    names = list(PASSES)
     lines = [
         "| set | seeds | errors | SR | " + " | ".join(names) + " |",
         "|---|---|---|---|" + "---|" * len(names),
     ]
     for dataset in sorted({r["run"]["dataset"] for r in results}):
         chosen = [r for r in results if r["run"]["dataset"] == dataset]
-        gains = [np.mean([100 * r["test"][name]["value"] for r in chosen]) for name in names]
+        gains = [mean_gain(chosen, name) for name in names]
         response = np.mean([100 * r["test"]["softmax response"]["roc_auc"] for r in chosen])
         errors = np.mean([r["test_error"] for r in chosen])
         lines.append(
             f"| {dataset} | {len(chosen)} | {errors:.1%} | {response:.1f} | "
-            + " | ".join(f"{gain:+.1f}" for gain in gains)
+            + " | ".join("" if np.isnan(gain) else f"{gain:+.1f}" for gain in gains)
             + " |"
         )
     return "\n".join(lines)
@@ -371,20 +385,26 @@ def summary(results: list[dict[str, Any]]) -> str:
     ]
     for name, passes in PASSES.items():
         rows = [r["test"][name] for r in results if name in r["test"]]
-        means = [
-            np.mean([100 * r["test"][name]["value"] for r in results if r["run"]["dataset"] == d])
-            for d in datasets
-        ]
+        by_dataset = [[r for r in results if r["run"]["dataset"] == d] for d in datasets]
+        means = [mean_gain(found, name) for found in by_dataset]
         better, worse = (
             int((np.array(holm([one_sided(row, sign) for row in rows])) <= 0.05).sum())
             for sign in (1, -1)
         )
-        trend = spearmanr([r["train_error"] for r in results], [row["value"] for row in rows])
+        errors = [r["train_error"] for r in results if name in r["test"]]
+        trend = spearmanr(errors, [row["value"] for row in rows])
         lines.append(
-            f"| {name} | {passes} | {np.mean(means):+.2f} | {min(means):+.2f} | {better} | {worse} "
+            f"| {name} | {passes} | {np.nanmean(means):+.2f} | {np.nanmin(means):+.2f} "
+            f"| {better} | {worse} "
             f"| {trend.statistic:+.2f} |"
         )
     return "\n".join(lines)
+
+
+def mean_gain(results: list[dict[str, Any]], name: str) -> float:
+    """Return a score's mean gain in points; NaN where it was not compared."""
+    gains = [100 * r["test"][name]["value"] for r in results if name in r["test"]]
+    return float(np.mean(gains)) if gains else float("nan")
 
 
 def one_sided(row: dict[str, float], sign: int) -> float:

@@ -10,6 +10,7 @@ from adue_sklearn import (
     AutoScorer,
     CompanionScorer,
     EnergyScorer,
+    LayerProbeScorer,
     MahalanobisScorer,
     SecondOpinionScorer,
 )
@@ -82,6 +83,8 @@ def test_kinds_are_told_by_their_cards():
     companion = SecondOpinionScorer([("other", CompanionScorer("other"))])
     assert prior_of(opinions) == MEASURED["second opinions"]
     assert prior_of(companion) == MEASURED["second opinions with a companion"]
+    layers = SecondOpinionScorer([("layers", LayerProbeScorer()), ("energy", EnergyScorer())])
+    assert prior_of(layers) == MEASURED["second opinions with layers"]
     assert prior_of(companion).mean > prior_of(opinions).mean
 
 

@@ -127,8 +127,20 @@ def fit_auto(
         chosen: AutoScorer = _run(store, rows, train, folds).fit(auto)
     estimator = getattr(chosen.estimator_, "best_estimator_", chosen.estimator_)
     table = comparison_table(chosen.comparison_, width=width)
-    table = replace(table, notes=[*table.notes, f"Chosen: {chosen.selected_}."])
+    table = replace(table, notes=[*table.notes, _why(chosen)])
     return Fitted(estimator, X, [table, *opinion_tables(estimator)], {})
+
+
+def _why(auto: AutoScorer) -> str:
+    """Return the choice in words."""
+    if auto.selected_ not in auto.expected_gains_:
+        return f"Chosen: {auto.selected_}."
+    gain = 100 * auto.expected_gains_[auto.selected_][0]
+    return (
+        f"Chosen: {auto.selected_}. With what scores of its kind gained elsewhere, the expected "
+        f"gain is {gain:+.1f} points; the chance of being significantly worse on as many rows is "
+        f"{auto.chances_of_loss_[auto.selected_]:.1%}."
+    )
 
 
 def _run(store: FeatureStore, rows: Rows, train: Rows | None, folds: int) -> Run:
