@@ -294,19 +294,24 @@ def curve(out: Path) -> str:
 
 
 def drift(out: Path) -> str:
-    """Return gains on misspelt test texts, set by set."""
+    """Return gains on misspelt test texts, and with the sidekick's rows shuffled, set by set."""
     lines = [
-        "| set | misspelt words | errors | SR | AdUE | both opinions | adapted | agreement of "
+        "| set | drift | errors | SR | AdUE | both opinions | adapted | agreement of "
         "sidekick, companion |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for dataset, share in itertools.product(("sst2", "tweet_emotion", "trec"), (0.0, 0.3, 0.9)):
+    drifts = (0.0, 0.3, 0.9, None)
+    for dataset, share in itertools.product(("sst2", "tweet_emotion", "trec"), drifts):
         run = Run(dataset, "normal", 0)
         parts, head, sidekick, _ = load_views(out, run)
-        (X, y), y_test = parts["calibration"], parts["test"][1]
-        texts = misspelt(read_part(out, run, "test")[0], share)
-        classifier, wanted = load_models(out, run)
-        X_test = sidekick.views(compute_views(classifier, texts, wanted), texts)
+        (X, y), (X_test, y_test) = parts["calibration"], parts["test"]
+        if share is None:
+            rows = np.random.default_rng(0).permutation(len(X_test))
+            X_test = X_test.with_blocks(sidekick=X_test.block("sidekick")[rows])
+        else:
+            texts = misspelt(read_part(out, run, "test")[0], share)
+            classifier, wanted = load_models(out, run)
+            X_test = sidekick.views(compute_views(classifier, texts, wanted), texts)
         errors = head.errors(X_test, y_test)
         members = [("sidekick", sidekick), ("companion", CompanionScorer())]
         with warnings.catch_warnings():
@@ -325,8 +330,9 @@ def drift(out: Path) -> str:
             f"{np.mean(X_test.block(name).argmax(axis=1) == answers):.0%}" for name, _ in members
         )
         gains = " | ".join(f"{value - response:+.1f}" for value in values)
+        drift_name = "sidekick shuffled" if share is None else f"{share:.0%} of words misspelt"
         lines.append(
-            f"| {dataset} | {share:.0%} | {errors.mean():.1%} | {response:.1f} | {gains} "
+            f"| {dataset} | {drift_name} | {errors.mean():.1%} | {response:.1f} | {gains} "
             f"| {agreement} |"
         )
     return "\n".join(lines)
