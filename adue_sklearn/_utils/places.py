@@ -18,6 +18,7 @@ _KINDS = {
     "manifest.json": "a feature store",
     "unfinished.json": "an unfinished feature store",
     "estimator.json": "a fitted head",
+    "adue.json": "an uncertainty classifier",
     "adapter_config.json": "an adapter",
     "config.json": "a whole model",
 }

@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 import adue_sklearn
 from adue_sklearn._utils.places import looks_like_path, not_there, what_instead
 from adue_sklearn._utils.schemas import Kind, PlainName, Schema, check_document, read_document
-from adue_sklearn._utils.validation import naming
+from adue_sklearn._utils.validation import naming, warn
 from adue_sklearn.exceptions import ModelMismatchError
 from adue_sklearn.features import LoadedClassifier, ModelViews, load_classifier
 from adue_sklearn.features._model.checkpoint import (
@@ -98,7 +98,7 @@ def save(clf: Any, folder: Path, *, include_model: bool, overwrite: bool) -> Pat
             _save_score(clf.head._replace(estimator=clf.error_probability), new / _ERRORS)
         content = json.dumps(document, indent=2, allow_nan=False) + "\n"
         (new / _JSON).write_text(content, encoding="utf-8")
-        (new / "README.md").write_text(model_card(clf), encoding="utf-8")
+        (new / "README.md").write_text(model_card(clf, base_of(clf.classifier)), encoding="utf-8")
     return folder
 
 
@@ -155,6 +155,12 @@ def push(
     commit_message: str,
 ) -> str:
     """Upload the folder to a model repository on the hub; return the commit's address."""
+    base = base_of(clf.classifier)
+    if os.path.isdir(base):
+        warn(
+            f"The base model is known as a folder of this machine only ({base}): who loads "
+            f"{repo_id} has to pass base_model=. Load the classifier with its name on the hub."
+        )
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = save(clf, Path(temporary) / "new", include_model=include_model, overwrite=False)
@@ -218,22 +224,34 @@ def _save_model(classifier: LoadedClassifier, folder: Path, *, copy: bool) -> di
 
 def _copy_adapter(adapter: AdapterFiles, classifier: LoadedClassifier, folder: Path) -> None:
     """Copy an adapter with the base that it was loaded with, and the tokenizer."""
-    facts = classifier.provenance
-    config = adapter.config | {
-        "base_model_name_or_path": _absolute(facts["base_model"]),
-        "revision": facts.get("revision") or adapter.config.get("revision"),
-    }
+    config = adapter.config | {"base_model_name_or_path": base_of(classifier)}
+    if config["base_model_name_or_path"] == classifier.provenance["base_model"]:
+        revision = classifier.provenance.get("revision")
+        config["revision"] = revision or adapter.config.get("revision")
     folder.mkdir(parents=True)
     (folder / ADAPTER_WEIGHTS).write_bytes(adapter.weights.read_bytes())
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     classifier.tokenizer.save_pretrained(folder)
 
 
+def base_of(classifier: LoadedClassifier) -> str:
+    """Return the name of the base model; of one in a folder that of the adapter, if it has one."""
+    used: str = classifier.provenance["base_model"]
+    adapter = read_adapter(classifier.provenance["model"])
+    if adapter is None or not os.path.isdir(used):
+        return used
+    named = adapter.config.get("base_model_name_or_path") or used
+    return _absolute(named)
+
+
 def _load_model(model: _Model, folder: Path, **options: Any) -> LoadedClassifier:
     if options["dtype"] is None:
         options["dtype"] = getattr(torch, model.precision)
-    if not model.copied and options["base_model"] is None and model.base_model != model.name:
-        options["base_model"] = model.base_model
+    if options["base_model"] is None and model.base_model != model.name:
+        # On another machine a folder is not there, and the adapter's own name has to do.
+        here = os.path.isdir(model.base_model)
+        elsewhere = model.copied or looks_like_path(model.base_model)
+        options["base_model"] = model.base_model if here or not elsewhere else None
     place = os.fspath(folder) if model.copied else model.name
     options |= {"max_length": model.max_length, "classes": model.classes}
     loaded = load_classifier(place, **options)

@@ -18,14 +18,13 @@ print(clf("A text."))  # label, probability, uncertainty
 ```"""
 
 
-def model_card(clf: Any) -> str:
-    """Return the card of an ``UncertaintyClassifier`` in Markdown."""
-    return "\n\n".join(part for part in _parts(clf)) + "\n"
+def model_card(clf: Any, base: str) -> str:
+    """Return the card of an ``UncertaintyClassifier`` in Markdown; ``base`` is its base model."""
+    return "\n\n".join(_parts(clf, base)) + "\n"
 
 
-def _parts(clf: Any) -> Iterator[str]:
+def _parts(clf: Any, base: str) -> Iterator[str]:
     facts, card = clf.classifier.provenance, clf.estimator.card
-    base = facts["base_model"]
     yield _front_matter(base)
     yield "# A text classifier that says when not to trust it"
     yield (
@@ -52,7 +51,7 @@ def _parts(clf: Any) -> Iterator[str]:
         "whose uncertainty is high."
     )
     yield "## Limits"
-    yield "\n".join(f"- {limit}" for limit in _limits(clf))
+    yield "\n".join(f"- {limit}" for limit in _limits(clf, base))
 
 
 def _front_matter(base: str) -> str:
@@ -76,7 +75,7 @@ def _measured(clf: Any) -> str:
     return _list(found) if found else "Nothing was recorded here. Measure on rows of your own."
 
 
-def _limits(clf: Any) -> Iterator[str]:
+def _limits(clf: Any, base: str) -> Iterator[str]:
     yield (
         "Uncertainty, thresholds and probabilities of an error hold for texts from the same source "
         "as those that they were fitted on. After a change of the source, measure again."
@@ -86,7 +85,7 @@ def _limits(clf: Any) -> Iterator[str]:
         yield "There is no threshold, so nothing is guaranteed of the answers with low uncertainty."
     if FIT_ROWS in clf.head.provenance:
         yield "Digests of the rows that it was fitted on are saved, so that tests leave them out."
-    if os.path.isdir(clf.classifier.provenance["base_model"]):
+    if os.path.isdir(base):
         yield "The base model lies in a folder; name it elsewhere with `base_model=`."
 
 

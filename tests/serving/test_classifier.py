@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from adue_sklearn import (
 )
 from adue_sklearn.exceptions import ModelMismatchError
 from adue_sklearn.features import ModelViews, compute_features, compute_views, load_classifier
-from adue_sklearn.persistence import save_head, sidekick_view
+from adue_sklearn.persistence import load_head, save_head, sidekick_view
 from adue_sklearn.serving import UncertaintyClassifier, folder as folders
 from adue_sklearn.thresholds import SavedThreshold, save_threshold
 from tests.adapter_cases import save_another_adapter
@@ -109,6 +110,26 @@ def test_a_folder_may_refer_to_the_adapter(clf, tmp_path):
     where = clf.save_pretrained(tmp_path / "served", include_model=False)
     assert not (where / "adapter").exists()
     same(UncertaintyClassifier.from_pretrained(where)(TEXTS), clf(TEXTS))
+
+
+def test_a_base_in_a_folder_is_named_as_the_adapter_names_it(roberta, make_saved_case, tmp_path):
+    _, classifier, head = roberta
+    case = make_saved_case("roberta", 2)
+    adapter = shutil.copytree(case.adapter, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "owner/base"
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    base = shutil.copytree(case.base, tmp_path / "base")
+    moved = load_classifier(adapter, base_model=base, classes=classifier.classes)
+    clf = UncertaintyClassifier(moved, head._replace(provenance={}))
+    where = clf.save_pretrained(tmp_path / "served")
+    assert 'base_model: "owner/base"' in (where / "README.md").read_text()
+    same(UncertaintyClassifier.from_pretrained(where)(TEXTS), clf(TEXTS))
+    base.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="owner/base"):
+        UncertaintyClassifier.from_pretrained(where)
+    found = UncertaintyClassifier.from_pretrained(where, base_model=tmp_path / "elsewhere")
+    same(found(TEXTS), clf(TEXTS))
 
 
 def test_any_saved_score_is_served_stacks_too(roberta, tmp_path):
@@ -200,6 +221,8 @@ def test_places_that_hold_none_and_damaged_ones_are_named(roberta, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         UncertaintyClassifier.from_pretrained(tmp_path / "nowhere")
     where = UncertaintyClassifier(classifier, head).save_pretrained(tmp_path / "served")
+    with pytest.raises(FileNotFoundError, match="is an uncertainty classifier, not a fitted head"):
+        load_head(where)
     (where / "adue.json").write_text('{"format_version": 1}')
     with pytest.raises(ValueError, match="cannot be read as an uncertainty classifier"):
         UncertaintyClassifier.from_pretrained(where)
@@ -229,7 +252,9 @@ def test_the_hub_gets_the_folder_and_gives_it_back(clf, tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
     monkeypatch.setattr(folders, "snapshot_download", snapshot_download)
-    assert clf.push_to_hub("me/mine", private=True) == "https://hub/me/mine/commit/1"
+    with pytest.warns(UserWarning, match="folder of this machine only"):
+        address = clf.push_to_hub("me/mine", private=True)
+    assert address == "https://hub/me/mine/commit/1"
     assert asked["created"] == ("me/mine", {"private": True, "exist_ok": True})
     again = UncertaintyClassifier.from_pretrained("me/mine", revision="v1")
     assert asked["downloaded"] == ("me/mine", "v1")
