@@ -56,7 +56,7 @@ class _Model(Schema):
     base_model: str
     adapter_sha256: str | None
     max_length: PositiveInt
-    precision: str
+    precision: Literal["float64", "float32", "bfloat16", "float16"]
     classes: list[str] | None
 
 

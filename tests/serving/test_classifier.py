@@ -223,6 +223,10 @@ def test_places_that_hold_none_and_damaged_ones_are_named(roberta, tmp_path):
     where = UncertaintyClassifier(classifier, head).save_pretrained(tmp_path / "served")
     with pytest.raises(FileNotFoundError, match="is an uncertainty classifier, not a fitted head"):
         load_head(where)
+    sound = (where / "adue.json").read_text()
+    (where / "adue.json").write_text(sound.replace('"float32"', '"nn"'))
+    with pytest.raises(ValueError, match=r"'model\.precision' is 'nn'; expected 'float64'"):
+        UncertaintyClassifier.from_pretrained(where)
     (where / "adue.json").write_text('{"format_version": 1}')
     with pytest.raises(ValueError, match="cannot be read as an uncertainty classifier"):
         UncertaintyClassifier.from_pretrained(where)
