@@ -355,16 +355,21 @@ def table(out: Path) -> str:
     """Return the tables in Markdown."""
     results = [json.loads(path.read_text()) for path in sorted((out / "scores").glob("*.json"))]
     parts = [f"{len(results)} classifiers"]
-    for recipe in RECIPES:
-        chosen = [r for r in results if r["run"]["recipe"] == recipe]
+    for recipe in dict.fromkeys([*RECIPES, *map(recipe_of, results)]):
+        chosen = [r for r in results if recipe_of(r) == recipe]
         if chosen:
             parts += [f"**{recipe}**", by_set(chosen), summary(chosen)]
     return "\n\n".join(parts)
 
 
+def recipe_of(result: dict[str, Any]) -> str:
+    """Return the recipe; sets whose names end in ``_all`` are of classifiers from elsewhere."""
+    return "all rows" if result["run"]["dataset"].endswith("_all") else result["run"]["recipe"]
+
+
 def by_set(results: list[dict[str, Any]]) -> str:
     """Return mean gains over seeds, set by set."""
-    names = list(PASSES)
+    names = [name for name in PASSES if any(name in r["test"] for r in results)]
     lines = [
         "| set | seeds | errors | SR | " + " | ".join(names) + " |",
         "|---|---|---|---|" + "---|" * len(names),
@@ -391,6 +396,8 @@ def summary(results: list[dict[str, Any]]) -> str:
     ]
     for name, passes in PASSES.items():
         rows = [r["test"][name] for r in results if name in r["test"]]
+        if not rows:
+            continue
         by_dataset = [[r for r in results if r["run"]["dataset"] == d] for d in datasets]
         means = [mean_gain(found, name) for found in by_dataset]
         better, worse = (

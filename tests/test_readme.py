@@ -1,4 +1,4 @@
-"""The README's Python snippets run, one after the other, as they stand there."""
+"""Python snippets of the README and of a page run, one after the other, as they stand there."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def test_the_snippets_run_and_print_what_they_promise(tmp_path, monkeypatch, cap
     assert names["found"].winners == ("stack", "AdUE")
     assert (tmp_path / "risk.png").stat().st_size > 0
     assert (tmp_path / "head" / "estimator.json").exists()
+
+
+def test_the_snippet_on_second_opinions_runs_and_both_gain():
+    page = README.parent / "docs" / "second-opinions.md"
+    names = run(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+    assert names["uncertainty"].shape == (300,)
+    gains = names["scorer"].gains_
+    assert set(gains) == {"sidekick", "layers"}
+    assert min(gain[0] for gain in gains.values()) > 0
