@@ -88,6 +88,13 @@ def test_kinds_are_told_by_their_cards():
     assert prior_of(companion).mean > prior_of(opinions).mean
 
 
+def test_the_model_without_its_adapter_is_not_expected_to_gain_as_a_companion_does():
+    base = ("base", CompanionScorer("base"))
+    assert prior_of(SecondOpinionScorer([base])) == MEASURED["second opinions"]
+    both = SecondOpinionScorer([base, ("other", CompanionScorer("other"))])
+    assert prior_of(both) == MEASURED["second opinions with a companion"]
+
+
 def test_the_standard_error_is_that_of_the_interval():
     gain = gain_of(Difference(0.01, 0.01 - 1.959964 * 0.004, 0.01 + 1.959964 * 0.004, 0.1))
     assert gain == pytest.approx((0.01, 0.004), rel=1e-5)

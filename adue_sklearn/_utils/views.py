@@ -113,6 +113,8 @@ class Views:
         self._text_digests = None
         if text_digests is not None:
             self._text_digests = _check_digests(text_digests, len(self))
+        # By view: digests of the texts that what made it was trained on.
+        self._taught_texts: dict[str, npt.NDArray[np.uint64]] = {}
 
     @property
     def main(self) -> Any:
@@ -171,7 +173,50 @@ class Views:
             A new object.
         """
         merged: dict[str, Any] = {**self._blocks, **blocks}
-        return Views(self._main, text_digests=self._text_digests, **merged)
+        found = Views(self._main, text_digests=self._text_digests, **merged)
+        kept = self._taught_texts.items()
+        found._taught_texts = {name: taught for name, taught in kept if name not in blocks}
+        return found
+
+    def with_opinion(self, name: str, block: Any, taught_texts: npt.NDArray[np.uint64]) -> Views:
+        """Return the same rows with a text classifier's view, and what it was trained on.
+
+        Scores that read the view notice rows whose texts the classifier was trained on.
+
+        Parameters
+        ----------
+        name : str
+            Name of the view.
+        block : array-like of shape (n_samples, n_columns)
+            The view.
+        taught_texts : ndarray of uint64
+            Digests of the texts that the classifier was trained on.
+
+        Returns
+        -------
+        Views
+            A new object.
+        """
+        found = self.with_blocks(**{name: block})
+        found._taught_texts[name] = taught_texts
+        return found
+
+    def taught(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return the rows whose texts the maker of a view was trained on, as far as is known.
+
+        Parameters
+        ----------
+        name : str
+            Name of the view.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_samples,)
+            False where it cannot be told.
+        """
+        if self._text_digests is None or name not in self._taught_texts:
+            return np.zeros(len(self), dtype=bool)
+        return np.isin(self._text_digests, self._taught_texts[name])
 
     def with_texts(self, texts: Sequence[str]) -> Views:
         """Return the same rows with digests of their texts.
@@ -187,7 +232,7 @@ class Views:
             A new object.
         """
         blocks: dict[str, Any] = self._blocks
-        return Views(self._main, texts=texts, **blocks)
+        return self._keeping_taught(Views(self._main, texts=texts, **blocks))
 
     def with_main(self, main: Any) -> Views:
         """Return the same rows with other features.
@@ -203,7 +248,12 @@ class Views:
             A new object.
         """
         blocks: dict[str, Any] = self._blocks
-        return Views(main, text_digests=self._text_digests, **blocks)
+        return self._keeping_taught(Views(main, text_digests=self._text_digests, **blocks))
+
+    def _keeping_taught(self, other: Views) -> Views:
+        """Return an object with the same views, which also knows what their makers were taught."""
+        other._taught_texts = dict(self._taught_texts)
+        return other
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -226,7 +276,8 @@ class Views:
         numbers = np.ascontiguousarray(np.arange(len(self))[as_rows(rows)])
         digests = None if self._text_digests is None else self._text_digests[numbers]
         blocks: dict[str, Any] = {name: block[numbers] for name, block in self._blocks.items()}
-        return Views(_safe_indexing(self._main, numbers), text_digests=digests, **blocks)
+        main = _safe_indexing(self._main, numbers)
+        return self._keeping_taught(Views(main, text_digests=digests, **blocks))
 
     def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]:
         raise TypeError(

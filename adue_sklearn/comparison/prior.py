@@ -63,6 +63,8 @@ MEASURED = {
     "second opinions with layers": Prior(0.041, 0.025),
     "second opinions with a companion": Prior(0.050, 0.023),
 }
+#: The view of the model without its adapter, which is no companion: it gains far less.
+_BASE = "base"
 #: Default for the largest chance of being significantly worse.
 RISK = 0.05
 #: Of any other score no gain is expected; it has to show it.
@@ -74,10 +76,10 @@ def prior_of(scorer: Any) -> Prior:
     if isinstance(scorer, FrozenEstimator):
         scorer = scorer.estimator
     kind = getattr(getattr(scorer, "card", None), "name", "")
-    members = {type(member) for _, member in getattr(scorer, "estimators", None) or []}
-    if CompanionScorer in members:
+    members = [member for _, member in getattr(scorer, "estimators", None) or []]
+    if any(isinstance(m, CompanionScorer) and m.view != _BASE for m in members):
         kind += " with a companion"
-    elif LayerProbeScorer in members:
+    elif any(isinstance(m, LayerProbeScorer) for m in members):
         kind += " with layers"
     return MEASURED.get(kind, UNKNOWN)
 

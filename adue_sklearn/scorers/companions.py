@@ -362,7 +362,8 @@ class SidekickScorer(AnswerWitness):
         Returns
         -------
         Views
-            ``X`` with the view, and with digests of the texts.
+            ``X`` with the view, and with digests of the texts. It remembers which texts
+            ``fit_witness`` was given, so that ``fit`` of any sidekick refuses them.
 
         Raises
         ------
@@ -384,14 +385,19 @@ class SidekickScorer(AnswerWitness):
                     f"(first: row {int(other.argmax())}); expected the texts that X was extracted "
                     "from, in the same order."
                 )
-        return X.with_blocks(**{self.view: self.log_proba(texts)})
+        return X.with_opinion(self.view, self.log_proba(texts), self.taught_texts_)
 
     def seen_rows(self, X: Features) -> BoolArray:
-        """Return the rows (n,) whose texts ``fit_witness`` was given, as far as can be told."""
-        digests = X.text_digests if isinstance(X, Views) else None
-        if digests is None or not hasattr(self, "taught_texts_"):
+        """Return the rows (n,) whose texts ``fit_witness`` was given, as far as can be told.
+
+        Here or of the scorer that made the view.
+        """
+        if not isinstance(X, Views):
             return np.zeros(X.shape[0], dtype=bool)
-        return np.isin(digests, self.taught_texts_)
+        seen = X.taught(self.view)
+        if X.text_digests is not None and hasattr(self, "taught_texts_"):
+            seen |= np.isin(X.text_digests, self.taught_texts_)
+        return seen
 
     def _log_probabilities(self, X: Any) -> FloatArray:
         return as_log_probabilities(X.block(self.view), len(self.classes_), self.view)

@@ -17,6 +17,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from adue_sklearn import (
+    AutoScorer,
     CompanionScorer,
     ErrorProbability,
     LayerProbeScorer,
@@ -503,6 +504,23 @@ def test_rows_that_a_witness_was_taught_are_refused_by_digest(kind):
         found = compare_scorers(X[100:], BINARY.y[100:], BINARY.head, scorers={"w": scorer}, cv=2)
     assert len(found.errors) == 200
     assert not found["w"].failure, seen
+
+
+def test_a_sidekicks_view_tells_scores_made_of_it_which_texts_it_was_taught():
+    texts = [f"a {'good' if y else 'bad'} film, {k}" for k, y in enumerate(BINARY.y)]
+    maker = SidekickScorer().fit_witness(texts[:200], BINARY.y[:200])
+    X = maker.views(BINARY.X, texts)
+    copies = [X, X.with_main(2 * BINARY.X), X.with_texts(texts), X.with_blocks(other=BINARY.q)]
+    for views in (*copies, pickle.loads(pickle.dumps(X))):
+        np.testing.assert_array_equal(SidekickScorer().seen_rows(views[100:]), ROWS[100:] < 200)
+    replaced = X.with_blocks(sidekick=BINARY.q)  # which another classifier made
+    assert not SidekickScorer().seen_rows(replaced).any()
+    for scorer in (SidekickScorer(), SecondOpinionScorer()):  # which makes a sidekick of the view
+        with pytest.raises(ValueError, match="was given 50 of 250 rows of X"):
+            scorer.fit(X[150:], BINARY.y[150:], BINARY.head)
+    with pytest.raises(ValueError, match=r"200 of 200 rows .* second opinions was fitted on"):
+        AutoScorer().fit(X[:200], BINARY.y[:200], BINARY.head)
+    SidekickScorer().fit(X[200:], BINARY.y[200:], BINARY.head)
 
 
 def test_witnesses_on_an_emulated_gpu_score_as_on_the_cpu():
