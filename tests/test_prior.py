@@ -29,6 +29,11 @@ from tests.problems import Problem
 from tests.toy_scorers import Oracle, with_oracle
 
 
+OPINIONS = MEASURED["second opinions"]
+WITH_LAYERS = MEASURED["second opinions with layers"]
+WITH_ALL = MEASURED["second opinions with layers and a companion"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_expected_gains_are_bayes_rule(seed):
     mean, deviation, value, error = np.random.default_rng(seed).uniform(0.005, 0.03, size=4)
@@ -79,20 +84,26 @@ def test_kinds_are_told_by_their_cards():
     assert prior_of(Oracle()) == UNKNOWN
     frozen = FrozenEstimator(MahalanobisScorer())
     assert prior_of(frozen) == prior_of(MahalanobisScorer())
-    opinions = SecondOpinionScorer([("energy", EnergyScorer())])
-    companion = SecondOpinionScorer([("other", CompanionScorer("other"))])
-    assert prior_of(opinions) == MEASURED["second opinions"]
-    assert prior_of(companion) == MEASURED["second opinions with a companion"]
-    layers = SecondOpinionScorer([("layers", LayerProbeScorer()), ("energy", EnergyScorer())])
-    assert prior_of(layers) == MEASURED["second opinions with layers"]
-    assert prior_of(companion).mean > prior_of(opinions).mean
+    assert prior_of(SecondOpinionScorer([("energy", EnergyScorer())])) == OPINIONS
 
 
-def test_the_model_without_its_adapter_is_not_expected_to_gain_as_a_companion_does():
-    base = ("base", CompanionScorer("base"))
-    assert prior_of(SecondOpinionScorer([base])) == MEASURED["second opinions"]
-    both = SecondOpinionScorer([base, ("other", CompanionScorer("other"))])
-    assert prior_of(both) == MEASURED["second opinions with a companion"]
+@pytest.mark.parametrize(
+    ("companions", "alone", "with_layers"),
+    [
+        ([], OPINIONS, WITH_LAYERS),
+        # Large gains of companions were measured beside layers, and of other adapters.
+        (["other"], OPINIONS, WITH_ALL),
+        (["base"], OPINIONS, WITH_LAYERS),
+        (["base", "other"], OPINIONS, WITH_ALL),
+    ],
+)
+def test_combinations_are_expected_to_gain_what_those_of_the_same_members_did(
+    companions, alone, with_layers
+):
+    members = [("energy", EnergyScorer()), *((name, CompanionScorer(name)) for name in companions)]
+    assert prior_of(SecondOpinionScorer(members)) == alone
+    members.append(("layers", LayerProbeScorer()))
+    assert prior_of(SecondOpinionScorer(members)) == with_layers
 
 
 def test_the_standard_error_is_that_of_the_interval():

@@ -61,7 +61,7 @@ MEASURED = {
     "MaxLogit-pNorm": Prior(0.0, 0.001),
     "second opinions": Prior(0.025, 0.018),
     "second opinions with layers": Prior(0.041, 0.025),
-    "second opinions with a companion": Prior(0.050, 0.023),
+    "second opinions with layers and a companion": Prior(0.050, 0.023),
 }
 #: The view of the model without its adapter, which is no companion: it gains far less.
 _BASE = "base"
@@ -77,10 +77,11 @@ def prior_of(scorer: Any) -> Prior:
         scorer = scorer.estimator
     kind = getattr(getattr(scorer, "card", None), "name", "")
     members = [member for _, member in getattr(scorer, "estimators", None) or []]
-    if any(isinstance(m, CompanionScorer) and m.view != _BASE for m in members):
-        kind += " with a companion"
-    elif any(isinstance(m, LayerProbeScorer) for m in members):
+    if any(isinstance(member, LayerProbeScorer) for member in members):
         kind += " with layers"
+        # Without layers, a companion gained as much as a sidekick and AdUE.
+        if any(isinstance(m, CompanionScorer) and m.view != _BASE for m in members):
+            kind += " and a companion"
     return MEASURED.get(kind, UNKNOWN)
 
 
