@@ -28,7 +28,6 @@ from adue_sklearn.metrics._bootstrap import Difference
 from tests.problems import Problem
 from tests.toy_scorers import Oracle, with_oracle
 
-
 OPINIONS = MEASURED["second opinions"]
 WITH_LAYERS = MEASURED["second opinions with layers"]
 WITH_ALL = MEASURED["second opinions with layers and a companion"]
