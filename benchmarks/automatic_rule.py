@@ -100,7 +100,7 @@ def judged(results: list[dict[str, Any]], names: tuple[str, ...], label: str, ru
         priors = {name: prior_of(others, name) for name in names}
         for result in (r for r in results if texts_of(r) == left_out):
             measured = {n: result["cross-validation"][n] for n in names if n in result["test"]}
-            chosen = rule({n: row for n, row in measured.items() if n in result["test"]}, priors)
+            chosen = rule(measured, priors)
             kept += chosen == REFERENCE
             row = result["test"].get(chosen, {"value": 0.0, "p_value": 1.0})
             gains.setdefault(result["run"]["dataset"], []).append(100 * row.get("value", 0.0))
