@@ -94,7 +94,7 @@ class CompanionScorer(AnswerWitness):
     -----
     MissingViewWarning
         If ``X`` lacks the view in ``fit``.
-    FitRowsWarning
+    UserWarning
         If the other classifier agrees with the labels no better than chance.
 
     Examples
@@ -240,10 +240,9 @@ class SidekickScorer(AnswerWitness):
     -----
     MissingViewWarning
         If ``X`` lacks the view in ``fit``.
-    FitRowsWarning
-        If the text classifier agrees with the labels no better than chance.
     UserWarning
-        If ``fit_witness`` was given a few of the rows' texts.
+        If the text classifier agrees with the labels no better than chance, or ``fit_witness`` was
+        given a few of the rows' texts.
 
     Examples
     --------

@@ -26,7 +26,7 @@ from adue_sklearn._utils.row_digests import rows_among
 from adue_sklearn._utils.validation import warn
 from adue_sklearn._utils.views import Views
 from adue_sklearn.base import UncertaintyEstimator
-from adue_sklearn.exceptions import FitRowsWarning, MissingViewWarning
+from adue_sklearn.exceptions import MissingViewWarning
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -189,7 +189,8 @@ class AnswerWitness(WitnessScorer):
                 raise ValueError(
                     f"{message} Its columns must be in the order of the original head's rows."
                 )
-            warn(f"{message} Check that the view belongs to these rows.", FitRowsWarning)
+            # No FitRowsWarning: a score that holds this one reports only those of its own rows.
+            warn(f"{message} Check that the view belongs to these rows.")
 
     def _uncertainty(self, X: Features) -> Tensor:
         own = torch.log_softmax(self.original_logits(X), dim=1)

@@ -143,6 +143,7 @@ def test_gains_are_paired_differences_of_scores_that_have_not_seen_the_rows():
     assert gain > scorer.gains_["weak"][0]
 
 
+@pytest.mark.filterwarnings("ignore:view .* agree with the labels")
 def test_a_constant_witness_weighs_nothing_and_changes_no_ranking():
     constant = np.full((400, 3), 1 / 3)
     X = CASE.views(companion=CASE.q, constant=constant)

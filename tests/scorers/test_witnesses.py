@@ -29,7 +29,7 @@ from adue_sklearn import (
     Views,
     compare_scorers,
 )
-from adue_sklearn.exceptions import FitRowsWarning, MissingViewWarning
+from adue_sklearn.exceptions import MissingViewWarning
 from adue_sklearn.scorers import TfidfClassifier
 from tests import marks
 from tests.emulated_cuda import emulated_cuda, to_cuda
@@ -259,6 +259,7 @@ class CountingClassifier(ClassifierMixin, BaseEstimator):
         return np.full((len(texts), len(self.classes_)), 1 / len(self.classes_))
 
 
+@pytest.mark.filterwarnings("ignore:view .* agree with the labels")
 @marks.odd_rows
 def test_clones_folds_and_searches_keep_what_was_taught_and_never_teach_again():
     CountingClassifier.fits = 0
@@ -423,11 +424,16 @@ def test_a_view_of_another_width_is_named_after_fit_too(scorer):
         scorer.predict_uncertainty(new_rows(**{name: CASE.X[NEW, 1:]}))
 
 
-def test_an_unrelated_companion_is_warned_about():
+@pytest.mark.parametrize(
+    "scorer",
+    [CompanionScorer(), SecondOpinionScorer([("companion", CompanionScorer())])],
+    ids=["alone", "combined"],
+)
+def test_an_unrelated_companion_is_warned_about(scorer):
     q = CASE.another(np.random.default_rng(1), skill=0.0)
     shifted = q[:, [1, 2, 0]] if (q.argmax(1) == CASE.y).mean() > 1 / 3 else q
-    with pytest.warns(FitRowsWarning, match="its answers agree .* belongs to these rows"):
-        fitted(CompanionScorer(), CASE, CASE.views(companion=shifted))
+    with pytest.warns(UserWarning, match="its answers agree .* belongs to these rows"):
+        fitted(scorer, CASE, CASE.views(companion=shifted))
 
 
 @pytest.mark.parametrize(
