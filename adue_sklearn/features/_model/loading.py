@@ -215,7 +215,7 @@ def load_classifier(
         model=loaded,
         tokenizer=tokenizer,
         head=head,
-        classes=_resolve_classes(classes, loaded.config, head.n_classes),
+        classes=resolve_classes(classes, loaded.config, head.n_classes),
         max_length=length,
         provenance=raw.provenance | model_facts(loaded, head, length, checks),
         checks=checks,
@@ -236,7 +236,7 @@ def read_classes(
         with _finding(model):
             config = checkpoint.load_config(model)
     n_classes = int(config.num_labels)
-    return _resolve_classes(None, config, n_classes), n_classes
+    return resolve_classes(None, config, n_classes), n_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,9 +410,10 @@ def _from_live(
     return _Raw(copied, provenance, precision, target)
 
 
-def _resolve_classes(
+def resolve_classes(
     classes: Sequence[str] | None, config: Any, n_classes: int
 ) -> list[str] | None:
+    """Return names of classes: those that were given, else the model's own, else None."""
     if classes is None:
         names = [config.id2label.get(row) for row in range(n_classes)]
         default = names == [f"LABEL_{row}" for row in range(n_classes)]
