@@ -31,7 +31,7 @@ from adue_sklearn.serving import UncertaintyCallback
 
 CLASSES = ["negative", "positive"]
 MAX_LENGTH = 64
-N_TRAIN, N_HELD_OUT = 2000, 2000
+N_TRAIN, N_HELD_OUT, N_VALIDATION = 960, 1200, 300
 
 
 def read(data: Path | None, split: str) -> tuple[list[str], list[int]]:
@@ -79,6 +79,9 @@ def main() -> None:
         ]
 
     texts, labels = read(args.data, "train")
+    validation_texts, validation_labels = (
+        column[:N_VALIDATION] for column in read(args.data, "validation")
+    )
     order = np.random.default_rng(0).permutation(len(texts))
     train, held_out = order[:N_TRAIN], order[N_TRAIN : N_TRAIN + N_HELD_OUT]
     trainer = Trainer(
@@ -92,10 +95,11 @@ def main() -> None:
             eval_strategy="epoch",
             logging_strategy="epoch",
             save_strategy="no",
+            dataloader_pin_memory=False,
             report_to="none",  # or "tensorboard", "wandb"
         ),
         train_dataset=encoded([texts[i] for i in train], [labels[i] for i in train]),
-        eval_dataset=encoded(*read(args.data, "validation")),
+        eval_dataset=encoded(validation_texts, validation_labels),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
     )

@@ -149,7 +149,9 @@ class UncertaintyCallback(TrainerCallback):
                 "AdUESearchCV or None."
             )
         self.trainer = trainer
-        self.tokenizer = getattr(trainer, "processing_class", None) if tokenizer is None else tokenizer
+        self.tokenizer = (
+            getattr(trainer, "processing_class", None) if tokenizer is None else tokenizer
+        )
         if self.tokenizer is None:
             raise ValueError(
                 "tokenizer: the trainer has none. Pass Trainer(processing_class=tokenizer), or "
@@ -263,7 +265,7 @@ class UncertaintyCallback(TrainerCallback):
     def _judge(
         self, name: str, score: UncertaintyEstimator, rows: _Rows
     ) -> Iterator[tuple[str, float]]:
-        """Yield the numbers of one score; a ROC-AUC only if there are errors and correct answers."""
+        """Yield the numbers of one score; no ROC-AUC if all answers are right, or all wrong."""
         errors, uncertainty = score.errors(*rows), score.predict_uncertainty(rows.X)
         if 0 < np.sum(errors) < len(errors):
             yield f"{PREFIX}error_roc_auc_{name}", float(error_roc_auc_score(errors, uncertainty))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -28,16 +29,13 @@ ADUE = AdUEEstimator(beta=1, lam=5)  # converges soon
 
 
 class Watcher(TrainerCallback):
-    """A logger: keeps what reaches it, and the model's mode when each step begins."""
+    """A logger: keeps what reaches it."""
 
     def __init__(self):
-        self.logs, self.modes = [], []
+        self.logs = []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.logs.append(dict(logs))
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        self.modes.append({name: module.training for name, module in model.named_modules()})
 
 
 def make_trainer(case, folder, **changes):
@@ -106,7 +104,7 @@ def ours(entries):
 
 
 def test_logged_numbers_are_those_of_the_package_on_the_same_rows(observed):
-    trainer, _, callback, folder = observed
+    trainer, _, callback, _ = observed
     classifier = load_classifier(trainer.model, tokenizer=trainer.processing_class)
     X, _ = compute_features(classifier, HELD_OUT)
     fit, judged = callback.fit_part, callback.judged_part
@@ -130,8 +128,6 @@ def test_every_logger_gets_them_once_after_each_evaluation(observed):
     assert len(ours(watcher.logs)) == 2
     assert [entry["step"] for entry in ours(trainer.state.log_history)] == [1, 2]
     assert ours(watcher.logs)[0] != ours(watcher.logs)[1]
-    trainer.evaluate()
-    assert len(ours(watcher.logs)) == 2
 
 
 def test_halves_share_no_text_and_cover_all(observed):
@@ -154,9 +150,24 @@ def test_training_is_bit_identical_with_and_without(plain, observed):
     assert any(module.p > 0 for module in after.model.modules() if type(module) is torch.nn.Dropout)
 
 
-def test_the_mode_of_the_model_is_restored(plain, observed):
-    assert observed[1].modes == plain[1].modes
-    assert observed[1].modes[1][""]  # it was training
+def test_nothing_of_the_model_changes_in_an_evaluation(case, tmp_path):
+    trainer, watcher = make_trainer(case, tmp_path)
+    callback = UncertaintyCallback(trainer, HELD_OUT, LABELS, estimator=ADUE)
+    trainer.model.train()
+    trainer.model.get_base_model().classifier.eval()
+
+    def state():
+        modules = {name: module.training for name, module in trainer.model.named_modules()}
+        parameters = {
+            name: (value.requires_grad, value.device, value.dtype, value.data_ptr())
+            for name, value in trainer.model.named_parameters()
+        }
+        return modules, parameters, torch.get_rng_state().tolist(), torch.get_num_threads()
+
+    before = state()
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    assert state() == before
+    assert len(ours(watcher.logs)) == 1
 
 
 def test_the_saved_head_belongs_to_the_adapter_that_the_trainer_saves(case, observed):
@@ -179,10 +190,12 @@ def test_too_few_errors_leave_adue_out_and_say_so_once(case, tmp_path):
     trainer, watcher = make_trainer(case, tmp_path)
     callback = UncertaintyCallback(trainer, HELD_OUT[:20], LABELS[:20], save_to=tmp_path / "adue")
     trainer.add_callback(callback)
-    with pytest.warns(UserWarning) as told:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         trainer.train()
+        trainer.evaluate()  # the same model again
     said = [str(warning.message) for warning in told]
-    assert sum("Only softmax response is logged" in message for message in said) == 1
+    assert sum("Only softmax response" in message for message in said) == 1
     assert sum("is not written" in message for message in said) == 1
     assert len(ours(watcher.logs)) == 2
     assert not any("adue" in name for entry in watcher.logs for name in entry)

@@ -410,9 +410,7 @@ def _from_live(
     return _Raw(copied, provenance, precision, target)
 
 
-def resolve_classes(
-    classes: Sequence[str] | None, config: Any, n_classes: int
-) -> list[str] | None:
+def resolve_classes(classes: Sequence[str] | None, config: Any, n_classes: int) -> list[str] | None:
     """Return names of classes: those that were given, else the model's own, else None."""
     if classes is None:
         names = [config.id2label.get(row) for row in range(n_classes)]
