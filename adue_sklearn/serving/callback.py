@@ -183,7 +183,7 @@ class UncertaintyCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         *,
-        model: Any,
+        model: Any = None,
         **kwargs: Any,
     ) -> None:
         """Fit, judge and log; the same model at the same step once, however many data sets."""
@@ -200,7 +200,7 @@ class UncertaintyCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         *,
-        model: Any,
+        model: Any = None,
         **kwargs: Any,
     ) -> None:
         """Save the head of the final model, which may be an earlier one that was the best."""
