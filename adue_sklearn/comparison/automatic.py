@@ -16,7 +16,7 @@ from adue_sklearn._utils.head import Head, IntArray
 from adue_sklearn._utils.labels import as_row_numbers
 from adue_sklearn._utils.validation import warn
 from adue_sklearn._utils.views import Views
-from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
+from adue_sklearn.adue import AdUEEstimator
 from adue_sklearn.base import FitRows, UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.comparison.arguments import Named, check_scorers, without_shared
@@ -43,9 +43,6 @@ from adue_sklearn.scorers.stacks import default_scores
 
 __all__ = ["AutoScorer"]
 
-#: A small grid, and few folds: each fold of the comparison searches anew.
-_GRID, _FOLDS = {"beta": [0.001, 0.01, 0.1]}, 3
-
 
 @dataclass(eq=False, repr=False)
 class AutoScorer(UncertaintyEstimator):
@@ -60,9 +57,9 @@ class AutoScorer(UncertaintyEstimator):
     Parameters
     ----------
     estimators : list of (str, estimator), default=None
-        Candidates besides softmax response. None: AdUE, tuned over beta {0.001, 0.01, 0.1} by
-        three folds (untuned for a head of several layers); a stack; entropy; energy;
-        MaxLogit-pNorm; if ``X`` has second views, a :class:`SecondOpinionScorer`.
+        Candidates besides softmax response. None: AdUE; a stack; entropy; energy;
+        MaxLogit-pNorm; if ``X`` has second views, a :class:`SecondOpinionScorer`. AdUE is not
+        tuned: over ten data sets a search gained no more than its defaults.
     frozen : list of (str, estimator), default=None
         More candidates: scores that describe the classifier's training rows, already fitted on
         those, each in scikit-learn's ``FrozenEstimator``. With the default ``estimators`` they
@@ -285,10 +282,6 @@ class AutoScorer(UncertaintyEstimator):
         stack = StackedScorer(**common)
         if frozen:
             stack = StackedScorer([*default_scores(**common), *frozen], **common)
-        if linear:
-            adue: Any = AdUESearchCV(_GRID, cv=_FOLDS, device=self.device)
-        else:
-            adue = AdUEEstimator(**common)
         witnesses = [] if self.witnesses is None else check_scorers(self.witnesses, "witnesses")
         if witnesses and not isinstance(X, Views):
             warn(
@@ -301,7 +294,7 @@ class AutoScorer(UncertaintyEstimator):
             own = [(name, scorer) for name, scorer in own if name not in dict(witnesses)]
             witnesses = [*own, *witnesses]
             scores.insert(0, ("second opinions", SecondOpinionScorer(witnesses, **common)))
-        return [("AdUE", adue), ("stack", stack), *scores]
+        return [("AdUE", AdUEEstimator(**common)), ("stack", stack), *scores]
 
     def _too_few(self, errors: Any) -> bool:
         n_errors = int(errors.sum())
