@@ -21,7 +21,7 @@ from adue_sklearn._utils.folds import stratified
 from adue_sklearn._utils.head import BoolArray, FloatArray, IntArray
 from adue_sklearn._utils.validation import warn
 from adue_sklearn._utils.views import Views
-from adue_sklearn.adue import AdUEEstimator
+from adue_sklearn.adue import AdUEEstimator, AdUESearchCV
 from adue_sklearn.base import UncertaintyEstimator
 from adue_sklearn.card import Card
 from adue_sklearn.exceptions import WitnessDriftWarning
@@ -114,8 +114,7 @@ class SecondOpinionScorer(ScoreStack):
 
     Notes
     -----
-    A score that lies in [0, 1] on the fit rows, such as AdUE's, enters as its log-odds; a
-    witness's enters as it is, since other rows may exceed 1. A row's score does not depend on the
+    AdUE's score, which lies in [0, 1], enters as its log-odds. A row's score does not depend on the
     rows it comes with.
 
     References
@@ -227,9 +226,12 @@ class SecondOpinionScorer(ScoreStack):
         self.agreement_ = self._agreement(X)
 
     def _weigh(self, answers: Answers, errors: BoolArray) -> None:
-        within = (answers.scores >= 0).all(axis=0) & (answers.scores <= 1).all(axis=0)
-        witness = [isinstance(_inside(scorer), WitnessScorer) for scorer in self.estimators_]
-        self._as_log_odds = within & ~np.array(witness)
+        shares = (answers.scores >= 0).all(axis=0) & (answers.scores <= 1).all(axis=0)
+        # Other scores may lie there by chance, and leave it in other rows.
+        adue = [
+            isinstance(_inside(each), AdUEEstimator | AdUESearchCV) for each in self.estimators_
+        ]
+        self._as_log_odds = shares & np.array(adue)
         columns = self._columns(answers)
         scaler = fit_scaler(columns, "X is, or the scores of it are,")
         self._mean, self._scale = scaler.mean_, scaler.scale_

@@ -452,13 +452,12 @@ def test_without_a_head_rows_are_scored_by_heads_that_have_not_seen_them(stack):
     assert scorer.names_ == ["companion", "probe"]
 
 
-def test_entropy_in_the_unit_interval_enters_as_its_log_odds():
+def test_entropy_enters_as_it_is_though_that_of_two_classes_lies_in_the_unit_interval():
     scorer = fitted([("entropy", EntropyScorer())], BINARY)
     p = np.exp(BINARY.log_p)
     entropy = -(p * BINARY.log_p).sum(axis=1)
-    odds = np.log(entropy) - np.log1p(-entropy)
     top = p.max(axis=1)
-    columns = np.column_stack([np.log(1 - top) - np.log(top), odds])
+    columns = np.column_stack([np.log(1 - top) - np.log(top), entropy])
     columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
     constant, weights = fit_weights(columns, BINARY.errors, 0.05)
     np.testing.assert_allclose(
