@@ -125,10 +125,9 @@ def fit_auto(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitRowsWarning)  # said above, by name
         chosen: AutoScorer = _run(store, rows, train, folds).fit(auto)
-    estimator = getattr(chosen.estimator_, "best_estimator_", chosen.estimator_)
     table = comparison_table(chosen.comparison_, width=width)
     table = replace(table, notes=[*table.notes, _why(chosen)])
-    return Fitted(estimator, X, [table, *opinion_tables(estimator)], {})
+    return Fitted(chosen.estimator_, X, [table, *opinion_tables(chosen)], {})
 
 
 def _why(auto: AutoScorer) -> str:

@@ -339,8 +339,8 @@ def _is_plain_dict(value: Any) -> bool:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    if isinstance(record, tuple):
-        return dict(record._asdict())  # type: ignore[attr-defined]
+    if hasattr(record, "_asdict"):
+        return dict(record._asdict())
     return record.__getstate__() if isinstance(record, ErrorScorer) else dict(vars(record))
 
 

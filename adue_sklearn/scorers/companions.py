@@ -336,16 +336,18 @@ class SidekickScorer(AnswerWitness):
                 "texts that the original classifier was trained on."
             )
         texts = check_texts(texts)
-        with np.errstate(divide="ignore"):
-            found = np.log(self.classifier_.predict_proba(texts))
+        if isinstance(self.classifier_, TfidfClassifier):
+            found = self.classifier_.known_log_proba(texts)
+        else:
+            with np.errstate(divide="ignore"):
+                found = np.log(self.classifier_.predict_proba(texts))
         n_classes, known = len(self.witness_classes_), self.classifier_.classes_
         # Laplace's rule of succession: so probable is a class that none of the texts was of.
         unseen = 1.0 / (len(self.taught_texts_) + n_classes)
         rest = np.log1p(-unseen * (n_classes - len(known)))
         log_probabilities = np.full((len(texts), n_classes), np.log(unseen))
         log_probabilities[:, known] = (found + rest).clip(min=SMALLEST)
-        if isinstance(self.classifier_, TfidfClassifier):
-            log_probabilities[~self.classifier_.knows(texts)] = np.nan
+        log_probabilities[np.isnan(found).any(axis=1)] = np.nan
         return log_probabilities
 
     def views(self, X: Any, texts: Sequence[str]) -> Views:

@@ -126,8 +126,7 @@ class TfidfClassifier(ClassifierMixin, BaseEstimator):
         log_probabilities : ndarray of float64 of shape (n_samples, n_classes)
             Columns as in ``classes_``.
         """
-        logits = self._weights(texts) @ self.coef_.T + self.intercept_
-        return np.asarray(log_softmax(logits, axis=1))
+        return self._log_proba(self._weights(texts))
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return probabilities of the classes.
@@ -159,11 +158,11 @@ class TfidfClassifier(ClassifierMixin, BaseEstimator):
         """
         return self.classes_[self.predict_log_proba(texts).argmax(axis=1)]
 
-    def knows(self, texts: Sequence[str]) -> BoolArray:
-        """Return which texts hold anything with a letter or a digit that was seen in ``fit``.
+    def known_log_proba(self, texts: Sequence[str]) -> FloatArray:
+        """Return log-probabilities of the classes, NaN for texts of which it knows nothing.
 
-        Of others, such as texts in another alphabet, the classifier only knows how frequent the
-        classes are.
+        It knows nothing of a text without a letter or a digit that was seen in ``fit``, such as
+        one in another alphabet; of such texts it would only say how frequent the classes are.
 
         Parameters
         ----------
@@ -172,12 +171,20 @@ class TfidfClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        known : ndarray of bool of shape (n_samples,)
-            One for each text.
+        log_probabilities : ndarray of float64 of shape (n_samples, n_classes)
+            Columns as in ``classes_``.
         """
+        weights = self._weights(texts)
+        return np.where(self._known(weights)[:, None], self._log_proba(weights), np.nan)
+
+    def _log_proba(self, weights: csr_array) -> FloatArray:
+        logits = weights @ self.coef_.T + self.intercept_
+        return np.asarray(log_softmax(logits, axis=1))
+
+    def _known(self, weights: csr_array) -> BoolArray:
         terms = [*self.words_, *self.characters_]
         telling = np.array([any(map(str.isalnum, term)) for term in terms])
-        return np.asarray(self._weights(texts)[:, telling].sum(axis=1) > 0).ravel()
+        return np.asarray(weights[:, telling].sum(axis=1) > 0).ravel()
 
     def _weights(self, texts: Sequence[str]) -> csr_array:
         """Return the TF-IDF weights (n, n_terms)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,7 @@ def check_pool(pool: Any) -> Pool:
     """Return how layers are pooled."""
     if not (isinstance(pool, str) and pool in get_args(Pool)):
         raise ValueError(f"pool: expected 'mean', 'first' or 'last', got {pool!r}.")
-    known: Pool = pool  # type: ignore[assignment]
-    return known
+    return cast(Pool, pool)
 
 
 @dataclass(frozen=True, eq=False)
